@@ -1,0 +1,1 @@
+"""Sessions, credentials and the look-up of the bucket's name."""

@@ -1,0 +1,1 @@
+"""Commands and their look; the only place that joins concrete parts."""

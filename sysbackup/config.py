@@ -1,0 +1,91 @@
+"""
+The settings of a configuration directory, typed, with their defaults and meaning.
+
+Sizes are in bytes and durations in seconds here; in the file they take units
+(`16 MiB`, `15 min`).
+"""
+
+import os
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from sysbackup.model import LockMode
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+class Aws(Struct, frozen=True, kw_only=True):
+    """`[aws]`: who we are to AWS."""
+
+    profile: str | None = None
+    credentials_file: Path | None = None
+    role_arn: str | None = None
+
+
+class S3(Struct, frozen=True, kw_only=True):
+    """`[s3]`: where the bucket is and how objects are written."""
+
+    bucket: str | None = None
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: str = "auto"
+    storage_class: str | None = None
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+
+
+class CloudFormation(Struct, frozen=True, kw_only=True):
+    """`[cloudformation]`: where the bucket's name is exported, if `[s3] bucket` does not say it."""
+
+    region: str | None = None
+    export: str = "backup-bucket"
+
+
+class Content(Struct, frozen=True, kw_only=True):
+    """`[content]`: what is promised, and how contents are stored."""
+
+    lock_timeout: float = 2.0
+    days_retained: int = 14
+    lock_mode: LockMode = LockMode.GOVERNANCE
+    renewal_slack: float = 7 * DAY
+    pack_below: int = MIB
+    pack_size: int = 16 * MIB
+    host: str = field(default_factory=lambda: os.uname().nodename)
+    share: tuple[str, ...] = ("*",)
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """`[run]`: what one run may use, and how long it waits."""
+
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    uploads: int = 16
+    memory: int = 256 * MIB
+    spool_limit: int = GIB
+    picker_idle_limit: float = 15 * MINUTE
+    snapshot_idle_limit: float = 60 * MINUTE
+    snapshots_at_once: int = 2
+    give_up_after: float = 15 * MINUTE
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All settings of one configuration directory, and where the daemon keeps its own files."""
+
+    directory: Path
+    cache: Path
+    aws: Aws = Aws()
+    s3: S3 = S3()
+    cloudformation: CloudFormation = CloudFormation()
+    content: Content = field(default_factory=Content)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def pickers(self) -> Path:
+        """Where the pickers are."""
+        return self.directory / "pickers.d"
+
+    @property
+    def snapshotters(self) -> Path:
+        """Where the snapshotters are."""
+        return self.directory / "snapshots.d"

@@ -1,0 +1,125 @@
+"""
+Gzip as sysbackup writes it: deterministic (no name, time zero), so equal input gives equal objects.
+
+isal's igzip does the work where it has a wheel, zlib elsewhere; either reads
+what the other wrote. The bytes differ between the two, never the contents.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from sysbackup.errors import FormatError
+
+try:
+    from isal import isal_zlib as _fast
+
+    LEVEL = 1  # igzip's levels run from 0 to 3
+except ImportError:  # no wheel for this processor
+    _fast = zlib  # type: ignore[assignment]
+    LEVEL = 1
+
+_GZIP = 31  # zlib's wbits: a gzip header and trailer around a 32 KiB window (zlib manual, deflateInit2)
+_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
+_STORED = 65_535  # RFC 1951, 3.2.4: a stored block's length has 16 bits
+
+# A content is worth gzip where that saves at least 1/32 of it: below that the time to unpack it is not paid for.
+_WORTH = 32
+
+
+class Compressor(Protocol):
+    """zlib's incremental compressor."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def compressor() -> Compressor:
+    """An incremental compressor that writes one gzip member."""
+    made: Compressor = _fast.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
+    return made
+
+
+def compress(content: bytes | bytearray) -> bytes:
+    """The content as one gzip member."""
+    return _fast.compress(content, LEVEL, _GZIP)
+
+
+def stored(content: bytes | bytearray) -> bytes:
+    """The content as one gzip member of stored blocks: what gzip would only make larger."""
+    parts = [_HEADER]
+    last = max(0, (len(content) - 1) // _STORED)
+    for number in range(last + 1):
+        block = content[number * _STORED : (number + 1) * _STORED]
+        parts.append(struct.pack("<BHH", number == last, len(block), len(block) ^ 0xFFFF))
+        parts.append(block)
+    parts.append(struct.pack("<II", _fast.crc32(content), len(content) & 0xFFFFFFFF))
+    return b"".join(parts)
+
+
+def member(content: bytes | bytearray) -> bytes:
+    """The content as one gzip member, stored where gzip does not pay."""
+    packed = compress(content)
+    return packed if pays(len(content), len(packed)) else stored(content)
+
+
+def pays(plain: int, packed: int) -> bool:
+    """Whether `packed` bytes instead of `plain` ones are worth unpacking again."""
+    return packed <= plain - plain // _WORTH
+
+
+def inflate(packed: bytes | bytearray | memoryview, size: int) -> bytes:
+    """
+    The content of one gzip member that is to have `size` bytes.
+
+    `FormatError` where it is damaged, has another size, or goes on after its
+    end. Never makes more than `size` + 1 bytes, whatever the member says.
+    """
+    unpacker = _fast.decompressobj(_GZIP)
+    try:
+        content: bytes = unpacker.decompress(packed, size + 1)
+        if not unpacker.eof and len(content) <= size:
+            content += unpacker.decompress(unpacker.unconsumed_tail, size + 1 - len(content) or 1)
+    except (zlib.error, _fast.error) as exc:
+        raise FormatError(f"a gzip member is damaged: {exc}") from exc
+    if len(content) != size or not unpacker.eof or unpacker.unused_data:
+        raise FormatError("a gzip member does not hold what its pack's list says")
+    return content
+
+
+class Inflater:
+    """
+    A gzip stream taken apart piece by piece; several members in a row are one stream, as for gzip(1).
+
+    `feed` yields pieces of at most `step` bytes, so a small input that unpacks
+    to terabytes costs no memory.
+    """
+
+    def __init__(self, step: int = 1 << 20) -> None:
+        self._step = step
+        self._unpacker = _fast.decompressobj(_GZIP)
+        self._inside = False
+
+    def feed(self, packed: bytes) -> Iterator[bytes]:
+        """Yield what `packed` adds to the content. `FormatError` where it is no gzip."""
+        while packed:
+            if self._unpacker.eof:
+                self._unpacker = _fast.decompressobj(_GZIP)
+            self._inside = True
+            try:
+                content = self._unpacker.decompress(packed, self._step)
+            except (zlib.error, _fast.error) as exc:
+                raise FormatError(f"gzip data are damaged: {exc}") from exc
+            packed = self._unpacker.unused_data if self._unpacker.eof else self._unpacker.unconsumed_tail
+            if self._unpacker.eof:
+                self._inside = False
+            if content:
+                yield content
+            elif not packed and not self._unpacker.eof:
+                return
+
+    def close(self) -> None:
+        """`FormatError` where the last member was cut short, or there was none."""
+        if self._inside or not self._unpacker.eof:
+            raise FormatError("gzip data end before their end")

@@ -1,0 +1,68 @@
+"""
+Names of objects in the bucket.
+
+===========================================  ==========================================
+``content/<sha256 of the content>``          one content, or its gzip
+``packs/<sha256 of the body>``               many small contents
+``snapshots/<host>/<run>-<program>``         what a snapshotter wrote
+``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
+``manifests/<host>/<run>.jsonl.gz``          how to put the machine back together
+===========================================  ==========================================
+
+Every key is written once. `<host>` and `<program>` are percent-encoded but for
+letters, digits and ``._-``, so that no name can reach into another prefix.
+"""
+
+import hashlib
+from urllib.parse import quote, unquote
+
+ENCODING = "storage-encoding"  # metadata of a content object; the value is "gzip" (as in s3-sysbackup 0.2.0)
+PACK_INDEX = "pack-index"  # metadata of a pack: the offset of its list
+DESCRIPTION = "backup-output"  # metadata of a snapshot: what the snapshotter said on standard output
+RESTORE = "restore-through"  # metadata of a snapshot: the command that takes the data back
+
+MANIFEST_END = ".jsonl.gz"
+
+
+def _safe(name: str | bytes) -> str:
+    text = quote(name, safe="")
+    # '.' and '..' are no file names anywhere; quote() leaves dots (and '~') alone
+    return text.replace(".", "%2E") if text.strip(".") == "" else text.replace("~", "%7E")
+
+
+def content_key(sha: bytes) -> str:
+    """The key of a content stored alone; `sha` is the 32-byte digest of the content itself."""
+    return f"content/{sha.hex()}"
+
+
+def pack_key(sha: bytes) -> str:
+    """The key of a pack; `sha` is the 32-byte digest of its whole body."""
+    return f"packs/{sha.hex()}"
+
+
+def snapshot_key(host: str, run: str, program: bytes) -> str:
+    """The key of what one snapshotter wrote in one run."""
+    return f"snapshots/{_safe(host)}/{run}-{_safe(program)}"
+
+
+def moving_file_key(host: str, run: str, path: bytes) -> str:
+    """The key of one run's copy of a large file that changed during every try to read it (design, rule 6)."""
+    return f"snapshots/{_safe(host)}/{run}-file-{hashlib.sha256(path).hexdigest()[:32]}"
+
+
+def manifest_key(host: str, run: str) -> str:
+    """The key of one run's manifest."""
+    return f"{manifest_prefix(host)}{run}{MANIFEST_END}"
+
+
+def manifest_prefix(host: str | None = None) -> str:
+    """What the manifests of one host, or of all, begin with."""
+    return "manifests/" if host is None else f"manifests/{_safe(host)}/"
+
+
+def manifest_parts(key: str) -> tuple[str, str] | None:
+    """(host, run) of a manifest's key; None where it is no such key."""
+    parts = key.split("/")
+    if len(parts) != 3 or parts[0] != "manifests" or not parts[2].endswith(MANIFEST_END):
+        return None
+    return unquote(parts[1]), parts[2].removesuffix(MANIFEST_END)

@@ -1,0 +1,298 @@
+"""
+The manifest: how to put one machine back together, as gzip JSON lines.
+
+The first line is a `RunHeader`; then come the files, links, directories, FIFOs
+and devices, sorted by the bytes of their paths; then the snapshots and what
+the run's log had to say; the last line is an `End`. A manifest without it is
+damaged. Both directions are streams: no number of entries costs memory.
+"""
+
+import base64
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType, field
+
+from sysbackup.errors import FormatError
+from sysbackup.formats import gzipping
+from sysbackup.model import Location
+
+FORMAT = 1
+
+# A line holds one file with its extended attributes; Linux bounds those at 64 KiB a name and value and a
+# listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
+LINE_LIMIT = 32 << 20
+
+
+class RunHeader(Struct, tag_field="typ", tag="run", kw_only=True):
+    """The first line: whose manifest this is, and until when it is promised."""
+
+    format: int
+    host: str
+    run: str
+    started: datetime
+    promise: datetime
+    tool: str
+
+
+class Node(Struct, omit_defaults=True, kw_only=True):
+    """
+    What every entry of the file system has.
+
+    `path` is text; where the real path is not UTF-8 it is a lossy form and
+    `pathb` has the bytes (base64). `owner` and `group` are names, or numbers
+    where there are none. `acl` is the short text form that getfacl prints and
+    setfacl takes, default entries with a `d:` before them; `mode` (permission
+    bits) stands in its place where it could not be read. `flags` are
+    setuid, setgid and sticky as getfacl's `flags:` line has them (`s-t`).
+    `mtime` is in nanoseconds since 1970. `xattrs` values are base64.
+    """
+
+    path: str
+    pathb: str | UnsetType = UNSET
+    owner: str | int = field(name="o", default="")
+    group: str | int = field(name="g", default="")
+    uid: int = -1
+    gid: int = -1
+    acl: str | UnsetType = UNSET
+    mode: int | UnsetType = UNSET
+    flags: str | UnsetType = field(name="sb", default=UNSET)
+    mtime: int = field(name="mt", default=-1)
+    xattrs: dict[str, str] | UnsetType = field(name="x", default=UNSET)
+
+    @property
+    def path_bytes(self) -> bytes:
+        """The path as the kernel knows it. `FormatError` where `pathb` is no base64."""
+        return _exact(self.path, self.pathb)
+
+
+class File(Node, tag_field="typ", tag="f"):
+    """
+    A regular file. An empty one has no `dat`.
+
+    `link` is equal for all hard links to one inode. `warnings`:
+    `unlocked-copy`, `changed-while-read`.
+    """
+
+    size: int = field(name="sz", default=0)
+    sha: str = ""
+    key: str | UnsetType = field(name="dat", default=UNSET)
+    version: str | None | UnsetType = field(name="ver", default=UNSET)
+    offset: int | UnsetType = field(name="off", default=UNSET)
+    length: int | UnsetType = field(name="len", default=UNSET)
+    encoding: str | UnsetType = field(name="enc", default=UNSET)
+    link: str | UnsetType = field(name="id", default=UNSET)
+    warnings: list[str] | UnsetType = field(name="w", default=UNSET)
+
+    @property
+    def location(self) -> Location | None:
+        """Where the content lies; None for an empty file."""
+        if isinstance(self.key, UnsetType):
+            return None
+        return Location(
+            self.key,
+            self.version or None,
+            None if isinstance(self.offset, UnsetType) else self.offset,
+            None if isinstance(self.length, UnsetType) else self.length,
+            self.encoding or None,
+        )
+
+    def place(self, at: Location) -> None:
+        """Write down where the content lies."""
+        self.key = at.key
+        if at.version is not None:
+            self.version = at.version
+        if at.offset is not None and at.length is not None:
+            self.offset, self.length = at.offset, at.length
+        if at.encoding is not None:
+            self.encoding = at.encoding
+
+
+class Link(Node, tag_field="typ", tag="l"):
+    """A symbolic link; `targetb` has the target's bytes where they are not UTF-8."""
+
+    target: str = field(name="tgt", default="")
+    targetb: str | UnsetType = field(name="tgtb", default=UNSET)
+
+    @property
+    def target_bytes(self) -> bytes:
+        """The target as the kernel knows it."""
+        return _exact(self.target, self.targetb)
+
+
+class Directory(Node, tag_field="typ", tag="d"):
+    """A directory; nothing is implied of what is in it."""
+
+
+class Fifo(Node, tag_field="typ", tag="p"):
+    """A named pipe."""
+
+
+class CharDevice(Node, tag_field="typ", tag="c"):
+    """A character device and its numbers."""
+
+    major: int = 0
+    minor: int = 0
+
+
+class BlockDevice(Node, tag_field="typ", tag="b"):
+    """A block device and its numbers."""
+
+    major: int = 0
+    minor: int = 0
+
+
+class Snapshot(Struct, tag_field="typ", tag="s", omit_defaults=True, kw_only=True):
+    """What one snapshotter wrote: `restore` is the shell command its data are piped into."""
+
+    name: str
+    key: str = field(name="dat")
+    version: str | None = field(name="ver", default=None)
+    size: int = field(name="sz")
+    sha: str
+    description: str = ""
+    restore: str | None = None
+    started: datetime
+    finished: datetime
+
+
+class Log(Struct, tag_field="typ", tag="log", omit_defaults=True, kw_only=True):
+    """One problem of the run."""
+
+    time: datetime
+    event: str
+    path: str
+    pathb: str | UnsetType = UNSET
+    reason: str
+
+
+class End(Struct, tag_field="typ", tag="end", kw_only=True):
+    """The last line: how many entries of each `typ`, bytes of all files and snapshots, problems."""
+
+    counts: dict[str, int]
+    bytes: int
+    problems: int
+
+
+FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice
+Entry = RunHeader | File | Link | Directory | Fifo | CharDevice | BlockDevice | Snapshot | Log | End
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode(entry: Entry) -> bytes:
+    """One line, without its newline."""
+    return _encoder.encode(entry)
+
+
+def decode(line: bytes) -> Entry:
+    """The entry of one line. `FormatError` where it is none."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise FormatError(f"a manifest holds a line that is none ({exc}): {line[:120]!r}") from exc
+
+
+def named(path: bytes) -> dict[str, Any]:
+    """The `path` and, where it needs one, `pathb` of an entry, as keyword arguments."""
+    text, exact = lossy(path)
+    return {"path": text} if exact is None else {"path": text, "pathb": exact}
+
+
+def lossy(name: bytes) -> tuple[str, str | None]:
+    """Bytes as text, and in base64 where the text is not all there is to them."""
+    try:
+        return name.decode(), None
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "replace"), base64.b64encode(name).decode()
+
+
+def _exact(text: str, exact: str | UnsetType) -> bytes:
+    if isinstance(exact, UnsetType):
+        return text.encode()
+    try:
+        return base64.b64decode(exact, validate=True)
+    except ValueError as exc:
+        raise FormatError(f"an entry's name in base64 is damaged: {exact[:80]!r}") from exc
+
+
+class ManifestWriter:
+    """Makes the compressed stream: feed lines in order, send on what comes back, end with `finish`."""
+
+    def __init__(self) -> None:
+        self._gzip = gzipping.compressor()
+        self._waiting: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, line: bytes) -> bytes:
+        """Take one encoded entry; returns compressed bytes that are ready, often none."""
+        self._waiting.append(line)
+        self._bytes += len(line)
+        if self._bytes < 1 << 18:
+            return b""
+        return self._drain()
+
+    def finish(self) -> bytes:
+        """The rest of the stream."""
+        return self._drain() + self._gzip.flush()
+
+    def _drain(self) -> bytes:
+        self._waiting.append(b"")
+        text = b"\n".join(self._waiting)
+        self._waiting.clear()
+        self._bytes = 0
+        return self._gzip.compress(text)
+
+
+class ManifestReader:
+    """
+    Takes the compressed stream apart: feed pieces of any size, then `finish`.
+
+    Trusts nothing: the first line must be a header of a known format, nothing
+    may follow the end, no line may be longer than `LINE_LIMIT`.
+    """
+
+    def __init__(self) -> None:
+        self._inflater = gzipping.Inflater()
+        self._rest = bytearray()
+        self._header: RunHeader | None = None
+        self._end: End | None = None
+
+    def feed(self, packed: bytes) -> Iterator[Entry]:
+        """Yield the entries that `packed` completes, the header and the end among them."""
+        for piece in self._inflater.feed(packed):
+            if b"\n" not in piece:
+                self._rest += piece
+            else:
+                lines = bytes(self._rest + piece).split(b"\n")
+                self._rest = bytearray(lines.pop())
+                for line in lines:
+                    yield self._checked(decode(line))
+            if len(self._rest) > LINE_LIMIT:
+                raise FormatError("a manifest holds a line longer than any entry can be")
+
+    def finish(self) -> None:
+        """`FormatError` where the stream was cut short."""
+        self._inflater.close()
+        if self._rest or self._end is None:
+            raise FormatError("the manifest ends before its last line: it is damaged")
+
+    def _checked(self, entry: Entry) -> Entry:
+        if self._end is not None:
+            raise FormatError("the manifest goes on after its last line: it is damaged")
+        if self._header is None:
+            if not isinstance(entry, RunHeader):
+                raise FormatError("the manifest does not begin with its run: it is damaged")
+            if entry.format != FORMAT:
+                raise FormatError(
+                    f"the manifest has format {entry.format}, this sysbackup reads {FORMAT}: use a newer one"
+                )
+            self._header = entry
+        elif isinstance(entry, RunHeader):
+            raise FormatError("the manifest holds a second run: it is damaged")
+        if isinstance(entry, End):
+            self._end = entry
+        return entry

@@ -1,0 +1,104 @@
+"""
+Packs: many small contents as one object.
+
+A pack is a row of gzip members, one for each content, and a last member that
+lists them as JSON lines `[sha256, offset, length, size]`. So the whole is a
+valid gzip file, and so is each content's byte range: `zcat` on a ranged GET
+restores a file by hand. The object's metadata `pack-index` gives the offset
+of the list, from which all that is known of a pack can be read again.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from sysbackup.errors import FormatError
+from sysbackup.formats import gzipping
+
+# What one list may unpack to: 100 bytes for each content, and no pack has more contents than this allows.
+_LIST_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One content in a pack: its digest, its member's byte range [offset, offset + length), its own size."""
+
+    sha: bytes
+    offset: int
+    length: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A finished pack: `sha` is the digest of `body` and names the object; `index` is the list's offset."""
+
+    sha: bytes
+    body: bytearray
+    index: int
+    contents: tuple[Packed, ...]
+
+
+class PackWriter:
+    """Puts members in a row. Not for use by two threads at once."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._contents: list[Packed] = []
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    @property
+    def contents(self) -> int:
+        """How many contents are in it."""
+        return len(self._contents)
+
+    def add(self, sha: bytes, member: bytes, size: int) -> None:
+        """Append one content's gzip member; the caller has made sure that this content is not in it yet."""
+        self._contents.append(Packed(sha, len(self._body), len(member), size))
+        self._body += member
+
+    def finish(self) -> Pack:
+        """Append the list and close; the writer must not be used again."""
+        index = len(self._body)
+        rows = b"".join(
+            b'["%s",%d,%d,%d]\n' % (c.sha.hex().encode(), c.offset, c.length, c.size) for c in self._contents
+        )
+        self._body += gzipping.compress(rows)
+        return Pack(hashlib.sha256(self._body).digest(), self._body, index, tuple(self._contents))
+
+
+def read_index(packed: bytes, index: int) -> list[Packed]:
+    """
+    The contents of a pack, from its bytes from offset `index` on.
+
+    Trusts nothing: `FormatError` where the list is damaged, or names a range
+    outside the first `index` bytes, or ranges that overlap or run backwards.
+    """
+    contents = []
+    at = 0
+    for row in _rows(packed):
+        try:
+            sha, offset, length, size = msgspec.json.decode(row, type=tuple[str, int, int, int])
+            digest = bytes.fromhex(sha)
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise FormatError(f"a pack's list holds a line that is none: {row[:80]!r}") from exc
+        if len(digest) != 32 or offset < at or length < 18 or size < 0 or offset + length > index:
+            raise FormatError(f"a pack's list names a place that cannot be: {row[:120]!r}")
+        at = offset + length
+        contents.append(Packed(digest, offset, length, size))
+    return contents
+
+
+def _rows(packed: bytes) -> Iterable[bytes]:
+    inflater = gzipping.Inflater()
+    text = bytearray()
+    for piece in inflater.feed(packed):
+        text += piece
+        if len(text) > _LIST_LIMIT:
+            raise FormatError("a pack's list is longer than any can be")
+    inflater.close()
+    return bytes(text).splitlines()

@@ -1,0 +1,1 @@
+"""One backup, stage by stage."""

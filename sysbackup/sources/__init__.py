@@ -1,0 +1,1 @@
+"""The machine: programs run as subprocesses; files examined, read, hashed and packed."""

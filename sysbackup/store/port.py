@@ -1,0 +1,160 @@
+"""
+What sysbackup can say to a bucket.
+
+There is no unlocked write (but for `lock_mode = none`), no overwrite and no
+delete: what sysbackup may not do, it cannot say. Methods raise only
+`StoreError` and its kin; foreign errors are translated by the adapters.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sysbackup.model import Lock, StoredObject
+from sysbackup.store.accounting import Requests
+
+Body = bytes | bytearray
+
+NO_METADATA: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """
+    One version as a listing shows it.
+
+    `etag` is without its quotes. `marker` is True for a delete marker, which has
+    no size and hides older versions from readers that do not name them.
+    """
+
+    key: str
+    version: str | None
+    size: int
+    etag: str
+    modified: datetime
+    latest: bool = True
+    marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What HEAD tells of one version. `lock` is None where the answer held none: never read it as 'unlocked'."""
+
+    key: str
+    version: str | None
+    size: int
+    etag: str
+    lock: Lock | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Upload(Protocol):
+    """
+    A multipart upload under way.
+
+    Parts are numbered from 1 without gaps and may be sent in any order and at
+    the same time; each but the last has at least `MIN_PART` bytes (S3: 5 MiB).
+    """
+
+    async def part(self, number: int, body: Body) -> None:
+        """Send one part with its checksum; returns when the store has confirmed it."""
+        ...
+
+    async def finish(self) -> StoredObject:
+        """
+        Join the parts into a version whose lock has been read back.
+
+        All `part` calls must have returned. `LockNotKept` where the store keeps no lock.
+        """
+        ...
+
+
+class ObjectStore(Protocol):
+    """Where locked objects go. See the module's first lines for what it cannot do."""
+
+    @property
+    def requests(self) -> Requests:
+        """How many requests of each kind were sent since this store was opened."""
+        ...
+
+    async def check(self) -> None:
+        """
+        Find out with one request whether the bucket is there and lets us list it.
+
+        `BucketUnusable`, `AccessDenied` or `StoreUnavailable` where not.
+        """
+        ...
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        lock: Lock,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        once: bool = False,
+    ) -> StoredObject:
+        """
+        Store `body` under `key` as a version locked at least until `lock.until`.
+
+        With `once` (keys that name their content) an equal version that is there
+        already is taken instead, its lock extended where it is shorter; what
+        lies there but is not equal is passed over and an own version stored.
+        """
+        ...
+
+    def upload(
+        self,
+        key: str,
+        lock: Lock,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        once: bool = False,
+    ) -> AbstractAsyncContextManager[Upload]:
+        """
+        Begin a multipart upload; leaving the context without `finish` aborts it and leaves nothing behind.
+
+        `once` means what it means for `put`.
+        """
+        ...
+
+    def read(
+        self, key: str, version: str | None, start: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """
+        Yield the bytes [start, start + length) of a version (None: the current one; length None: to its end).
+
+        A broken connection is resumed at the byte reached. `ObjectGone` where
+        there is no such version. Chunks are of any size.
+        """
+        ...
+
+    def list(self, prefix: str, after: str = "") -> AsyncIterator[Version]:
+        """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
+        ...
+
+    def versions(self, prefix: str) -> AsyncIterator[Version]:
+        """
+        All versions and delete markers under `prefix`, by key, newest first within a key.
+
+        On a store that has no versions: the current objects, with `version` None.
+        """
+        ...
+
+    async def head(self, key: str, version: str | None) -> ObjectInfo:
+        """Size, ETag, metadata and (with the right to see it) lock of one version. `ObjectGone` if none."""
+        ...
+
+    async def lock_of(self, key: str, version: str | None) -> Lock | None:
+        """The lock of one version; None where it has none. `ObjectGone` where there is no such version."""
+        ...
+
+    async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
+        """
+        Move a version's lock to `lock.until` where it ends earlier, and return the lock in force.
+
+        Never shortens. `ObjectGone` where the version does not exist any more.
+        """
+        ...
