@@ -3,18 +3,20 @@ Logging, configured here and nowhere else.
 
 To standard error always: on a terminal coloured lines, under systemd one line
 with the journal's `<N>` priority prefix (sd-daemon(3)), elsewhere JSON lines.
-Exceptions are rendered without local variables: those hold credentials.
+Exceptions are rendered without local variables: those hold credentials. A log
+that cannot be written (a full disk, a closed pipe) never stops a backup.
 """
 
 import logging
 import os
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
 
-# sd-daemon(3): SD_ERR, SD_WARNING, SD_INFO, SD_DEBUG
+# sd-daemon(3): SD_CRIT, SD_ERR, SD_WARNING, SD_INFO, SD_DEBUG
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
@@ -28,7 +30,10 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     if stream.isatty():
         form: list[structlog.typing.Processor] = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback
+            ),
         ]
     elif _journal_reads(stream):
         form = [structlog.processors.format_exc_info, _journal_line]
@@ -41,9 +46,35 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *form],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=_Steadfast(stream)),  # type: ignore[arg-type] # all it uses
         cache_logger_on_first_use=False,
     )
+    # What asyncio and the AWS libraries have to say. Their debug logs hold signatures: never, at no level of ours.
+    logging.basicConfig(handlers=[_Forward(logging.WARNING)], level=logging.WARNING, force=True)
+
+
+class _Steadfast:
+    """A stream that drops what it cannot write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+class _Forward(logging.Handler):
+    """Turns records of the standard library's logging into events of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, "library.said", library=record.name, message=record.getMessage(), exc_info=record.exc_info
+        )
 
 
 def _journal_reads(stream: TextIO) -> bool:
@@ -56,11 +87,19 @@ def _journal_reads(stream: TextIO) -> bool:
     return named == f"{stat.st_dev}:{stat.st_ino}"
 
 
+def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Terminal commands in a value (a file's name, a server's answer) are shown, not obeyed."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = value.encode("unicode_escape").decode("ascii")
+    return event
+
+
 def _journal_line(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     """`<6>file.skipped path=/a reason='no permission'`, newlines escaped: the journal's unit is the line."""
     priority = _PRIORITIES.get(str(event.pop("level", "info")), 6)
     name = event.pop("event", "")
-    trace = event.pop("exception", "")
+    trace = event.pop("exception", None) or ""
     fields = " ".join(f"{key}={_value(value)}" for key, value in event.items())
     line = f"{name} {fields}".rstrip().replace("\n", "\\n")
     traced = "".join(f"\n<{priority}>{row}" for row in str(trace).splitlines())
@@ -69,4 +108,4 @@ def _journal_line(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
 
 def _value(value: object) -> str:
     text = str(value)
-    return repr(text) if not text or any(c in text for c in " ='\"\n") else text
+    return repr(text) if not text or not text.isprintable() or any(c in text for c in " ='\"") else text

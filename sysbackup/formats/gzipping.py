@@ -8,17 +8,21 @@ what the other wrote. The bytes differ between the two, never the contents.
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
+from types import ModuleType
+from typing import Protocol, cast
 
 from sysbackup.errors import FormatError
 
 try:
-    from isal import isal_zlib as _fast
+    from isal import isal_zlib
 
-    LEVEL = 1  # igzip's levels run from 0 to 3
+    _fast: ModuleType = isal_zlib
+    _Damaged: tuple[type[Exception], ...] = (zlib.error, cast("type[Exception]", isal_zlib.error))
 except ImportError:  # no wheel for this processor
-    _fast = zlib  # type: ignore[assignment]
-    LEVEL = 1
+    _fast = zlib
+    _Damaged = (zlib.error,)
+
+LEVEL = 1  # the fastest of zlib's; igzip's go from 0 to 3
 
 _GZIP = 31  # zlib's wbits: a gzip header and trailer around a 32 KiB window (zlib manual, deflateInit2)
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
@@ -31,7 +35,7 @@ _WORTH = 32
 class Compressor(Protocol):
     """zlib's incremental compressor."""
 
-    def compress(self, data: bytes, /) -> bytes: ...
+    def compress(self, data: bytes | memoryview, /) -> bytes: ...
     def flush(self) -> bytes: ...
 
 
@@ -43,12 +47,13 @@ def compressor() -> Compressor:
 
 def compress(content: bytes | bytearray) -> bytes:
     """The content as one gzip member."""
-    return _fast.compress(content, LEVEL, _GZIP)
+    packed: bytes = _fast.compress(content, LEVEL, _GZIP)
+    return packed
 
 
 def stored(content: bytes | bytearray) -> bytes:
     """The content as one gzip member of stored blocks: what gzip would only make larger."""
-    parts = [_HEADER]
+    parts: list[bytes | bytearray] = [_HEADER]
     last = max(0, (len(content) - 1) // _STORED)
     for number in range(last + 1):
         block = content[number * _STORED : (number + 1) * _STORED]
@@ -81,7 +86,7 @@ def inflate(packed: bytes | bytearray | memoryview, size: int) -> bytes:
         content: bytes = unpacker.decompress(packed, size + 1)
         if not unpacker.eof and len(content) <= size:
             content += unpacker.decompress(unpacker.unconsumed_tail, size + 1 - len(content) or 1)
-    except (zlib.error, _fast.error) as exc:
+    except _Damaged as exc:
         raise FormatError(f"a gzip member is damaged: {exc}") from exc
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
         raise FormatError("a gzip member does not hold what its pack's list says")
@@ -109,7 +114,7 @@ class Inflater:
             self._inside = True
             try:
                 content = self._unpacker.decompress(packed, self._step)
-            except (zlib.error, _fast.error) as exc:
+            except _Damaged as exc:
                 raise FormatError(f"gzip data are damaged: {exc}") from exc
             packed = self._unpacker.unused_data if self._unpacker.eof else self._unpacker.unconsumed_tail
             if self._unpacker.eof:

@@ -79,7 +79,7 @@ class File(Node, tag_field="typ", tag="f"):
     size: int = field(name="sz", default=0)
     sha: str = ""
     key: str | UnsetType = field(name="dat", default=UNSET)
-    version: str | None | UnsetType = field(name="ver", default=UNSET)
+    version: str | UnsetType | None = field(name="ver", default=UNSET)
     offset: int | UnsetType = field(name="off", default=UNSET)
     length: int | UnsetType = field(name="len", default=UNSET)
     encoding: str | UnsetType = field(name="enc", default=UNSET)
@@ -180,7 +180,7 @@ FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice
 Entry = RunHeader | File | Link | Directory | Fifo | CharDevice | BlockDevice | Snapshot | Log | End
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Entry)
+_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def encode(entry: Entry) -> bytes:

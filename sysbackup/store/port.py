@@ -6,7 +6,7 @@ delete: what sysbackup may not do, it cannot say. Methods raise only
 `StoreError` and its kin; foreign errors are translated by the adapters.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +18,9 @@ from sysbackup.store.accounting import Requests
 Body = bytes | bytearray
 
 NO_METADATA: Mapping[str, str] = {}
+
+# S3's limits (User Guide, "Amazon S3 multipart upload limits")
+MIN_PART, MAX_PART, MAX_PARTS = 5 << 20, 5 << 30, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,11 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What HEAD tells of one version. `lock` is None where the answer held none: never read it as 'unlocked'."""
+    """
+    What HEAD tells of one version.
+
+    `lock` is None where the answer held none: never read it as 'unlocked'.
+    """
 
     key: str
     version: str | None
@@ -58,8 +65,13 @@ class Upload(Protocol):
     the same time; each but the last has at least `MIN_PART` bytes (S3: 5 MiB).
     """
 
-    async def part(self, number: int, body: Body) -> None:
-        """Send one part with its checksum; returns when the store has confirmed it."""
+    async def part(self, number: int, body: Body, *, sha256: bytes | None = None) -> None:
+        """
+        Send one part with its checksum; returns when the store has confirmed it.
+
+        `sha256` is the body's digest, where the caller has it already. The body
+        must not change meanwhile.
+        """
         ...
 
     async def finish(self) -> StoredObject:
@@ -95,9 +107,13 @@ class ObjectStore(Protocol):
         *,
         metadata: Mapping[str, str] = NO_METADATA,
         once: bool = False,
+        sha256: bytes | None = None,
     ) -> StoredObject:
         """
         Store `body` under `key` as a version locked at least until `lock.until`.
+
+        `sha256` is the body's digest, where the caller has it already. Metadata
+        is ASCII, 2 KB in all (S3's limit).
 
         With `once` (keys that name their content) an equal version that is there
         already is taken instead, its lock extended where it is shorter; what
@@ -122,20 +138,21 @@ class ObjectStore(Protocol):
 
     def read(
         self, key: str, version: str | None, start: int = 0, length: int | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """
         Yield the bytes [start, start + length) of a version (None: the current one; length None: to its end).
 
         A broken connection is resumed at the byte reached. `ObjectGone` where
-        there is no such version. Chunks are of any size.
+        there is no such version. Chunks are of any size. Whoever stops early closes
+        it (`contextlib.aclosing`), which gives the connection back.
         """
         ...
 
-    def list(self, prefix: str, after: str = "") -> AsyncIterator[Version]:
+    def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
         ...
 
-    def versions(self, prefix: str) -> AsyncIterator[Version]:
+    def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
         """
         All versions and delete markers under `prefix`, by key, newest first within a key.
 
@@ -155,6 +172,9 @@ class ObjectStore(Protocol):
         """
         Move a version's lock to `lock.until` where it ends earlier, and return the lock in force.
 
-        Never shortens. `ObjectGone` where the version does not exist any more.
+        Never shortens. `ObjectGone` where the version does not exist any more;
+        `LockNotKept` where the store refuses, as AWS does to turn GOVERNANCE into
+        COMPLIANCE: then the object has to be stored once more. With
+        `LockMode.NONE` it only makes sure that the version exists.
         """
         ...

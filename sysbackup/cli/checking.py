@@ -1,0 +1,229 @@
+"""`sysbackup check-config`: every mistake at once, what holds, and which programs will be run."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.config import Config
+from sysbackup.errors import ConfigError
+from sysbackup.loading import Reading, cache_directory, read_config
+from sysbackup.model import LockMode, shown
+from sysbackup.settings import SECTIONS, SETTINGS, Setting
+from sysbackup.sources.listing import find_programs, unstartable
+
+_FOLDERS = {"pickers.d": "pickers", "snapshots.d": "snapshotters"}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One setting as it holds."""
+
+    section: str
+    name: str
+    value: str | None
+    default: bool
+    meaning: str
+    allowed: str
+    unset: str
+    """What holds where there is no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a programs directory: run, or not and why."""
+
+    name: str
+    run: bool
+    reason: str | None = None
+    expected: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that check-config says."""
+
+    conf: str
+    cache: str
+    mistakes: list[str]
+    warnings: list[str]
+    settings: list[Line]
+    programs: dict[str, list[File]]
+
+
+@click.command("check-config")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@pass_frame
+def command(frame: Frame, *, as_json: bool) -> int:
+    """
+    Check the configuration and show what holds.
+
+    Prints every mistake at once; each setting with its value, whether it comes
+    from the file, and its meaning; and which pickers and snapshotters will be
+    run. Asks nothing of the store. Exit status 78 where there are mistakes.
+    """
+    findings = examine(frame.directory, os.environ)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+        return ConfigError.exit_code if findings.mistakes else 0
+    if sys.stdout.isatty():
+        _show(Console(highlight=False), findings)
+    else:
+        _print(findings)
+    if findings.mistakes:
+        sys.stdout.flush()
+        raise ConfigError(findings.mistakes)
+    return 0
+
+
+def examine(directory: Path, environ: Mapping[str, str]) -> Findings:
+    """Read the configuration and look at the programs, without running any."""
+    reading = read_config(directory, environ)
+    mistakes = list(reading.mistakes)
+    warnings = list(_warnings(reading.config)) if reading.config else []
+    warnings += _open_to_others(directory)
+    programs: dict[str, list[File]] = {}
+    for folder, called in _FOLDERS.items():
+        path = directory / folder
+        try:
+            programs[called] = _files(path)
+        except ConfigError as error:
+            mistakes += error.mistakes
+            continue
+        warnings += _open_to_others(path)
+        if directory.is_dir() and not path.is_dir():
+            warnings.append(f"{path} does not exist: there are no {called}")
+    if directory.is_dir() and not any(file.run for files in programs.values() for file in files):
+        warnings.append("nothing will be backed up: there is neither a picker nor a snapshotter")
+    return Findings(
+        conf=str(reading.path),
+        cache=str(cache_directory(environ)),
+        mistakes=mistakes,
+        warnings=warnings,
+        settings=_lines(reading, reading.config) if reading.config else [],
+        programs=programs,
+    )
+
+
+def _files(folder: Path) -> list[File]:
+    programs, passed_over = find_programs(folder)
+    files = [File(shown(file.name), run=False, reason=file.reason, expected=file.expected) for file in passed_over]
+    for program in programs:
+        reason = unstartable(program.path)
+        files.append(File(shown(program.name), run=True, reason=reason, expected=reason is None))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _lines(reading: Reading, config: Config) -> list[Line]:
+    return [
+        Line(
+            setting.section,
+            setting.name,
+            _value(setting, config),
+            (setting.section, setting.name) not in reading.given,
+            setting.meaning,
+            setting.kind.allowed,
+            setting.unset,
+        )
+        for setting in SETTINGS
+    ]
+
+
+def _value(setting: Setting, config: Config) -> str | None:
+    value: object = getattr(getattr(config, setting.section), setting.name)
+    return None if value is None else setting.kind.text(value)
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    if config.content.lock_mode is LockMode.NONE:
+        yield "[content] lock_mode = none: nothing is locked, anybody with the right to delete can delete backups"
+    if config.s3.endpoint_url:
+        url = urlsplit(config.s3.endpoint_url)
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            yield f"[s3] endpoint_url: contents travel to {url.hostname} unencrypted"
+    keys = config.aws.credentials_file
+    if keys is not None and keys.stat().st_mode & stat.S_IROTH:
+        yield f"{keys} can be read by everybody: chmod 600 {keys}"
+
+
+def _open_to_others(directory: Path) -> Iterator[str]:
+    """Whoever may write a directory can put another file in the place of one that it holds."""
+    try:
+        status = directory.stat()
+    except OSError:
+        return
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield f"{directory} can be written by others than its owner, who then decide what is run: chmod go-w"
+    if status.st_uid not in {0, os.geteuid()}:
+        yield f"{directory} belongs to user {status.st_uid}, who then decides what is run"
+
+
+def _print(findings: Findings) -> None:
+    """Plain lines, for files and pipes; those of the settings could stand in `conf`."""
+    for section in SECTIONS if findings.settings else ():
+        click.echo(f"[{section}]")
+        for line in findings.settings:
+            if line.section == section:
+                default = f"; default: {line.unset}" if line.value is None else ""
+                click.echo(f"# {line.meaning}{default}; allowed: {line.allowed}")
+                click.echo(f"{'# ' if line.default else ''}{line.name} = {line.value or ''}".rstrip())
+        click.echo()
+    for called, files in findings.programs.items():
+        for file in files:
+            click.echo(f"# {called}: {file.name}" + ("" if file.reason is None else f": {_fate(file)}"))
+    for warning in findings.warnings:
+        click.echo(f"# warning: {warning}")
+
+
+def _fate(file: File) -> str:
+    return f"{'will fail' if file.run else 'not run'}: {file.reason}"
+
+
+def _show(console: Console, findings: Findings) -> None:
+    """For a person at a terminal. Texts are `Text`: brackets in them are no markup."""
+    for section in SECTIONS if findings.settings else ():
+        console.print(Text(f"[{section}]", "bold cyan"))
+        console.print(_table([line for line in findings.settings if line.section == section]))
+    for called, files in findings.programs.items():
+        console.print(Text(called, "bold cyan"))
+        for file in files:
+            console.print(_outlook(file), soft_wrap=True)
+        if not files:
+            console.print(Text("none", "dim"))
+    console.print()
+    console.print(Text.assemble(("cache and spool: ", "dim"), findings.cache), soft_wrap=True)
+    for warning in findings.warnings:
+        console.print(Text(f"! {warning}", "yellow"), soft_wrap=True)
+    if not findings.mistakes:
+        console.print(Text(f"✔ {findings.conf} can be used.", "green"), soft_wrap=True)
+
+
+def _table(lines: list[Line]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(width=max(len(setting.name) for setting in SETTINGS), no_wrap=True)
+    table.add_column(width=26, overflow="fold")
+    table.add_column(style="dim", ratio=1)
+    for line in lines:
+        if line.value is None:
+            value = Text(line.unset, "dim italic")
+        else:
+            value = Text(line.value, "" if line.default else "bold green")
+        table.add_row(Text(line.name), value, Text(line.meaning))
+    return table
+
+
+def _outlook(file: File) -> Text:
+    if not file.expected:
+        return Text(f"! {file.name}: {_fate(file)}", "yellow")
+    return Text(f"✔ {file.name}", "green") if file.run else Text(f"- {file.name}: {_fate(file)}", "dim")

@@ -1,0 +1,170 @@
+"""What a run looks like on a terminal."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import StringIO
+from time import monotonic
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from sysbackup import logs
+from sysbackup.pipeline.report import Summary, Tally
+
+
+def size(number: float) -> str:
+    """Bytes for people: `3.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 file`, `1,200 files`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`8.4 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def when(instant: datetime) -> str:
+    """An instant in UTC, to the minute."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+class _Above(StringIO):
+    """A stream whose lines appear above a live display instead of tearing it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if line := text.rstrip("\n"):
+            self._console.print(Text.from_ansi(line))
+        return len(text)
+
+
+class Progress:
+    """A few lines at the bottom of the terminal that follow a run's counts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally: Tally | None = None
+        self._begun = monotonic()
+        self._spinner = Spinner("dots")
+
+    @contextmanager
+    def live(self, log_level: str) -> Iterator[None]:
+        """Show it for as long as the run goes on; what is logged meanwhile scrolls by above it."""
+        logs.configure("warning" if log_level == "info" else log_level, _Above(self._console))
+        try:
+            with Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=8,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ):
+                yield
+        finally:
+            logs.configure(log_level)
+
+    def watch(self, tally: Tally) -> None:
+        """Follow these counts."""
+        self._tally = tally
+        self._begun = monotonic()
+
+    def _render(self) -> RenderableType:
+        tally = self._tally
+        if tally is None:
+            return Text("")
+        passed = max(monotonic() - self._begun, 0.001)
+        grid = Table.grid(padding=(0, 3))
+        grid.add_row(
+            Text(count(tally.files, "file"), "bold"),
+            f"{size(tally.bytes_read)} read",
+            f"{size(tally.bytes_stored)} stored",
+            f"{size(tally.bytes_read / passed)}/s",
+            duration(passed),
+            Text(count(tally.problems, "problem"), "yellow") if tally.problems else "",
+        )
+        self._spinner.update(text=Text(f" {tally.stage}", "cyan"))
+        current = Text(tally.current, "dim", no_wrap=True, overflow="ellipsis")
+        return Group(self._spinner, grid, current)
+
+
+def show_summary(console: Console, summary: Summary) -> None:
+    """How the run went, for people."""
+    good = summary.problems == 0
+    mark, colour = ("✔", "green") if good else ("!", "yellow")
+    console.print(
+        f"[{colour}]{mark} Backup {escape(summary.run)} of {escape(summary.host)} is "
+        f"{'complete' if good else 'stored, with problems'}[/] in {duration(summary.seconds)}."
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="dim")
+    for name, value in _rows(summary).items():
+        grid.add_row(name, value)
+    console.print(grid)
+    _show_problems(console, summary)
+
+
+def _rows(summary: Summary) -> Mapping[str, str]:
+    entries = ", ".join(f"{summary.entries[k]:,} {word}" for k, word in _KINDS.items() if summary.entries.get(k))
+    requests = ", ".join(f"{n:,} {kind}" for kind, n in summary.requests.items())
+    rows = {
+        "holds": f"{count(summary.files, 'file')}, {size(summary.bytes)}" + (f"; {entries}" if entries else ""),
+        "read": size(summary.read),
+        "stored": f"{size(summary.stored)} in {count(summary.objects, 'object')} "
+        f"({count(summary.contents, 'new content')})",
+        "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
+        "promised": f"until {when(summary.promise)}",
+        "manifest": escape(f"s3://{summary.bucket}/{summary.manifest}"),
+    }
+    if summary.warnings:
+        rows["warnings"] = f"{count(summary.warnings, 'file')} kept although locked or changing, see the log"
+    if summary.sockets_skipped:
+        rows["skipped"] = count(summary.sockets_skipped, "socket")
+    return rows
+
+
+_KINDS = {
+    "d": "directories",
+    "l": "links",
+    "p": "FIFOs",
+    "c": "character devices",
+    "b": "block devices",
+    "s": "snapshots",
+}
+
+
+def _show_problems(console: Console, summary: Summary) -> None:
+    if not summary.problems:
+        return
+    console.print(f"[yellow]{count(summary.problems, 'source')} could not be backed up as asked:[/]")
+    for problem in summary.first_problems:
+        console.print(f"  {problem['path']}: {problem['reason']}", markup=False, highlight=False)
+    if summary.problems > len(summary.first_problems):
+        more = summary.problems - len(summary.first_problems)
+        console.print(f"  … and {more:,} more: all of them are in the manifest")
+
+

@@ -1,0 +1,28 @@
+"""What every command is given: where the configuration is."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from sysbackup.config import Config
+from sysbackup.loading import load_config
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The options that stand before a command's name."""
+
+    directory: Path
+    """The configuration directory, absolute; it may not exist."""
+    log_level: str = "info"
+    """The least of what is logged."""
+
+    def config(self) -> Config:
+        """The configuration. `ConfigError` with all its mistakes."""
+        return load_config(self.directory, os.environ)
+
+
+pass_frame = click.make_pass_decorator(Frame)
+"""Gives a command the `Frame` as its first argument."""

@@ -1,0 +1,61 @@
+"""A stream of bytes, poured out: to a descriptor, or to a file that appears when it is complete."""
+
+import asyncio
+import os
+import secrets
+import select
+import stat
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+import aiofiles
+
+from sysbackup.errors import RestoreError
+
+_PIECE = 1 << 20
+_WAKE = 200  # milliseconds after which a thread that waits for a reader looks whether anybody still wants it
+
+
+async def into_descriptor(data: AsyncIterator[bytes], fd: int) -> None:
+    """Write all of it; `BrokenPipeError` where nobody reads any more."""
+    stop = Event()
+    try:
+        async for chunk in data:
+            await asyncio.to_thread(_write, fd, chunk, stop)
+    finally:
+        stop.set()
+
+
+async def into_file(data: AsyncIterator[bytes], path: Path, *, overwrite: bool) -> None:
+    """Write a new file, readable by its owner alone, that gets its name when all is in it."""
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            async with aiofiles.open(fd, "wb", buffering=0) as file:
+                async for chunk in data:
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[await file.write(rest) :]
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                os.link(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as exc:
+        raise RestoreError(f"cannot write {path}: {exc.strerror}; nothing was left behind") from exc
+
+
+def _write(fd: int, chunk: bytes, stop: Event) -> None:
+    """Write all of a chunk without ever being stuck: a pipe that has room takes PIPE_BUF at once (pipe(7))."""
+    piece = select.PIPE_BUF if stat.S_ISFIFO(os.fstat(fd).st_mode) else _PIECE
+    ready = select.poll()
+    ready.register(fd, select.POLLOUT)
+    at = 0
+    while at < len(chunk) and not stop.is_set():
+        if ready.poll(_WAKE):
+            at += os.write(fd, chunk[at : at + piece])

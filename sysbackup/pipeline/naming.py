@@ -1,0 +1,35 @@
+"""Whose run it is and until when its objects are locked: what every stage that stores something must know."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sysbackup.config import Content
+from sysbackup.model import Lock, new_run
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """
+    The run's host, name and start, and its two locks.
+
+    `promise` is for what only this run names, `contents` for what later runs
+    may reuse: longer by `renewal_slack`, so that renewals are rare.
+    """
+
+    host: str
+    run: str
+    started: datetime
+    promise: Lock
+    contents: Lock
+
+
+def naming(settings: Content, started: datetime) -> Naming:
+    """The names and locks of a run that starts now. S3's dates have whole seconds, so the promise has too."""
+    until = started.replace(microsecond=0) + timedelta(days=settings.days_retained)
+    return Naming(
+        settings.host,
+        new_run(started),
+        started,
+        Lock(settings.lock_mode, until),
+        Lock(settings.lock_mode, until + timedelta(seconds=settings.renewal_slack)),
+    )

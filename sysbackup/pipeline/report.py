@@ -1,0 +1,118 @@
+"""What a run has done so far, and its summary at the end."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+import structlog
+
+from sysbackup.formats import manifest
+from sysbackup.model import Clock, Problem, StoredObject, shown
+from sysbackup.sources.sorting import Sorter
+
+log = structlog.get_logger()
+
+# Problems shown in the summary and lines of the log; all of them are in the manifest.
+SHOWN_AT_MOST = 50
+LOGGED_AT_MOST = 1000
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    Counts as they grow, for whoever watches; only the event loop's thread writes to it.
+
+    `problems_spool` takes every problem, so that their number costs no memory.
+    """
+
+    clock: Clock
+    problems_spool: Sorter
+    stage: str = "starting"
+    current: str = ""
+    files: int = 0
+    bytes_read: int = 0
+    contents: int = 0
+    objects: int = 0
+    bytes_stored: int = 0
+    snapshots: int = 0
+    sockets: int = 0
+    problems: int = 0
+    warnings: int = 0
+    first_problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, problem: Problem) -> None:
+        """Note what went wrong with one source."""
+        entry = manifest.Log(
+            time=self.clock.now(),
+            event=problem.event,
+            reason=problem.reason,
+            **manifest.named(problem.source),
+        )
+        self.problems_spool.add(self.problems.to_bytes(8, "big"), manifest.encode(entry))
+        self.problems += 1
+        if len(self.first_problems) < SHOWN_AT_MOST:
+            self.first_problems.append(problem)
+        if self.problems <= LOGGED_AT_MOST:
+            log.warning(problem.event, path=problem.shown, reason=problem.reason)
+        if self.problems == LOGGED_AT_MOST:
+            log.warning("problems.quiet", reason="further problems are in the manifest only: sysbackup ls --problems")
+
+    def warned(self, path: bytes, warnings: Sequence[str]) -> None:
+        """Note that a file was kept, but not as it should be."""
+        for warning in warnings:
+            self.warnings += 1
+            if self.warnings <= LOGGED_AT_MOST:
+                log.warning("file.kept", path=shown(path), warning=warning)
+
+    def reading(self, path: bytes) -> None:
+        """Say what is being read."""
+        self.current = shown(path)
+
+    def stored(self, stored: StoredObject, contents: int = 1) -> None:
+        """Note an object that the store has confirmed."""
+        if stored.fresh:
+            self.objects += 1
+            self.contents += contents
+            self.bytes_stored += stored.size
+        log.debug("object.stored", key=stored.key, bytes=stored.size, fresh=stored.fresh)
+
+    def problem_lines(self) -> Iterator[bytes]:
+        """The manifest's lines of all problems, in the order of their coming."""
+        return (line for _, line in self.problems_spool.sorted())
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How one run went; `--json` prints it as it is.
+
+    `bytes` is what the manifest's files and snapshots hold together, `read` what
+    was read to find that out, `stored` what was newly sent, all in bytes; `price`
+    in US dollars for the requests alone.
+    """
+
+    outcome: str
+    exit_code: int
+    host: str
+    run: str
+    bucket: str
+    started: datetime
+    finished: datetime
+    seconds: float
+    promise: datetime
+    manifest: str
+    manifest_version: str | None
+    entries: dict[str, int]
+    files: int
+    bytes: int
+    read: int
+    contents: int
+    objects: int
+    stored: int
+    snapshots: int
+    sockets_skipped: int
+    warnings: int
+    problems: int
+    first_problems: list[dict[str, str]]
+    requests: dict[str, int]
+    price: float

@@ -1,0 +1,167 @@
+"""
+One backup, from pickers and snapshotters to the manifest.
+
+All stages run in one task group; the manifest is written after that group has
+ended well, and only then. Whatever ends a run early leaves locked contents that
+a later run can use, no manifest, and no multipart upload.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from sysbackup.config import Config
+from sysbackup.errors import ConfigError, SysbackupError
+from sysbackup.model import Clock, LockMode, Problem, StoredObject
+from sysbackup.pipeline.gathering import Gathering
+from sysbackup.pipeline.naming import Naming, naming
+from sysbackup.pipeline.recording import Recorder, write_manifest
+from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.pipeline.workplace import exclusive, fresh_catalog
+from sysbackup.sources.programs import Program, find_programs
+from sysbackup.sources.sorting import Sorter
+from sysbackup.store.port import ObjectStore
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What a run is to start, and the problems of what lies beside it and will not be started."""
+
+    pickers: tuple[Program, ...]
+    snapshotters: tuple[Program, ...]
+    problems: tuple[Problem, ...]
+
+
+def programs(config: Config) -> Programs:
+    """What is in `pickers.d` and `snapshots.d`. `ConfigError` where that is nothing at all."""
+    found: list[tuple[Program, ...]] = []
+    problems = []
+    for directory in (config.pickers, config.snapshotters):
+        usable, passed_over = find_programs(directory)
+        found.append(tuple(usable))
+        problems += [
+            Problem("program.refused", bytes(directory / p.name.decode("utf-8", "surrogateescape")), p.reason)
+            for p in passed_over
+            if not p.expected
+        ]
+    if not any(found) and not problems:
+        raise ConfigError(
+            f"there is nothing to back up: neither {config.pickers} nor {config.snapshotters} holds a program."
+            " Put a picker there, an executable that prints the paths of files"
+        )
+    return Programs(found[0], found[1], tuple(problems))
+
+
+async def back_up(
+    config: Config,
+    store: ObjectStore,
+    bucket: str,
+    clock: Clock,
+    watch: Callable[[Tally], None] = lambda _: None,
+) -> Summary:
+    """
+    Back this machine up once.
+
+    `watch` is given the counts, which grow while the run goes on. Raises
+    `SysbackupError` where the run failed: then there is no manifest of it. What
+    went wrong with single sources is in the summary and in the manifest.
+    """
+    names = naming(config.content, clock.now())
+    structlog.contextvars.bind_contextvars(run=names.run)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(exclusive(config.cache))
+            found = programs(config)
+            tally = Tally(clock, stack.enter_context(Sorter(config.cache, memory=4 << 20)))
+            watch(tally)
+            log.info("run.started", host=names.host, bucket=bucket, promise=names.promise.until.isoformat())
+            if config.content.lock_mode is LockMode.NONE:
+                log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
+            await store.check()
+            for problem in found.problems:
+                tally.problem(problem)
+            catalog = stack.enter_context(fresh_catalog(config.cache))
+            spool = stack.enter_context(Sorter(config.cache))
+            gathering = Gathering(config, store, clock, tally, catalog, spool, names)
+            snapshots = await gathering.gather(found.pickers, found.snapshotters)
+            tally.stage = "writing the manifest"
+            recorder = Recorder(spool, snapshots, tally, catalog, names)
+            async with gathering.sending() as sender:
+                stored = await write_manifest(sender, recorder, names)
+            summary = _summary(names, bucket, clock, tally, recorder, stored, store)
+            tally.stage = "done"
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        structlog.contextvars.unbind_contextvars("run")
+    return summary
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that people are to see: ours before others, the first before the rest."""
+    leaves: list[BaseException] = []
+    heap: list[BaseException] = [group]
+    while heap:
+        error = heap.pop()
+        if isinstance(error, BaseExceptionGroup):
+            heap += reversed(error.exceptions)
+        else:
+            leaves.append(error)
+    return next((e for e in leaves if isinstance(e, SysbackupError)), leaves[0])
+
+
+def _summary(
+    names: Naming,
+    bucket: str,
+    clock: Clock,
+    tally: Tally,
+    recorder: Recorder,
+    stored: StoredObject,
+    store: ObjectStore,
+) -> Summary:
+    finished = clock.now()
+    incomplete = tally.problems > 0
+    summary = Summary(
+        outcome="incomplete" if incomplete else "complete",
+        exit_code=3 if incomplete else 0,
+        host=names.host,
+        run=names.run,
+        bucket=bucket,
+        started=names.started,
+        finished=finished,
+        seconds=round((finished - names.started).total_seconds(), 3),
+        promise=names.promise.until,
+        manifest=stored.key,
+        manifest_version=stored.version,
+        entries=dict(recorder.counts),
+        files=recorder.counts["f"],
+        bytes=recorder.bytes,
+        read=tally.bytes_read,
+        contents=tally.contents,
+        objects=tally.objects + 1,
+        stored=tally.bytes_stored + stored.size,
+        snapshots=tally.snapshots,
+        sockets_skipped=tally.sockets,
+        warnings=tally.warnings,
+        problems=tally.problems,
+        first_problems=[{"event": p.event, "path": p.shown, "reason": p.reason} for p in tally.first_problems],
+        requests=dict(store.requests.by_kind.most_common()),
+        price=round(store.requests.price, 6),
+    )
+    log.info(
+        "run.finished",
+        outcome=summary.outcome,
+        files=summary.files,
+        bytes=summary.bytes,
+        read=summary.read,
+        stored=summary.stored,
+        requests=store.requests.total,
+        price=summary.price,
+        problems=summary.problems,
+        seconds=summary.seconds,
+    )
+    return summary

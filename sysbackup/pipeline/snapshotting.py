@@ -1,0 +1,210 @@
+"""
+Snapshotting: what snapshotters write becomes objects.
+
+S3 takes an object's metadata when its upload begins, while a snapshotter may
+describe itself last. So the data wait on disk, up to `spool_limit`, for the
+program's end; a longer stream begins its upload with what has been said so
+far, and the manifest keeps the full text.
+"""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+from aiofiles.threadpool import wrap
+from aiofiles.threadpool.binary import AsyncBufferedReader
+
+from sysbackup.formats import keys, manifest
+from sysbackup.model import Clock, Problem, shown
+from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.shipping import Refused, Sender
+from sysbackup.sources.programs import Program, Running, running
+from sysbackup.sources.sorting import spooling
+from sysbackup.store.port import Body
+
+log = structlog.get_logger()
+
+RESTORE_THROUGH = "::restore-through::"
+
+# What a description may hold: it stands in the manifest, in memory, and in part in the object's metadata.
+_SAID_AT_MOST = 256 << 10
+# S3: "user-defined metadata is limited to 2 KB", keys and values together (User Guide, "Working with object metadata").
+_METADATA_AT_MOST = 1900
+
+
+class _Said:
+    """What a snapshotter says on standard output: the description and, from its last such line, the restore command."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+
+    async def listen(self, program: Running) -> None:
+        """Take in all of it; what is beyond the bound is read and dropped, so that the program can go on."""
+        async for chunk in program.output():
+            self._text += chunk[: max(0, _SAID_AT_MOST - len(self._text))]
+
+    def understood(self) -> tuple[str, str | None]:
+        """(description, restore command) as far as said."""
+        described = []
+        restore = None
+        for line in self._text.decode("utf-8", "replace").splitlines():
+            if line.startswith(RESTORE_THROUGH):
+                restore = line.removeprefix(RESTORE_THROUGH).strip() or restore
+            else:
+                described.append(line)
+        return "\n".join(described).strip(), restore
+
+    def metadata(self) -> dict[str, str]:
+        """
+        The same as metadata of an object.
+
+        Headers hold printable ASCII: all else, and `%`, is percent-encoded. A
+        description too long is cut, a command too long left out whole: half a
+        command is worse than none, and the manifest has both.
+        """
+        description, restore = self.understood()
+        found = {}
+        left = _METADATA_AT_MOST
+        if restore is not None and len(command := _header(restore)) <= left // 2:
+            found[keys.RESTORE] = command
+            left -= len(command)
+        if description:
+            while len(text := _header(description)) > left:
+                description = description[: max(1, len(description) * left // len(text) - 1)]
+            found[keys.DESCRIPTION] = text
+        return found
+
+
+def _header(text: str) -> str:
+    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+class _Data:
+    """The data as a stream's source: first what lies on disk, then what still comes from the program."""
+
+    def __init__(
+        self, spool: AsyncBufferedReader, program: Running, spooled: int, rest: AsyncIterator[bytes] | None
+    ) -> None:
+        self._spool: AsyncBufferedReader | None = spool
+        self._spooled = spooled
+        self._program = program
+        self._rest = rest
+        self._carry = bytearray()
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def sha(self) -> bytes:
+        return self._hash.digest()
+
+    async def take(self, size: int) -> Body:
+        out = self._carry
+        while len(out) < size and (piece := await self._next()):
+            out += piece
+        self._carry = out[size:]
+        del out[size:]
+        await asyncio.to_thread(self._hash.update, out)
+        self.size += len(out)
+        return out
+
+    async def _next(self) -> bytes:
+        if self._spool is not None:
+            if piece := await self._spool.read(1 << 20):
+                return bytes(piece)
+            self._spool = None
+        if self._rest is None:
+            return b""
+        return await anext(self._rest, b"")
+
+    async def approve(self) -> None:
+        failure = await self._program.result()
+        if failure is not None:
+            raise Refused(failure)
+        if not self._spooled:
+            raise Refused(
+                "it ended well but wrote no data to the file descriptor that its argument names"
+                " (standard output is for the description)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshotting:
+    """
+    Takes snapshots.
+
+    `spool_directory` takes up to `spool_limit` bytes of each, in unnamed files.
+    """
+
+    sender: Sender
+    tally: Tally
+    naming: Naming
+    clock: Clock
+    spool_directory: Path
+    spool_limit: int
+    idle_limit: float
+
+    async def take(self, program: Program) -> manifest.Snapshot | None:
+        """Run one snapshotter; None, and a problem noted, where it failed: then nothing of it is stored."""
+        started = self.clock.now()
+        said = _Said()
+        async with (
+            AsyncExitStack() as stack,
+            running(program, idle_limit=self.idle_limit, with_data=True) as snapshotter,
+            asyncio.TaskGroup() as group,
+        ):
+            # Not opened through aiofiles: a cancellation while its thread opens the file would lose sight of it.
+            with spooling(self.spool_directory):
+                raw = stack.enter_context(tempfile.TemporaryFile(dir=self.spool_directory))  # noqa: SIM115  # just that
+            file = wrap(raw)
+            listening = group.create_task(said.listen(snapshotter))
+            try:
+                data, length = await self._spooled(snapshotter, file)
+                if length is not None:
+                    await listening
+                    await data.approve()
+                stored = await self.sender.send(
+                    keys.snapshot_key(self.naming.host, self.naming.run, program.name),
+                    self.naming.promise,
+                    data,
+                    length=length,
+                    metadata=said.metadata(),
+                )
+            except Refused as refused:
+                self.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
+                return None
+        description, restore = said.understood()
+        self.tally.stored(stored)
+        self.tally.snapshots += 1
+        log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
+        return manifest.Snapshot(
+            name=shown(program.name),
+            key=stored.key,
+            version=stored.version,
+            size=data.size,
+            sha=data.sha.hex(),
+            description=description,
+            restore=restore,
+            started=started,
+            finished=self.clock.now(),
+        )
+
+    async def _spooled(self, snapshotter: Running, file: AsyncBufferedReader) -> tuple[_Data, int | None]:
+        """What the program wrote, and its length if that was all of it."""
+        size = 0
+        chunks = snapshotter.data()
+        with spooling(self.spool_directory):
+            async for chunk in chunks:
+                await file.write(chunk)
+                size += len(chunk)
+                if size > self.spool_limit:
+                    await file.seek(0)
+                    return _Data(file, snapshotter, size, chunks), None
+            await file.seek(0)
+        return _Data(file, snapshotter, size, None), size

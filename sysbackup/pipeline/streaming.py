@@ -1,0 +1,194 @@
+"""
+Streaming: files too large for memory, each as a content object of its own.
+
+Read twice, see `sources.large`. Where the second reading does not see what
+the first one did, the upload is aborted and all begins again; after the last
+try the file is stored as it came, under a key that does not claim to be its
+hash.
+"""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.formats import keys, manifest
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Location, StoredObject
+from sysbackup.pipeline.examining import describe_file, link_status, unreadable
+from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.shipping import Refused, Sender
+from sysbackup.sources import reading
+from sysbackup.sources.folders import Folders
+from sysbackup.sources.large import LargeFile
+from sysbackup.sources.nodes import node
+from sysbackup.sources.owners import Owners
+from sysbackup.sources.sorting import Sorter
+from sysbackup.store.port import Body
+
+T = TypeVar("T")
+
+# What one thread job hashes: between two of them a run can be cancelled.
+_SLICE = 64 << 20
+
+
+class _Twice:
+    """The second reading as a stream's source: approved if it saw what the first one did."""
+
+    def __init__(self, file: LargeFile, pool: Executor) -> None:
+        self._file = file
+        self._pool = pool
+
+    async def take(self, size: int) -> Body:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size)
+
+    async def approve(self) -> None:
+        if not self._file.agrees:
+            raise Refused
+
+
+class Streamer:
+    """
+    Stores large files one call at a time; calls may overlap.
+
+    Equal contents that meet in one run are stored once: the second waits for
+    the first.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        catalog: Catalog,
+        spool: Sorter,
+        owners: Owners,
+        tally: Tally,
+        pool: Executor,
+        naming: Naming,
+        lock_timeout: float,
+    ) -> None:
+        self._sender = sender
+        self._catalog = catalog
+        self._spool = spool
+        self._owners = owners
+        self._tally = tally
+        self._pool = pool
+        self._naming = naming
+        self._lock_timeout = lock_timeout
+        self._under_way: dict[bytes, asyncio.Event] = {}
+
+    async def store(self, path: bytes) -> None:
+        """Store one file's content and put its entry into the spool, or note the problem."""
+        try:
+            for attempt in range(1, reading.TRIES + 1):
+                if await self._try(path, last=attempt == reading.TRIES):
+                    return
+        except (OSError, reading.Unreadable) as exc:
+            self._tally.problem(unreadable(path, exc))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def _try(self, path: bytes, *, last: bool) -> bool:
+        async with AsyncExitStack() as stack:
+            folders = stack.enter_context(Folders())
+            place = folders.find(path)
+            deadline = time.monotonic() + self._lock_timeout
+            file = stack.enter_context(await self._in_thread(lambda: LargeFile(place, link_status(place), deadline)))
+            self._tally.reading(path)
+            while await self._in_thread(lambda: file.hash_on(_SLICE)):
+                pass
+            stored = file.size == 0 or await self._store_once(file)
+            if not stored and not last:
+                return False
+            at = None if stored else await self._store_moving(path, file)
+            entry = node(place, os.fstat(file.fd), self._owners, file.fd)
+            assert isinstance(entry, manifest.File)
+            warnings = [] if file.locked else [reading.UNLOCKED]
+            warnings += [] if file.steady else [reading.CHANGED]
+            describe_file(entry, file.before, file.size, file.sha, warnings)
+            if at is not None:
+                entry.place(at)
+            await self._in_thread(lambda: self._spool.add(path, manifest.encode(entry)))
+            self._tally.files += 1
+            self._tally.bytes_read += file.size
+            self._tally.warned(path, warnings)
+            return True
+
+    async def _store_once(self, file: LargeFile) -> bool:
+        """Store the content under its hash unless it is there; False where it changed under our hands."""
+        while not self._catalog.claim([file.sha]):
+            other = self._under_way.get(file.sha)
+            if other is None:
+                return True
+            await other.wait()
+        done = self._under_way[file.sha] = asyncio.Event()
+        try:
+            compress = await self._in_thread(file.compresses)
+            file.begin_again(compress=compress)
+            encoding = "gzip" if compress else None
+            stored = await self._sender.send(
+                keys.content_key(file.sha),
+                self._naming.contents,
+                _Twice(file, self._pool),
+                length=file.size,
+                metadata={keys.ENCODING: encoding} if encoding else {},
+                once=True,
+            )
+        except Refused:
+            self._catalog.release(file.sha)
+            return False
+        except BaseException:
+            self._catalog.release(file.sha)
+            raise
+        else:
+            await self._in_thread(lambda: self._catalog.confirm(stored, encoding, [Packed(file.sha, 0, 0, file.size)]))
+            self._tally.stored(stored)
+            return True
+        finally:
+            del self._under_way[file.sha]
+            done.set()
+
+    async def _store_moving(self, path: bytes, file: LargeFile) -> Location:
+        """Store the file as it comes, in one reading, under this run's own key for it."""
+        moving = _Once(file, self._pool)
+        key = keys.moving_file_key(self._naming.host, self._naming.run, path)
+        stored: StoredObject = await self._sender.send(key, self._naming.promise, moving, length=None)
+        file.sha, file.size = moving.sha, moving.size
+        self._tally.stored(stored)
+        return Location(stored.key, stored.version)
+
+
+class _Once:
+    """One reading of whatever the file holds now, hashed on its way."""
+
+    def __init__(self, file: LargeFile, pool: Executor) -> None:
+        self._fd = file.fd
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def sha(self) -> bytes:
+        return self._hash.digest()
+
+    async def take(self, size: int) -> Body:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._take, size)
+
+    def _take(self, size: int) -> bytes:
+        parts = []
+        left = size
+        while left and (got := os.pread(self._fd, min(left, 1 << 20), self.size)):
+            parts.append(got)
+            self._hash.update(got)
+            self.size += len(got)
+            left -= len(got)
+        return b"".join(parts)
+
+    async def approve(self) -> None:
+        """Whatever came is kept."""

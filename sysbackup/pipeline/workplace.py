@@ -1,0 +1,52 @@
+"""The cache directory during a run: held by one run at a time, and cleared of what a killed one left."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.errors import BusyError
+from sysbackup.sources.sorting import spooling
+
+
+@contextmanager
+def exclusive(cache: Path) -> Iterator[None]:
+    """
+    Hold the cache directory, made if it is missing, against other runs.
+
+    The lock is the kernel's (flock(2)): a killed run leaves none behind.
+    `BusyError` where another run holds it.
+    """
+    with spooling(cache):
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(cache / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another run is in progress: it holds {cache / 'run.lock'}. Wait for it to end; this one did nothing"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def fresh_catalog(cache: Path) -> Iterator[Catalog]:
+    """An empty catalog for one run. Only its holder may be in the directory, see `exclusive`."""
+    path = cache / "run.sqlite"
+    _remove(path)
+    try:
+        with Catalog(path) as catalog:
+            yield catalog
+    finally:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        with spooling(path.parent):
+            name.unlink(missing_ok=True)

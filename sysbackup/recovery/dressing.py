@@ -1,0 +1,148 @@
+"""What a restored thing has besides its contents: owner, ACL or mode, extended attributes, time."""
+
+import base64
+import errno
+import os
+import stat
+
+from msgspec import UNSET
+
+from sysbackup.errors import FormatError
+from sysbackup.formats.manifest import Directory, Node
+from sysbackup.model import shown
+from sysbackup.recovery.report import Outcome
+from sysbackup.sources import acl
+from sysbackup.sources.owners import Owners
+
+_NO_ID = 0xFFFFFFFF  # chown(2): 'leave as it is'
+
+_NO_OWNER = "owners and groups could not be set: only root may give files away"
+_REFUSED_OWNER = "owners and groups could not be set: {}"
+_BAD_OWNER = "owners and groups could not be set: the manifest has numbers that nobody can have"
+_BAD_RIGHTS = "ACLs could not be set, the manifest's are damaged: only the owner was given access"
+_NO_SETUID = "setuid and setgid were left off, because the owner they stand for could not be set"
+_NO_ACL = "ACLs could not be set, permission bits were set instead: {}"
+_NO_DEFAULT = "default ACLs could not be set: {}"
+_UNKNOWN = "ACL entries were left out: this machine has no {}"
+_NO_XATTR = "extended attributes {} could not be set: {}"
+_NO_TIME = "modification times could not be set: {}"
+
+_SPACES = {"user", "trusted", "security"}  # xattr(7)
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class Dresser:
+    """
+    Gives what was restored its owner, rights, attributes and time.
+
+    For one thread; what could not be given is counted in `outcome`. `owners` may be shared.
+    """
+
+    def __init__(self, owners: Owners, outcome: Outcome) -> None:
+        self._owners = owners
+        self._outcome = outcome
+        self._root = os.geteuid() == 0
+        self._uids = {-1, os.geteuid()}
+        self._gids = {-1, os.getegid(), *os.getgroups()}
+
+    def dress(self, made: int | bytes, node: Node, path: bytes) -> None:
+        """
+        Set all that `node` says on `made`: an open file, or the `proc_path` of anything.
+
+        In the one order that works: chown(2) clears setuid and security.capability,
+        every other change moves the time. `OSError` where not even permission
+        bits can be set; for all else a shortfall is counted.
+        """
+        owned = self._own(made, node, path)
+        self._allow(made, node, path, owned)
+        if node.xattrs is not UNSET:
+            self._attribute(made, node.xattrs, path)
+        self._date(made, node, path)
+
+    def dress_link(self, made: bytes, node: Node, path: bytes) -> None:
+        """Like `dress`, for the `proc_path` of a symbolic link, which has no rights of its own."""
+        self._own(made, node, path)
+        if node.xattrs is not UNSET:
+            self._attribute(made, node.xattrs, path)
+        self._date(made, node, path)
+
+    def _own(self, made: int | bytes, node: Node, path: bytes) -> bool:
+        uid = self._owners.uid(node.uid if node.owner == "" else node.owner, node.uid if node.uid >= 0 else None)
+        gid = self._owners.gid(node.gid if node.group == "" else node.group, node.gid if node.gid >= 0 else None)
+        uid = -1 if uid is None else uid
+        gid = -1 if gid is None else gid
+        if not -1 <= uid < _NO_ID or not -1 <= gid < _NO_ID:
+            self._outcome.lack(_BAD_OWNER, path)
+            return False
+        if not self._root and not (uid in self._uids and gid in self._gids):
+            self._outcome.lack(_NO_OWNER, path)
+            return False
+        try:
+            os.chown(made, uid, gid)
+        except OSError as exc:
+            self._outcome.lack(_REFUSED_OWNER.format(exc.strerror), path)
+            return False
+        return True
+
+    def _allow(self, made: int | bytes, node: Node, path: bytes, owned: bool) -> None:
+        try:
+            flags = 0 if node.flags is UNSET else acl.flags_bits(node.flags)
+            wanted = None if node.acl is UNSET else acl.parse(node.acl, self._owners)
+        except FormatError:
+            self._outcome.lack(_BAD_RIGHTS, path)
+            os.chmod(made, _closed(node))
+            return
+        if flags & (stat.S_ISUID | stat.S_ISGID) and not owned:
+            flags &= stat.S_ISVTX
+            self._outcome.lack(_NO_SETUID, path)
+        if wanted is None:
+            mode = _closed(node) if node.mode is UNSET else node.mode & 0o777
+        elif wanted.access is None and wanted.default is None and not wanted.unknown:
+            mode = wanted.mode
+        else:
+            mode = self._set_acl(made, wanted, path)
+        os.chmod(made, flags | mode)
+
+    def _set_acl(self, made: int | bytes, wanted: acl.Acl, path: bytes) -> int:
+        """Set both ACLs; returns the permission bits that go with what could be set."""
+        mode = wanted.mode
+        for name in wanted.unknown:
+            self._outcome.lack(_UNKNOWN.format(shown(name.encode())), path)
+        if wanted.access is not None:
+            try:
+                os.setxattr(made, acl.ACCESS, wanted.access)
+            except OSError as exc:
+                self._outcome.lack(_NO_ACL.format(exc.strerror), path)
+                mode = wanted.bare
+        if wanted.default is not None:
+            try:
+                os.setxattr(made, acl.DEFAULT, wanted.default)
+            except OSError as exc:
+                self._outcome.lack(_NO_DEFAULT.format(exc.strerror), path)
+        return mode
+
+    def _attribute(self, made: int | bytes, xattrs: dict[str, str], path: bytes) -> None:
+        for name, value in xattrs.items():
+            space = name.partition(".")[0]
+            if space == "system":  # ACLs have their own field; the rest is the kernel's
+                continue
+            kind = f"{space}.*" if space in _SPACES else "of unknown kind"
+            try:
+                os.setxattr(made, name, base64.b64decode(value, validate=True))
+            except OSError as exc:
+                reason = "not supported here" if exc.errno in _UNSUPPORTED else exc.strerror
+                self._outcome.lack(_NO_XATTR.format(kind, reason), path)
+            except ValueError:
+                self._outcome.lack(_NO_XATTR.format(kind, "the manifest's value is damaged"), path)
+
+    def _date(self, made: int | bytes, node: Node, path: bytes) -> None:
+        try:
+            os.utime(made, ns=(node.mtime, node.mtime))
+        except (OSError, OverflowError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "not a time that a file can have"
+            self._outcome.lack(_NO_TIME.format(reason), path)
+
+
+def _closed(node: Node) -> int:
+    """The permission bits of a node whose own are not known: nobody gets a right that nobody named."""
+    return 0o700 if isinstance(node, Directory) else 0o600

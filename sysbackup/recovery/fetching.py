@@ -1,0 +1,165 @@
+"""
+Contents on their way from the bucket to the disk: several objects at once, within a bound of memory.
+
+What is small arrives whole and is taken apart by a worker thread, one job for
+all of a read; what is large streams.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+
+from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.recovery.placing import Placer, Streamed, where
+from sysbackup.recovery.planning import Fetch
+from sysbackup.recovery.report import Outcome
+from sysbackup.recovery.threads import Threads, tasks
+from sysbackup.store.port import ObjectStore
+
+_FEED = 1 << 20  # bytes of a large content per trip to a worker thread
+_DENIED = 32  # so many objects denied and none read: it will not get better
+
+
+class Allowance:
+    """How many reads, and bytes of them, may be in flight. One waits for it, many give back."""
+
+    def __init__(self, reads: int, size: int) -> None:
+        self._reads = reads
+        self._size = self._free = size
+        self._returned = asyncio.Event()
+
+    async def take(self, size: int) -> int:
+        """Wait for one read of `size` bytes; returns what to give back. More than there is counts as all."""
+        size = min(size, self._size)
+        while self._free < size or not self._reads:
+            self._returned.clear()
+            await self._returned.wait()
+        self._free -= size
+        self._reads -= 1
+        return size
+
+    def give_back(self, size: int) -> None:
+        """End one read."""
+        self._free += size
+        self._reads += 1
+        self._returned.set()
+
+
+class Fetcher:
+    """
+    Brings contents from the bucket to their places.
+
+    `placer` makes one for each job; `told` gets each job's outcome, on the event loop.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        threads: Threads,
+        placer: Callable[[], Placer],
+        told: Callable[[Outcome], None],
+        allowance: Allowance,
+    ) -> None:
+        self._store = store
+        self._threads = threads
+        self._placer = placer
+        self._told = told
+        self._allowance = allowance
+        self._read = 0
+        self._denied: list[AccessDenied] = []
+
+    async def bring(self, fetches: Iterator[Fetch], planner: Threads) -> None:
+        """
+        All that is to be fetched. What cannot be had costs its own files alone.
+
+        `StoreUnavailable` where the store is gone; `AccessDenied` where it
+        denies every object.
+        """
+        async with tasks() as group:
+            while (fetch := await planner.run(next, fetches, None)) is not None:
+                taken = await self._allowance.take(fetch.cost)
+                group.create_task(self._one(fetch, taken))
+        if self._denied and not self._read:
+            raise self._denied[0]
+
+    async def _one(self, fetch: Fetch, taken: int) -> None:
+        try:
+            if fetch.streams:
+                await self._stream(fetch)
+            else:
+                await self._hold(fetch)
+        finally:
+            self._allowance.give_back(taken)
+
+    async def _hold(self, fetch: Fetch) -> None:
+        data = bytearray()
+        failed = None
+        if fetch.key:
+            try:
+                data = await self._whole(fetch)
+            except (StoreError, FormatError) as exc:
+                failed = self._judged(exc)
+        self._told(await self._threads.run(self._place, fetch, data, failed))
+
+    def _place(self, fetch: Fetch, data: bytearray, failed: str | None) -> Outcome:
+        with self._placer() as placer:
+            if failed is None:
+                return placer.place_all(fetch, data)
+            for wanted in fetch.contents:
+                placer.fail(wanted, f"{failed} ({where(fetch)})")
+            return placer.outcome
+
+    async def _whole(self, fetch: Fetch) -> bytearray:
+        """The bytes of one read; fewer than asked for where the object ends early."""
+        most = fetch.contents[0].stored_most if fetch.length is None else fetch.length
+        data = bytearray()
+        async with aclosing(self._chunks(fetch)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > most:
+                    raise FormatError("the object is larger than what was stored there")
+        return data
+
+    async def _stream(self, fetch: Fetch) -> None:
+        with self._placer() as placer:
+            stream = Streamed(placer, fetch)
+            try:
+                if await self._threads.run(stream.begin):
+                    await self._pour(fetch, stream)
+            except (StoreError, FormatError) as exc:
+                await self._threads.run(stream.fail, self._judged(exc))
+            finally:
+                stream.close()
+            self._told(placer.outcome)
+
+    async def _pour(self, fetch: Fetch, stream: Streamed) -> None:
+        """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
+        feeding: asyncio.Task[None] | None = None
+        waiting = bytearray()
+        async with aclosing(self._chunks(fetch)) as chunks, tasks() as group:
+            async for chunk in chunks:
+                waiting += chunk
+                if len(waiting) >= _FEED:
+                    if feeding is not None:
+                        await feeding
+                    feeding = group.create_task(self._threads.run(stream.feed, bytes(waiting)))
+                    waiting.clear()
+            if feeding is not None:
+                await feeding
+        await self._threads.run(stream.feed, bytes(waiting))
+        await self._threads.run(stream.finish)
+
+    async def _chunks(self, fetch: Fetch) -> AsyncGenerator[bytes, None]:
+        async for chunk in self._store.read(fetch.key, fetch.version, fetch.start, fetch.length):
+            yield chunk
+        self._read += 1
+
+    def _judged(self, exc: Exception) -> str:
+        """The reason for the files of one object; raises where it is the reason for all that follows."""
+        if isinstance(exc, StoreUnavailable):
+            raise exc
+        if isinstance(exc, AccessDenied):
+            self._denied.append(exc)
+            if len(self._denied) >= _DENIED and not self._read:
+                raise exc
+        return str(exc)

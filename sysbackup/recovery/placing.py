@@ -1,0 +1,264 @@
+"""Verified contents become files: all paths that want a content, hard links included."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from threading import Event
+from types import TracebackType
+from typing import Protocol, Self
+
+from sysbackup.errors import FormatError, RestoreError
+from sysbackup.formats import gzipping
+from sysbackup.formats.manifest import File
+from sysbackup.recovery.dressing import Dresser
+from sysbackup.recovery.planning import Fetch, Wanted, file_of
+from sysbackup.recovery.report import Outcome
+from sysbackup.recovery.walking import Obstacle, Walker, split
+from sysbackup.recovery.writing import Draft, check_free
+from sysbackup.sources.owners import Owners
+
+_NOT_LINKED = "hard links could not be made, the files were restored as copies"
+_DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
+_PIECE = 1 << 20
+_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class Source(Protocol):
+    """A content that is known to be right and can be written more than once."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content from its beginning."""
+        ...
+
+
+class Placer:
+    """
+    Puts contents in their places beneath an open target. For one thread; a context manager.
+
+    `outcome` tells what it did. Once `stop` is set it leaves between two files.
+    """
+
+    def __init__(self, root: int, owners: Owners, stop: Event, *, overwrite: bool) -> None:
+        self.outcome = Outcome()
+        self._walker = Walker(root)
+        self._dresser = Dresser(owners, self.outcome)
+        self._stop = stop
+        self._overwrite = overwrite
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self._walker.close()
+
+    def place_all(self, fetch: Fetch, data: bytes | bytearray) -> Outcome:
+        """Take apart what one read has brought, check each content, write its files."""
+        view = memoryview(data)
+        for wanted in fetch.contents:
+            if self._stop.is_set():
+                break
+            begin = 0 if wanted.offset is None else wanted.offset - fetch.start
+            packed = view if wanted.length is None else view[begin : begin + wanted.length]
+            try:
+                content = _Held(_unpacked(packed, wanted))
+            except FormatError as exc:
+                self.fail(wanted, f"{exc} ({where(fetch)})")
+                continue
+            self.place(wanted, content)
+        return self.outcome
+
+    def place(self, wanted: Wanted, content: Source, ready: Draft | None = None) -> None:
+        """Write all files that want this content; `ready` is the first of them, complete but for its name."""
+        for group in wanted.groups:
+            if self._stop.is_set():
+                return
+            self._make(group, content, ready)
+            ready = None
+
+    def fail(self, wanted: Wanted, reason: str) -> None:
+        """Count all files that want a content that cannot be had."""
+        for group in wanted.groups:
+            self.outcome.fail_all((file_of(line).path_bytes for line in group), reason)
+
+    def begin(self, wanted: Wanted) -> Draft | None:
+        """
+        A file under way for the first path that can have it; paths before it are failed and taken away.
+
+        None where no path is left.
+        """
+        for group in wanted.groups:
+            while group:
+                path = file_of(group[0]).path_bytes
+                try:
+                    above, name = split(path)
+                    place = self._walker.reach(above)
+                    if not self._overwrite:
+                        check_free(place, name)
+                    draft = Draft(place)
+                except (OSError, Obstacle) as exc:
+                    self.outcome.fail(path, reason(exc))
+                    del group[0]
+                    continue
+                wanted.groups = [kept for kept in wanted.groups if kept]
+                return draft
+        wanted.groups = []
+        return None
+
+    def _make(self, group: list[bytes], content: Source, ready: Draft | None) -> None:
+        """One file under all its names. `ready` stays open: it may be what others are copied from."""
+        made: list[Draft] = []
+        linked: Draft | None = None
+        try:
+            for line in group:
+                entry = file_of(line)
+                path = entry.path_bytes
+                try:
+                    if linked is not None and self._link(linked, path):
+                        continue
+                    if ready is None:
+                        made.append(draft := self._write(path, content))
+                    else:
+                        draft, ready = ready, None
+                    self._finish(draft, entry, path)
+                    linked = draft
+                except (OSError, Obstacle, FormatError) as exc:
+                    self.outcome.fail(path, reason(exc))
+        finally:
+            for draft in made:
+                draft.close()
+
+    def _write(self, path: bytes, content: Source) -> Draft:
+        draft = Draft(self._walker.reach(split(path)[0]))
+        try:
+            for piece in content.pieces():
+                draft.write(piece)
+        except BaseException:
+            draft.close()
+            raise
+        return draft
+
+    def _finish(self, draft: Draft, entry: File, path: bytes) -> None:
+        """Dress a complete draft and give it its name."""
+        draft.settle()
+        self._dresser.dress(draft.fd, entry, path)
+        draft.publish(split(path)[1], overwrite=self._overwrite)
+        self.outcome.files += 1
+        self.outcome.size += entry.size
+
+    def _link(self, draft: Draft, path: bytes) -> bool:
+        """Give a published file another name; False where only a copy will do."""
+        above, name = split(path)
+        if not draft.link(self._walker.reach(above), name, overwrite=self._overwrite):
+            self.outcome.lack(_NOT_LINKED, path)
+            return False
+        self.outcome.hard_links += 1
+        return True
+
+
+class _Held:
+    """A content in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def pieces(self) -> Iterator[bytes]:
+        yield self._content
+
+
+class _Copied:
+    """A content in a file restored just now; checked again, for that file may have another owner already."""
+
+    def __init__(self, fd: int, sha: bytes) -> None:
+        self._fd = fd
+        self._sha = sha
+
+    def pieces(self) -> Iterator[bytes]:
+        hashed = hashlib.sha256()
+        at = 0
+        while piece := os.pread(self._fd, _PIECE, at):
+            hashed.update(piece)
+            at += len(piece)
+            yield piece
+        if hashed.digest() != self._sha:
+            raise FormatError("the file that it was to be copied from was changed since it was restored")
+
+
+class Streamed:
+    """
+    A content too large to be held: written as it arrives, given a name only when its digest is right.
+
+    `begin`, `feed` and `finish` block on the disk and may be called from
+    different threads, one after the other. `close` in any case.
+    """
+
+    def __init__(self, placer: Placer, fetch: Fetch) -> None:
+        self._placer = placer
+        self._wanted = fetch.contents[0]
+        self._where = where(fetch)
+        self._inflater = gzipping.Inflater() if self._wanted.gzip else None
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._draft: Draft | None = None
+
+    def begin(self) -> bool:
+        """Open the file; False where no path can have it, so that nothing need be fetched."""
+        self._draft = self._placer.begin(self._wanted)
+        return self._draft is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the object. `FormatError` where the content is not what it should be."""
+        for piece in (data,) if self._inflater is None else self._inflater.feed(data):
+            self._size += len(piece)
+            if self._size > self._wanted.size or self._draft is None:
+                raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
+            self._hash.update(piece)
+            self._draft.write(piece)
+
+    def finish(self) -> None:
+        """Check the whole and give it all its names. `FormatError` where it is damaged."""
+        if self._inflater is not None:
+            self._inflater.close()
+        if self._draft is None or self._size != self._wanted.size or self._hash.digest() != self._wanted.sha:
+            raise FormatError(_DIFFERS)
+        self._placer.place(self._wanted, _Copied(self._draft.fd, self._wanted.sha), self._draft)
+
+    def fail(self, reason: str) -> None:
+        """Count all paths that wanted this content."""
+        self._placer.fail(self._wanted, f"{reason} ({self._where})")
+
+    def close(self) -> None:
+        """Remove what got no name."""
+        if self._draft is not None:
+            self._draft.close()
+            self._draft = None
+
+
+def where(fetch: Fetch) -> str:
+    """The object that a fetch reads, for people."""
+    return f"object {fetch.key}, version {fetch.version}"
+
+
+def reason(exc: Exception) -> str:
+    """
+    What went wrong with one entry, for people.
+
+    `RestoreError` where nothing after it can go better: a full or read-only disk.
+    """
+    if not isinstance(exc, OSError):
+        return str(exc)
+    said = exc.strerror or str(exc)
+    if exc.errno in _HOPELESS:
+        raise RestoreError(
+            f"the target cannot be written any more: {said}. What was restored so far is whole and stays;"
+            " after making room go on with --overwrite"
+        ) from exc
+    return said
+
+
+def _unpacked(packed: memoryview, wanted: Wanted) -> bytes:
+    """The content, proven to be what was backed up."""
+    content = gzipping.inflate(packed, wanted.size) if wanted.gzip else bytes(packed)
+    if hashlib.sha256(content).digest() != wanted.sha:
+        raise FormatError(_DIFFERS)
+    return content

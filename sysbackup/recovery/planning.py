@@ -1,0 +1,287 @@
+"""
+From a manifest in path order to work in the order of objects.
+
+The whole manifest is read, and known to be whole, before anything is written
+or fetched. Its entries wait in sorted spools, so their number costs no memory.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from msgspec import UNSET
+
+from sysbackup.config import MIB
+from sysbackup.errors import FormatError
+from sysbackup.formats import manifest
+from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
+from sysbackup.recovery.report import Outcome
+from sysbackup.recovery.selecting import Selection
+from sysbackup.sources.sorting import Sorter
+
+# A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
+HELD = 8 * MIB
+
+_GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
+_RANGE = 32 * MIB  # no single read is longer
+_PATHS = 4096  # paths per fetch; their entries wait in memory
+_ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attributes
+_LINKS = 65_536  # paths of one inode that stay together (ext4 and btrfs allow fewer)
+
+# offset + 1 (0: the whole object), length, digest, size, gzip, digest of the link's id (zero: none)
+_TAIL = struct.Struct(">QQ32sQ?16s")
+_NO_LINK = bytes(16)
+_NO_PLACE = b"\0"  # no key, no version: an empty file
+
+_MOST = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Wanted:
+    """
+    One content and who wants it.
+
+    `offset` and `length` are of its bytes in the object; None: all of it.
+    `groups` holds for each file to be made its encoded entries: more than one
+    where they are hard links to one inode.
+    """
+
+    sha: bytes
+    size: int
+    gzip: bool
+    offset: int | None
+    length: int | None
+    groups: list[list[bytes]] = field(default_factory=list)
+
+    @property
+    def stored_most(self) -> int:
+        """The most bytes that this content can take in its object: gzip makes nothing much larger."""
+        if self.length is not None:
+            return self.length
+        return self.size + self.size // 64 + 4096 if self.gzip else self.size
+
+
+@dataclass(slots=True)
+class Fetch:
+    """
+    What one read of one object brings. `key` is empty for empty files, which need none.
+
+    `start` and `length` are the range to read; `length` None: to the end.
+    """
+
+    key: str
+    version: str | None
+    start: int = 0
+    length: int | None = None
+    contents: list[Wanted] = field(default_factory=list)
+
+    @property
+    def streams(self) -> bool:
+        """Whether its one content is too large to be held."""
+        return len(self.contents) == 1 and self.contents[0].size > HELD
+
+    @property
+    def cost(self) -> int:
+        """The most bytes it holds in memory."""
+        if self.streams:
+            return 8 * MIB
+        largest = max(wanted.size for wanted in self.contents)
+        return largest + (self.contents[0].stored_most if self.length is None else self.length)
+
+    def entries(self) -> Iterator[File]:
+        """All files that hang on it."""
+        for wanted in self.contents:
+            for group in wanted.groups:
+                for line in group:
+                    yield file_of(line)
+
+
+class Plan:
+    """
+    Entries taken from a manifest, in the orders in which they are needed.
+
+    A context manager: leaving it frees memory and disk. `outcome` holds what
+    could not be planned.
+    """
+
+    def __init__(self, selection: Selection, spool: Path) -> None:
+        self.outcome = Outcome()
+        self.files = 0
+        self.bytes = 0
+        self._selection = selection
+        self._directories = Sorter(spool, 16 * MIB)
+        self._contents = Sorter(spool, 32 * MIB)
+        self._others = Sorter(spool, 16 * MIB)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        for sorter in (self._directories, self._contents, self._others):
+            sorter.close()
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Note what some entries ask for. Blocks on the disk; one thread at a time."""
+        for entry in entries:
+            if not isinstance(entry, RunHeader | Snapshot | Log | manifest.End):
+                try:
+                    self._take(entry)
+                except (FormatError, struct.error) as exc:
+                    self.outcome.fail(entry.path.encode(), f"its entry in the manifest makes no sense: {exc}")
+
+    def _take(self, entry: FileNode) -> None:
+        path = entry.path_bytes
+        if path not in self._selection and not (isinstance(entry, Directory) and self._selection.leads_to(path)):
+            return
+        if isinstance(entry, Directory):
+            self._directories.add(path, manifest.encode(entry))
+        elif isinstance(entry, File):
+            self._contents.add(_key(entry), manifest.encode(entry))
+            self.files += 1
+            self.bytes += entry.size
+        else:
+            self._others.add(path, manifest.encode(entry))
+
+    def directories(self) -> Iterator[Directory]:
+        """The directories, each after those above it."""
+        for _, line in self._directories.sorted():
+            entry = manifest.decode(line)
+            if isinstance(entry, Directory):
+                yield entry
+
+    def others(self) -> Iterator[FileNode]:
+        """Symbolic links, FIFOs and devices."""
+        for _, line in self._others.sorted():
+            entry = manifest.decode(line)
+            if not isinstance(entry, RunHeader | Snapshot | Log | manifest.End):
+                yield entry
+
+    def fetches(self) -> Iterator[Fetch]:
+        """All reads that bring all contents: one for an object, more where gaps or bounds divide it."""
+        fetch: Fetch | None = None
+        paths = held = 0
+        for key, lines in _groups(self._contents.sorted()):
+            where, wanted, size = _place(key), _wanted(key), sum(map(len, lines))
+            if fetch is None or paths >= _PATHS or held >= _ENTRIES or not _joins(fetch, where, wanted):
+                if fetch is not None:
+                    yield fetch
+                fetch = _begin(where, wanted)
+                paths = held = 0
+            _join(fetch, wanted, lines)
+            paths += len(lines)
+            held += size
+        if fetch is not None:
+            yield fetch
+
+
+def file_of(line: bytes) -> File:
+    """The file that a plan has set down as `line`."""
+    entry = manifest.decode(line)
+    if not isinstance(entry, File):
+        raise TypeError(entry)
+    return entry
+
+
+def _key(entry: File) -> bytes:
+    """Where the content lies, what it is, and which inode wants it: equal keys are hard links of one file."""
+    at = entry.location
+    if not 0 <= entry.size <= _MOST:
+        raise FormatError(f"a size of {entry.size}")
+    if at is None:
+        if entry.size:
+            raise FormatError(f"{entry.size} bytes, but no object that holds them")
+        head, offset, length, gzip, sha = _NO_PLACE, 0, 0, False, hashlib.sha256().digest()
+    else:
+        offset, length = _range(at.offset, at.length, entry.size)
+        gzip = offset > 0 or at.encoding == "gzip"
+        sha = _digest(entry.sha)
+        head = at.key.encode() + b"\0" + (at.version or "").encode()
+        if head.count(b"\0") > 1 or not at.key or at.encoding not in (None, "gzip"):
+            raise FormatError(f"no such place: {at.key!r}, encoding {at.encoding!r}")
+    link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
+    return head + b"\0" + _TAIL.pack(offset, length, sha, entry.size, gzip, link)
+
+
+def _range(offset: int | None, length: int | None, size: int) -> tuple[int, int]:
+    """A member's range as the key holds it; (0, 0) for a whole object."""
+    if offset is None and length is None:
+        return 0, 0
+    # 18: the shortest gzip member there is. The other bound: what no content of that size is packed into.
+    if offset is None or length is None or not (offset >= 0 and 18 <= length <= size + size // 8 + 4096):
+        raise FormatError(f"{length} bytes from {offset} on, for a content of {size}")
+    if offset + length > _MOST:
+        raise FormatError(f"an offset of {offset}")
+    return offset + 1, length
+
+
+def _digest(sha: str) -> bytes:
+    try:
+        digest = bytes.fromhex(sha)
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise FormatError(f"{sha[:80]!r} is no SHA-256")
+    return digest
+
+
+def _groups(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """For each file to be made its key and its entries: one, or those of all its hard links."""
+    for key, same in groupby(records, key=itemgetter(0)):
+        if key.endswith(_NO_LINK):
+            for _, line in same:
+                yield key, [line]
+        else:
+            while lines := [line for _, line in islice(same, _LINKS)]:
+                yield key, lines
+
+
+def _place(key: bytes) -> tuple[str, str | None]:
+    name, _, version = key[: -_TAIL.size - 1].partition(b"\0")
+    return name.decode(), version.decode() or None
+
+
+def _wanted(key: bytes) -> Wanted:
+    offset, length, sha, size, gzip, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
+    return Wanted(sha, size, gzip, offset - 1 if offset else None, length if offset else None)
+
+
+def _begin(where: tuple[str, str | None], first: Wanted) -> Fetch:
+    return Fetch(where[0], where[1], first.offset or 0, first.length)
+
+
+def _joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
+    """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
+    if (fetch.key, fetch.version) != where:
+        return False
+    if _same(fetch.contents[-1], wanted):
+        return True
+    if fetch.length is None or wanted.offset is None or wanted.length is None:
+        return False
+    if fetch.streams or wanted.size > HELD:
+        return False
+    near = wanted.offset <= fetch.start + fetch.length + _GAP
+    return near and wanted.offset + wanted.length - fetch.start <= _RANGE
+
+
+def _join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
+    if not fetch.contents or not _same(fetch.contents[-1], wanted):
+        fetch.contents.append(wanted)
+        if wanted.offset is not None and wanted.length is not None:
+            fetch.length = max(fetch.length or 0, wanted.offset + wanted.length - fetch.start)
+    fetch.contents[-1].groups.append(lines)
+
+
+def _same(one: Wanted, other: Wanted) -> bool:
+    return (one.offset, one.length, one.sha, one.size, one.gzip) == (
+        other.offset,
+        other.length,
+        other.sha,
+        other.size,
+        other.gzip,
+    )

@@ -1,0 +1,161 @@
+"""What a restore is asked to do, what it says while it works, and what came of it."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from sysbackup.config import MIB
+from sysbackup.model import Problem
+
+EVENT = "restore.failed"
+
+# Each is reported when it happens; the report of a restore that failed 10 million times keeps the first ones.
+KEPT_PROBLEMS = 10_000
+
+_KINDS = 100
+_OTHER = "more could not be restored, of more kinds than are listed here"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    How to restore.
+
+    `overwrite` replaces what is in the way; directories are never replaced.
+    `numeric_owner` takes numbers even where the names exist. `spool` takes
+    sorted lists of entries; `memory` bounds the bytes in flight, `fetches` the
+    objects read at once. `workers` is the number of threads that write (None:
+    as suits the machine).
+    """
+
+    overwrite: bool = False
+    numeric_owner: bool = False
+    spool: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    memory: int = 96 * MIB
+    fetches: int = 16
+    workers: int | None = None
+
+
+@dataclass(slots=True)
+class Shortfall:
+    """One kind of thing that could not be restored on top of the contents: how often, and where first."""
+
+    count: int
+    first: bytes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What one job, or a whole restore, has brought about.
+
+    `size` is the bytes of all files. `shortfalls` are by their sentence. `kept` are directories that were there
+    before and were left as they are.
+    """
+
+    files: int = 0
+    size: int = 0
+    hard_links: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    specials: int = 0
+    kept: int = 0
+    failed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    shortfalls: dict[str, Shortfall] = field(default_factory=dict)
+
+    def fail(self, path: bytes, reason: str) -> None:
+        """Count one entry that was not restored, and say why."""
+        self.failed += 1
+        if len(self.problems) < KEPT_PROBLEMS:
+            self.problems.append(Problem(EVENT, path, reason))
+
+    def fail_all(self, paths: Iterable[bytes], reason: str) -> None:
+        """Count several entries that were not restored for one reason."""
+        for path in paths:
+            self.fail(path, reason)
+
+    def lack(self, kind: str, path: bytes) -> None:
+        """Count one shortfall of a kind."""
+        self._lack(kind, 1, path)
+
+    def add(self, other: "Outcome") -> None:
+        """Take in what another job has brought about."""
+        for name in ("files", "size", "hard_links", "directories", "symlinks", "specials", "kept", "failed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.problems += other.problems[: max(0, KEPT_PROBLEMS - len(self.problems))]
+        for kind, lack in other.shortfalls.items():
+            self._lack(kind, lack.count, lack.first)
+
+    def _lack(self, kind: str, count: int, path: bytes) -> None:
+        known = self.shortfalls.get(kind)
+        if known is None:
+            kind = kind if len(self.shortfalls) < _KINDS else _OTHER
+            known = self.shortfalls.setdefault(kind, Shortfall(0, path))
+        known.count += count
+
+
+class Progress(Protocol):
+    """Who watches a restore; called on the event loop."""
+
+    def planned(self, files: int, size: int) -> None:
+        """How many files, and bytes of them, are to come."""
+        ...
+
+    def done(self, files: int, size: int) -> None:
+        """So many more files and bytes have been dealt with."""
+        ...
+
+    def problem(self, problem: Problem) -> None:
+        """One entry could not be restored."""
+        ...
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def planned(self, files: int, size: int) -> None:
+        """Nothing."""
+
+    def done(self, files: int, size: int) -> None:
+        """Nothing."""
+
+    def problem(self, problem: Problem) -> None:
+        """Nothing."""
+
+
+class Counts(Struct, frozen=True):
+    """How much of what was restored; `failed` entries were not."""
+
+    files: int
+    bytes: int
+    hard_links: int
+    directories: int
+    symlinks: int
+    specials: int
+    kept: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    How a restore ended.
+
+    `problems` are entries that were not restored, or not as they were (the
+    first `KEPT_PROBLEMS`; `counts.failed` has the number). `warnings` are sentences
+    about what could not be restored for want of rights.
+    """
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    counts: Counts
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is back, 3 where something is not."""
+        return 3 if self.problems or self.counts.failed else 0

@@ -1,0 +1,130 @@
+"""
+Putting files back: from a run's manifest to a tree beneath a target directory.
+
+First the whole manifest is read. Then directories are made, closed to
+everybody else; then files in the order of the objects that hold them, then
+links and devices, and last the directories get their owners, rights and times.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, aclosing
+from functools import partial
+from threading import Event
+
+from sysbackup.errors import SysbackupError
+from sysbackup.model import Problem
+from sysbackup.recovery.fetching import Allowance, Fetcher
+from sysbackup.recovery.framing import Frame
+from sysbackup.recovery.history import Run, batches
+from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.planning import Plan
+from sysbackup.recovery.report import EVENT, Counts, Options, Outcome, Progress, Report, Silent
+from sysbackup.recovery.selecting import Selection
+from sysbackup.recovery.threads import Threads
+from sysbackup.recovery.walking import open_target
+from sysbackup.sources.owners import Owners
+from sysbackup.store.port import ObjectStore
+
+
+async def restore(
+    store: ObjectStore,
+    run: Run,
+    paths: Sequence[bytes],
+    target: bytes,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """
+    Restore what `paths` select (nothing: all) of a run beneath `target`.
+
+    One damaged, missing or denied object costs its files alone: they are
+    problems of the report. `FormatError` where the manifest is damaged, and
+    `RestoreError` where the target cannot be used: then nothing was written.
+    `StoreUnavailable`, `AccessDenied` where the store ends it all; what had been
+    restored by then is whole and stays.
+    """
+    options = options or Options()
+    selection = Selection(paths)
+    stop = Event()
+    with ExitStack() as stack:
+        planner = stack.enter_context(Threads(1, stop))
+        plan = stack.enter_context(Plan(selection, options.spool))
+        async with aclosing(batches(store, run)) as entries:
+            async for batch in entries:
+                await planner.run(plan.take, batch)
+        fd, made = await planner.run(open_target, target)
+        stack.callback(os.close, fd)
+        job = _Restore(plan, fd, options, progress or Silent(), stop)
+        for path in selection.unmatched:
+            job.unmatched(path)
+        await job.run(store, planner, target_made=made)
+        return job.report()
+
+
+class _Restore:
+    """One restore, from its plan on."""
+
+    def __init__(self, plan: Plan, root: int, options: Options, progress: Progress, stop: Event) -> None:
+        self._plan = plan
+        self._root = root
+        self._options = options
+        self._progress = progress
+        self._stop = stop
+        self._outcome = Outcome()
+        self._owners = Owners(numeric=options.numeric_owner)
+
+    async def run(self, store: ObjectStore, planner: Threads, *, target_made: bool) -> None:
+        """Do it all. Directories get their rights even where the store ended the rest."""
+        workers = self._options.workers or max(2, len(os.sched_getaffinity(0)))
+        self._progress.planned(self._plan.files, self._plan.bytes)
+        self._took(self._plan.outcome)
+        overwrite = self._options.overwrite
+        with (
+            Threads(workers, self._stop) as threads,
+            Frame(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
+        ):
+            make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
+            await planner.run(make)
+            placer = partial(Placer, self._root, self._owners, self._stop, overwrite=overwrite)
+            allowance = Allowance(self._options.fetches, self._options.memory)
+            fetcher = Fetcher(store, threads, placer, self._took, allowance)
+            try:
+                await fetcher.bring(self._plan.fetches(), planner)
+                await planner.run(frame.make_others, self._plan.others())
+            except SysbackupError:
+                await planner.run(frame.finish)
+                raise
+            await planner.run(frame.finish)
+            self._took(frame.outcome)
+
+    def unmatched(self, path: bytes) -> None:
+        """Note that a path asked for is not in the run."""
+        self._tell(Problem(EVENT, path, "the run holds no such path"))
+
+    def report(self) -> Report:
+        """What came of it. For root, what could not be set is a problem; others were told beforehand."""
+        done = self._outcome
+        problems = list(done.problems)
+        warnings = []
+        for sentence, lack in done.shortfalls.items():
+            if os.geteuid() == 0:
+                also = "" if lack.count == 1 else f" (and for {lack.count - 1} more)"
+                problems.append(Problem(EVENT, lack.first, sentence + also))
+            else:
+                warnings.append(f"{sentence} ({lack.count} entries)")
+        counts = Counts(
+            done.files, done.size, done.hard_links, done.directories, done.symlinks, done.specials, done.kept,
+            done.failed,
+        )  # fmt: skip
+        return Report(tuple(problems), tuple(warnings), counts)
+
+    def _took(self, outcome: Outcome) -> None:
+        self._outcome.add(outcome)
+        self._progress.done(outcome.files + outcome.hard_links + outcome.failed, outcome.size)
+        for problem in outcome.problems:
+            self._progress.problem(problem)
+
+    def _tell(self, problem: Problem) -> None:
+        self._outcome.fail(problem.source, problem.reason)
+        self._progress.problem(problem)

@@ -1,0 +1,71 @@
+"""What snapshotters wrote, on its way back out of the bucket."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from sysbackup.errors import FormatError, RestoreError
+from sysbackup.formats.manifest import Snapshot
+from sysbackup.recovery.history import Run, batches
+from sysbackup.store.port import ObjectStore
+
+_STEP = 1 << 20
+
+
+async def snapshots(store: ObjectStore, run: Run) -> list[Snapshot]:
+    """All snapshots of a run, once its manifest is known to be whole."""
+    found: list[Snapshot] = []
+    async with aclosing(batches(store, run)) as some:
+        async for batch in some:
+            found += (entry for entry in batch if isinstance(entry, Snapshot))
+    return found
+
+
+async def find_snapshot(store: ObjectStore, run: Run, name: str) -> Snapshot:
+    """The snapshot of that name. `RestoreError`, naming those there are, where the run has none."""
+    found = await snapshots(store, run)
+    for snapshot in found:
+        if snapshot.name == name:
+            return snapshot
+    others = ", ".join(repr(s.name) for s in found) or "none at all"
+    raise RestoreError(f"run {run.run} of {run.host} holds no snapshot {name!r}; it holds: {others}")
+
+
+async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
+    """
+    The bytes that the snapshotter wrote.
+
+    The last of them come only when the digest of all is known to be right:
+    what reads them never gets a whole that is wrong. `FormatError` instead, if it is.
+    """
+    hashed = hashlib.sha256()
+    size = 0
+    held = b""
+    async with aclosing(_chunks(store, snapshot)) as chunks:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > snapshot.size:
+                break
+            # hashing a large chunk on the loop would keep everything else waiting
+            if len(chunk) < _STEP:
+                hashed.update(chunk)
+            else:
+                await asyncio.to_thread(hashed.update, chunk)
+            if held:
+                yield held
+            held = chunk
+    if size != snapshot.size or hashed.hexdigest() != snapshot.sha:
+        raise FormatError(
+            f"snapshot {snapshot.name!r} is damaged: what the bucket holds is not what was backed up"
+            f" (object {snapshot.key}, version {snapshot.version}). Its end was held back; do not use what came"
+            " before it"
+        )
+    if held:
+        yield held
+
+
+async def _chunks(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
+    async for chunk in store.read(snapshot.key, snapshot.version):
+        if chunk:
+            yield chunk

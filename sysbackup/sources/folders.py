@@ -1,0 +1,153 @@
+"""
+Directories opened without following a link: where every path of a run is looked up from.
+
+A path given by a picker is walked component by component with O_NOFOLLOW, so
+nobody who owns a directory on the way can swap it for a link and have the
+backup read, or later restore, something else. A symbolic link on the way is
+reported as such and its target walked in the same manner.
+"""
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+# What path_resolution(7) allows on the way to one file.
+LINKS_AT_MOST = 40
+
+_OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """
+    An open directory: its real path (`/` alone ends with a slash) and a descriptor opened with O_PATH.
+
+    `magic` is a path to the same directory through /proc, for the calls that
+    take no descriptor (xattrs); names are appended to it.
+    """
+
+    path: bytes
+    fd: int
+    magic: bytes
+
+    def child(self, name: bytes) -> bytes:
+        """The path of what is called `name` in here."""
+        return self.path + name if self.path == b"/" else self.path + b"/" + name
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Where a path really is: its directory and its name in there.
+
+    `name` is empty for `/` itself. `links` are the symbolic links that were met
+    on the way, in the order in which they were followed.
+    """
+
+    folder: Folder
+    name: bytes
+    links: tuple["Place", ...] = ()
+
+    @property
+    def path(self) -> bytes:
+        """The real path: no component of it but the last is a link."""
+        return self.folder.child(self.name) if self.name else self.folder.path
+
+
+class Folders:
+    """
+    Keeps directories open, about `limit` of them, and closes all when left.
+
+    Short-lived: a directory renamed meanwhile stays what it was when it was
+    opened. Not for use by two threads at once. A `Place` is good until `trim`.
+    """
+
+    def __init__(self, limit: int = 128) -> None:
+        self._limit = limit
+        self._open: OrderedDict[bytes, Folder] = OrderedDict()
+        self._fresh: list[Folder] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        for folder in self._open.values():
+            os.close(folder.fd)
+        self._open.clear()
+
+    def trim(self) -> None:
+        """Close what was opened longest ago; places handed out earlier must no longer be used."""
+        while len(self._open) > self._limit:
+            os.close(self._open.popitem(last=False)[1].fd)
+
+    def find(self, path: bytes) -> Place:
+        """
+        Look up an absolute path, its last component not followed.
+
+        `.`, `..` and doubled slashes are taken as the kernel takes them. OSError
+        where a directory on the way is missing, closed to us, or none at all.
+        """
+        head, _, name = path.rpartition(b"/")
+        folder = self._open.get(head or b"/")
+        if folder is not None and name not in (b"", b".", b".."):
+            return Place(folder, name)
+        return self._walk(path)
+
+    def target(self, link: Place) -> Place:
+        """Where a symbolic link points, one step: the last component of its target is not followed either."""
+        to = os.readlink(link.name, dir_fd=link.folder.fd)
+        return self._walk(to if to.startswith(b"/") else link.folder.child(to))
+
+    def _walk(self, path: bytes) -> Place:
+        ahead = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        links: list[Place] = []
+        trail = [self._root()]
+        while ahead:
+            name = ahead.pop()
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            if not ahead and not path.endswith((b"/", b"/.")):
+                return Place(trail[-1], name, tuple(links))
+            try:
+                trail.append(self._enter(trail[-1], name))
+            except NotADirectoryError:
+                link = Place(trail[-1], name)
+                if not stat.S_ISLNK(os.stat(name, dir_fd=link.folder.fd, follow_symlinks=False).st_mode):
+                    raise
+                links.append(link)
+                if len(links) > LINKS_AT_MOST:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+                to = os.readlink(name, dir_fd=link.folder.fd)
+                if to.startswith(b"/"):
+                    trail = [self._root()]
+                ahead += [part for part in reversed(to.split(b"/")) if part not in (b"", b".")]
+        # The path ended in a directory: it is a name in the one above.
+        here = trail.pop()
+        if not trail:
+            return Place(here, b"", tuple(links))
+        return Place(trail[-1], here.path.rpartition(b"/")[2], tuple(links))
+
+    def _root(self) -> Folder:
+        known = self._open.get(b"/")
+        return known or self._keep(b"/", os.open(b"/", _OPEN))
+
+    def _enter(self, above: Folder, name: bytes) -> Folder:
+        path = above.child(name)
+        known = self._open.get(path)
+        return known or self._keep(path, os.open(name, _OPEN, dir_fd=above.fd))
+
+    def _keep(self, path: bytes, fd: int) -> Folder:
+        folder = self._open[path] = Folder(path, fd, b"/proc/self/fd/%d/" % fd)
+        self._fresh.append(folder)
+        return folder
+
+    def fresh(self) -> list[Folder]:
+        """The directories opened since this was last asked, those above before those below."""
+        fresh, self._fresh = self._fresh, []
+        return fresh

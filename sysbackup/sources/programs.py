@@ -1,0 +1,259 @@
+"""
+Running the administrator's programs: pickers, snapshotters, restore commands.
+
+What goes wrong with one program is a sentence in `Running.result`, not an
+exception: it must not stop a run.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from sysbackup.errors import ProgramError
+from sysbackup.model import shown
+from sysbackup.sources.children import Child, start
+from sysbackup.sources.listing import PassedOver, Program, find_programs, unsafe, unstartable
+from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
+from sysbackup.sources.said import Said
+from sysbackup.units import duration_text
+
+__all__ = ["PassedOver", "Program", "Running", "find_programs", "pipe_into", "running"]
+
+GRACE = 10.0
+"""Seconds between TERM and KILL for a program that was silent too long."""
+
+LEAVING_GRACE = 2.0
+"""The same where we leave before the program has ended, and for what outlives it."""
+
+LINGER = 5.0
+"""Seconds of silence after a program has ended until what it left behind is no longer listened to."""
+
+_OUTPUT_CHUNK = 1 << 16
+_DATA_CHUNK = 1 << 20
+
+
+class Running:
+    """A program at work. Made by `running`, and valid inside it."""
+
+    def __init__(self, idle_limit: float) -> None:
+        self._idle_limit = idle_limit
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._child: Child | None = None
+        self._output: Inlet | None = None
+        self._data: Inlet | None = None
+        self._errors: Inlet | None = None
+        self._inlets: list[Inlet] = []
+        self._said: Said | None = None
+        self._ending: asyncio.Task[str | None] | None = None
+        self._failure: str | None = None
+
+    def output(self) -> AsyncIterator[bytes]:
+        """Standard output as it comes, in chunks of up to 64 KiB."""
+        return self._chunks(self._output, _OUTPUT_CHUNK)
+
+    def data(self) -> AsyncIterator[bytes]:
+        """What is written to the descriptor that was the program's argument, in chunks of up to 1 MiB."""
+        return self._chunks(self._data, _DATA_CHUNK)
+
+    async def result(self) -> str | None:
+        """
+        Wait for the end; None where the program ended well, else why it did not.
+
+        To be called after `output` and `data` have ended; what has not been
+        read by then is thrown away.
+        """
+        if self._ending is None:
+            return self._failure
+        for inlet in self._inlets:
+            inlet.pour(_ignore)
+        return await asyncio.shield(self._ending)
+
+    async def start(self, program: Program, *, with_data: bool) -> None:
+        """Start it; a program that cannot be started is one whose `result` says so."""
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for large in (False, False, True)[: 3 if with_data else 2]:
+                reading, writing = open_pipe(large=large)
+                ours.append(reading)
+                theirs.append(writing)
+            if reason := await asyncio.to_thread(_unfit, program.path):
+                self._failure = f"could not be started: {reason}"
+                return
+            streams = (subprocess.DEVNULL, theirs[0], theirs[1])
+            self._child = await start([program.path], streams, data=theirs[2] if with_data else None)
+            self._heard_at = self._loop.time()
+            self._inlets = [Inlet(ours.pop(0), self._heard) for _ in theirs]
+            self._output, self._errors, *rest = self._inlets
+            self._data = rest[0] if rest else None
+        except OSError as error:
+            self._failure = f"could not be started: {error.strerror}"
+            if error.errno == errno.EACCES:
+                self._failure += ": is it on a file system mounted noexec?"
+            return
+        finally:
+            for descriptor in (*ours, *theirs):
+                os.close(descriptor)
+        self._said = Said(program.name)
+        self._errors.pour(self._said.feed)
+        self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
+
+    async def leave(self) -> None:
+        """End what has not ended, and give everything back. Nothing of the program is left afterwards."""
+        try:
+            if self._ending is not None and self._child is not None and not self._ending.done():
+                self._ending.cancel()
+                await self._stop(self._child, LEAVING_GRACE)
+                await asyncio.wait((self._ending,))
+        finally:
+            # Whatever comes in between above, a second cancellation even, no process and no descriptor stays.
+            if self._child is not None and (
+                self._ending is None or not self._ending.done() or self._ending.cancelled()
+            ):
+                self._child.signal(signal.SIGKILL)
+            for inlet in self._inlets:
+                inlet.close()
+            if self._child is not None:
+                self._child.release()
+            if self._said is not None:
+                self._said.finish()
+
+    async def _end(self, child: Child) -> str | None:
+        """See the program to its end, or end it where nothing comes from it for too long."""
+        silent = not await self._until((child.gone,), self._idle_limit)
+        if silent:
+            await self._stop(child, GRACE)
+        left_behind = not child.gone.done()
+        if not left_behind:
+            self._heard()
+            left_behind = not await self._until([inlet.ended for inlet in self._inlets], LINGER)
+        # Output and data that reached their end are whole, whoever still holds standard error.
+        cut_off = any(not inlet.ended.done() for inlet in self._inlets if inlet is not self._errors)
+        if left_behind:
+            await self._stop(child, LEAVING_GRACE)
+            for inlet in self._inlets:
+                inlet.close()
+        if self._said is not None:
+            self._said.finish()
+        return self._verdict(child, silent=silent, cut_off=cut_off)
+
+    async def _stop(self, child: Child, grace: float) -> None:
+        for inlet in self._inlets:
+            inlet.pour(_ignore)  # what writes to a full pipe cannot end
+        await child.end(grace, [inlet.ended for inlet in self._inlets])
+
+    def _verdict(self, child: Child, *, silent: bool, cut_off: bool) -> str | None:
+        status = child.status
+        if silent:
+            why = f"wrote nothing for {duration_text(self._idle_limit)} and was stopped"
+            if status is None:
+                why += ", but cannot be killed: does a file system not answer it?"
+        elif status is not None and status < 0:
+            why = f"was killed by {_signal_name(-status)}"
+        elif status:
+            why = f"ended with exit status {status}"
+        elif cut_off:
+            why = (
+                "ended, but something that it had started kept its output open, wrote nothing more for "
+                f"{duration_text(LINGER)} and was stopped: what came may be incomplete"
+            )
+        else:
+            return None
+        last = self._said.last if self._said is not None else ""
+        return f"{why}; its last words: {last}" if last else why
+
+    async def _until(self, awaited: "Sequence[asyncio.Future[None]]", limit: float) -> bool:
+        """Wait for `awaited`; False where before that nothing has come on any pipe for `limit` seconds."""
+        while True:
+            rest = self._heard_at + limit - self._loop.time()
+            _, pending = await asyncio.wait(awaited, timeout=max(rest, 0))
+            if not pending:
+                return True
+            if any(inlet.unread() for inlet in self._inlets):
+                self._heard()  # it has written, and waits for us: that is our silence, not its own
+            elif self._loop.time() - self._heard_at >= limit:
+                return False
+
+    def _heard(self) -> None:
+        self._heard_at = self._loop.time()
+
+    @staticmethod
+    async def _chunks(inlet: Inlet | None, at_most: int) -> AsyncIterator[bytes]:
+        while inlet is not None and (chunk := await inlet.read(at_most)):
+            yield chunk
+
+
+@asynccontextmanager
+async def running(program: Program, *, idle_limit: float, with_data: bool = False) -> AsyncIterator[Running]:
+    """
+    Run a picker, or `with_data` a snapshotter: its one argument is the number of a descriptor to write to.
+
+    It has a session of its own, the working directory `/`, nothing on standard
+    input, and our environment but for what `children` withholds. Its standard
+    error goes to the log. Silent on all its pipes for `idle_limit` seconds, it
+    is ended, with all that it started. Leaving the context early does that too.
+    """
+    this = Running(idle_limit)
+    try:
+        await this.start(program, with_data=with_data)
+        yield this
+    finally:
+        await this.leave()
+
+
+async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
+    """
+    Run `/bin/sh -c command` with `chunks` on its standard input, and return its exit status.
+
+    Its output is ours. A command that stops reading early is no error: its
+    status tells. Killed by a signal it has the status a shell would give it
+    (128 and the signal's number). Where `chunks` fails the command is killed
+    before it could take the broken stream's end for the end of the data.
+    """
+    reading, writing = open_pipe(large=True)
+    try:
+        child = await start([b"/bin/sh", b"-c", os.fsencode(command)], (reading, None, None))
+    except OSError as error:
+        os.close(writing)
+        raise ProgramError(f"/bin/sh could not be started: {error.strerror}") from error
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    outlet = Outlet(writing, child.gone)
+    try:
+        async for chunk in chunks:
+            if not await outlet.write(chunk):
+                break
+        outlet.close()
+        await asyncio.shield(child.gone)
+    except BaseException:
+        await child.end(LEAVING_GRACE)
+        raise
+    finally:
+        child.release()
+        outlet.close()
+    status = child.status or 0
+    return status if status >= 0 else 128 - status
+
+
+def _unfit(path: bytes) -> str | None:
+    return unsafe(path) or unstartable(path)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (for want of memory? see the kernel's log)" if number == signal.SIGKILL else name
+
+
+def _ignore(_: bytes) -> None:
+    """A sink for what nobody wants any more."""

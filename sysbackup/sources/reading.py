@@ -1,0 +1,149 @@
+"""
+Reading regular files: locked where the writer agrees, and the same before as after.
+
+A file is opened without following a link and without blocking, must be the
+one that was looked at, gets a shared flock(2), and counts as read well when
+fstat(2) says the same before and after. A write through mmap(2) to a page that
+is dirty already shows in neither: for such files use a snapshotter.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sysbackup.sources.folders import Place
+
+UNLOCKED = "unlocked-copy"
+CHANGED = "changed-while-read"
+
+TRIES = 3
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_POLL = 0.05  # seconds between two tries for a lock: flock(2) has no time limit of its own
+_CHUNK = 1 << 20
+
+
+class Unreadable(Exception):
+    """One file could not be read; the message is the reason, for people."""
+
+
+class TooLarge(Exception):
+    """A file has more bytes than fit where they were to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What must stay the same for a file to count as unchanged (design, rule 7)."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        """From stat(2)'s answer; times in nanoseconds."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A file read into memory: its bytes, what it was when they were read, warnings for the manifest."""
+
+    content: bytes
+    status: os.stat_result
+    warnings: tuple[str, ...]
+
+
+@contextmanager
+def opened(place: Place, device: int, inode: int) -> Iterator[int]:
+    """
+    The descriptor of a regular file, opened for reading.
+
+    OSError as open(2) gives it; `Unreadable` where another file has taken the
+    place of the one that was looked at (by `device` and `inode`).
+    """
+    fd = _open(place)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (device, inode):
+            raise Unreadable("it was replaced by another file while it was being opened")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open(place: Place) -> int:
+    try:
+        # O_NOATIME: a backup leaves no trace; for others' files it needs CAP_FOWNER (open(2))
+        return os.open(place.name, _FLAGS | os.O_NOATIME, dir_fd=place.folder.fd)
+    except PermissionError:
+        return os.open(place.name, _FLAGS, dir_fd=place.folder.fd)
+
+
+def lock(fd: int, deadline: float) -> bool:
+    """Try for a shared lock until `deadline` (time.monotonic()); False where none was had."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EINTR):
+                return False  # a file system without locks
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(_POLL, left))
+        else:
+            return True
+
+
+def read(fd: int, limit: int, deadline: float) -> Reading:
+    """
+    All of an open file, at most `limit` bytes of it.
+
+    Read again, `TRIES` times in all, while it changes; then kept with a
+    warning. `TooLarge` where it has more than `limit` bytes.
+    """
+    warnings = () if lock(fd, deadline) else (UNLOCKED,)
+    before = os.fstat(fd)
+    for _ in range(TRIES):
+        content = _whole(fd, before.st_size, limit)
+        after = os.fstat(fd)
+        if same(before, after):
+            return Reading(content, after, warnings)
+        before = after
+        os.lseek(fd, 0, os.SEEK_SET)
+    return Reading(content, after, (*warnings, CHANGED))
+
+
+def same(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether nothing shows that a file was written to between two looks at it."""
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+def _whole(fd: int, size: int, limit: int) -> bytes:
+    if size > limit:
+        raise TooLarge
+    # One byte more than it should have: a short answer proves the end (and needs no second call).
+    content = os.read(fd, size + 1)
+    if len(content) == size and size:
+        return content
+    parts = [content]
+    got = len(content)
+    while content:
+        content = os.read(fd, _CHUNK)
+        parts.append(content)
+        got += len(content)
+        if got > limit:
+            raise TooLarge
+    return b"".join(parts)

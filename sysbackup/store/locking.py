@@ -1,0 +1,150 @@
+"""Locks of versions: read, lengthened, and made sure of after a write."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sysbackup.errors import AccessDenied, LockNotKept
+from sysbackup.model import Lock, LockMode
+from sysbackup.store.translating import NO_OBJECT_LOCK, NO_RETENTION, NOT_IMPLEMENTED, Action
+from sysbackup.store.wire import Expected, Wire
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.literals import ObjectLockRetentionModeType
+    from types_aiobotocore_s3.type_defs import (
+        GetObjectRetentionRequestTypeDef,
+        HeadObjectOutputTypeDef,
+        HeadObjectRequestTypeDef,
+        PutObjectRetentionRequestTypeDef,
+    )
+
+_UNLOCKED = (NO_RETENTION, NO_OBJECT_LOCK, NOT_IMPLEMENTED)
+
+
+def until_second(until: datetime) -> datetime:
+    """`until` rounded up to a whole second in UTC, which every store keeps exactly."""
+    return (until.astimezone(UTC) + timedelta(microseconds=999_999)).replace(microsecond=0)
+
+
+def mode_for_s3(lock: Lock) -> "ObjectLockRetentionModeType":
+    """S3's word for the mode of a lock that is one."""
+    return "COMPLIANCE" if lock.mode is LockMode.COMPLIANCE else "GOVERNANCE"
+
+
+def lock_in(answer: "HeadObjectOutputTypeDef") -> Lock | None:
+    """The lock that a HEAD told of; both fields are absent where it told of none."""
+    # the stubs have every field of an answer present
+    fields: Mapping[str, Any] = answer
+    return _lock(fields.get("ObjectLockMode"), fields.get("ObjectLockRetainUntilDate"))
+
+
+def _lock(mode: str | None, until: datetime | None) -> Lock | None:
+    return None if mode is None or until is None else Lock(LockMode(mode), until.astimezone(UTC))
+
+
+class Locks:
+    """The locks of one bucket's versions."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        wire.client.meta.events.register("before-parse.s3.GetObjectRetention", _empty_nonsense)
+        self._by_head = False
+        self._set_holds = False
+
+    async def of(self, key: str, version: str | None) -> Lock | None:
+        """
+        The lock of a version, or None; `ObjectGone` where there is no such version.
+
+        GetObjectRetention needs no right to read contents. moto (5.2) answers it
+        with the object's body: from then on HEAD is asked instead.
+        """
+        if not self._by_head:
+            params: GetObjectRetentionRequestTypeDef = {"Bucket": self._wire.bucket, "Key": key}
+            if version is not None:
+                params["VersionId"] = version
+            action = Action("GetObjectRetention", key, version)
+            try:
+                answer = await self._wire.make(
+                    action,
+                    lambda: self._wire.client.get_object_retention(**params),
+                    expected=_UNLOCKED,
+                )
+            except Expected:
+                return None
+            retention = answer.get("Retention", {})
+            if lock := _lock(retention.get("Mode"), retention.get("RetainUntilDate")):
+                return lock
+            self._by_head = True
+        return lock_in(await self.head(key, version))
+
+    async def head(self, key: str, version: str | None) -> "HeadObjectOutputTypeDef":
+        """S3's HEAD of one version."""
+        params: HeadObjectRequestTypeDef = {"Bucket": self._wire.bucket, "Key": key}
+        if version is not None:
+            params["VersionId"] = version
+        return await self._wire.make(
+            Action("HeadObject", key, version), lambda: self._wire.client.head_object(**params)
+        )
+
+    async def keep(self, key: str, version: str | None, asked: Lock, *, doubt: bool = False) -> tuple[Lock, bool]:
+        """
+        See to it that a version is locked as `asked`: the lock in force, and whether it had to be set.
+
+        What was set is read back the first time, or always with `doubt`.
+        `LockNotKept` where the store does not keep it, or refuses to turn
+        GOVERNANCE into COMPLIANCE (AWS does without s3:BypassGovernanceRetention).
+        """
+        found = await self.of(key, version)
+        if found is not None and found.covers(asked):
+            return found, False
+        wanted = _longer(found, asked)
+        await self._set(key, version, wanted, found)
+        if self._set_holds and not doubt:
+            return wanted, True
+        found = await self.of(key, version)
+        if found is None or not found.covers(asked):
+            now = f"locked until {found.until:%Y-%m-%d %H:%M:%S} UTC ({found.mode})" if found else "not locked"
+            raise LockNotKept(
+                f"{self._wire.place} took {key!r} (version {version}) but does not keep its lock: asked for "
+                f"{asked.mode} until {asked.until:%Y-%m-%d %H:%M:%S} UTC, it is {now}. Is Object Lock enabled "
+                "on the bucket, and is this store known to enforce it?"
+            )
+        self._set_holds = True
+        return found, True
+
+    async def _set(self, key: str, version: str | None, lock: Lock, found: Lock | None) -> None:
+        params: PutObjectRetentionRequestTypeDef = {
+            "Bucket": self._wire.bucket,
+            "Key": key,
+            "Retention": {"Mode": mode_for_s3(lock), "RetainUntilDate": lock.until},
+        }
+        if version is not None:
+            params["VersionId"] = version
+        action = Action("PutObjectRetention", key, version)
+        try:
+            await self._wire.make(action, lambda: self._wire.client.put_object_retention(**params))
+        except AccessDenied as exc:
+            if found is None or found.mode is lock.mode:
+                raise
+            raise LockNotKept(
+                f"{self._wire.place} does not let the lock of {key!r} (version {version}) become {lock.mode}; it "
+                f"stays {found.mode} until {found.until:%Y-%m-%d %H:%M:%S} UTC."
+            ) from exc
+
+
+def _longer(found: Lock | None, asked: Lock) -> Lock:
+    """A lock that keeps what both say."""
+    if found is None:
+        return Lock(asked.mode, until_second(asked.until))
+    mode = LockMode.COMPLIANCE if LockMode.COMPLIANCE in (found.mode, asked.mode) else LockMode.GOVERNANCE
+    return Lock(mode, until_second(max(found.until, asked.until)))
+
+
+def _empty_nonsense(response_dict: dict[str, Any], **_: object) -> None:
+    """
+    Make an answer about the object itself (its ETag shows it) one about no retention.
+
+    botocore has turned it into status 500 by now, since a body is not XML.
+    """
+    if "etag" in response_dict["headers"] and response_dict["status_code"] in (200, 500):
+        response_dict.update(status_code=200, body=b"<Retention/>")

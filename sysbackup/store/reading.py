@@ -1,0 +1,68 @@
+"""The bytes of a version, resumed where a connection breaks."""
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import aiohttp
+from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+from sysbackup.errors import StoreError
+from sysbackup.store.translating import Action, unavailable
+from sysbackup.store.wire import Wire
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
+
+_CHUNK = 1 << 18
+_BREAKS = 5  # so often may a connection break without one more byte
+
+_BROKEN = (HTTPClientError, IncompleteReadError, aiohttp.ClientError, OSError)
+
+
+async def read(
+    wire: Wire, key: str, version: str | None, start: int = 0, length: int | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The range of a version, as `ObjectStore.read` says."""
+    if length == 0:
+        return
+    params: GetObjectRequestTypeDef = {"Bucket": wire.bucket, "Key": key}
+    if version is not None:
+        params["VersionId"] = version
+    at, breaks = start, 0
+    end = None if length is None else start + length
+    while end is None or at < end:
+        answer = await _ask(wire, params, version, at, end)
+        end = at + answer["ContentLength"]
+        if "VersionId" not in params:
+            # should the object be replaced meanwhile, what follows would belong to other bytes
+            params["IfMatch"] = answer["ETag"]
+        try:
+            async with answer["Body"] as body:
+                while at < end and (chunk := await body.read(_CHUNK)):
+                    at, breaks = at + len(chunk), 0
+                    wire.requests.received += len(chunk)
+                    yield chunk
+        except _BROKEN as exc:
+            broken: Exception | None = exc
+        else:
+            broken = None
+        if at < end:
+            breaks += 1
+            if breaks > _BREAKS:
+                cause = broken or IncompleteReadError(actual_bytes=at - start, expected_bytes=end - start)
+                raise unavailable(cause, wire.place, 0) from cause
+
+
+async def _ask(
+    wire: Wire, params: "GetObjectRequestTypeDef", version: str | None, at: int, end: int | None
+) -> "GetObjectOutputTypeDef":
+    """GetObject from `at`; the answer holds the bytes from there on, or it raises."""
+    ranged = at > 0 or end is not None
+    if ranged:
+        params["Range"] = f"bytes={at}-" if end is None else f"bytes={at}-{end - 1}"
+    key = params["Key"]
+    answer = await wire.make(Action("GetObject", key, version), lambda: wire.client.get_object(**params))
+    if at > 0 and not answer.get("ContentRange", "").startswith(f"bytes {at}-"):
+        answer["Body"].close()
+        raise StoreError(f"{wire.place} does not answer ranged reads (of {key!r}): a restore cannot use it.")
+    return answer

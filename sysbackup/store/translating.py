@@ -1,0 +1,292 @@
+"""
+The border: what botocore, aiohttp and S3 servers say, in this program's own errors.
+
+Servers differ in codes and wording; what was seen of AWS, Ceph RGW 16, moto 5
+and rclone is here and nowhere else.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    InvalidRegionError,
+    MetadataRetrievalError,
+    MissingDependencyException,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    SSLError,
+    SSOError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
+
+from sysbackup.errors import (
+    AccessDenied,
+    BucketUnusable,
+    ConfigError,
+    ObjectGone,
+    StoreError,
+    StoreUnavailable,
+    SysbackupError,
+)
+
+PRECONDITION_FAILED = "PreconditionFailed"
+CONFLICT = "ConditionalRequestConflict"
+NO_SUCH_UPLOAD = "NoSuchUpload"
+NOT_IMPLEMENTED = "NotImplemented"
+NO_RETENTION = "NoSuchObjectLockConfiguration"
+NO_OBJECT_LOCK = "the bucket has no Object Lock"
+
+_LOCKING = ("PutObject", "CreateMultipartUpload", "PutObjectRetention")
+_BY_STATUS = {412: PRECONDITION_FAILED, 501: NOT_IMPLEMENTED}
+
+_RIGHTS = {
+    "PutObject": "s3:PutObject and, for its lock, s3:PutObjectRetention",
+    "CreateMultipartUpload": "s3:PutObject and, for its lock, s3:PutObjectRetention",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "PutObjectRetention": "s3:PutObjectRetention",
+    "GetObjectRetention": "s3:GetObjectRetention",
+    "GetObject": "s3:GetObject and s3:GetObjectVersion",
+    "HeadObject": "s3:GetObject and s3:GetObjectVersion",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListObjectVersions": "s3:ListBucketVersions",
+}
+
+_BUSY = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+_BUSY |= {"RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "TooManyRequestsException"}
+_BUSY |= {"InternalError", "ServiceUnavailable", "OperationAborted", CONFLICT}
+_DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+_GONE = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed", "405"}
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
+_ELSEWHERE |= {"IllegalLocationConstraintException", "IncorrectEndpoint", "301", "307"}
+_UNKNOWN_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "NotSignedUp"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "RequestExpired"}
+_DENIED = {"AccessDenied", "AccessDeniedException", "Forbidden", "403", "AllAccessDisabled", "AccountProblem"}
+_DENIED |= {"InvalidPayer", "UnauthorizedAccess", "Unauthorized", "401", "InvalidSecurity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests go, as error messages name it."""
+
+    bucket: str
+    endpoint: str
+
+    def __str__(self) -> str:
+        return f"bucket {self.bucket!r} at {self.endpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One S3 operation, on one version of one object where it is about one."""
+
+    operation: str
+    key: str | None = None
+    version: str | None = None
+
+    @property
+    def target(self) -> str:
+        """What a message says the action was on: ` on 'content/ab…' (version x)`, or nothing."""
+        if self.key is None:
+            return ""
+        return f" on {self.key!r}" + (f" (version {self.version})" if self.version else "")
+
+
+def code_of(exc: Exception) -> str:
+    """
+    S3's code of an error answer, the same word whatever the server; "" where there was no answer.
+
+    HEAD answers have no body: their code is the number of the HTTP status.
+    """
+    if not isinstance(exc, ClientError):
+        return ""
+    code, said = exc.response.get("Error", {}).get("Code", ""), _said(exc).lower()
+    if status_of(exc) in _BY_STATUS:
+        return _BY_STATUS[status_of(exc)]
+    if code == "ObjectLockConfigurationNotFoundError":
+        # AWS says it of a bucket, RGW of a version without retention
+        return NO_RETENTION
+    if code == "InvalidRequest" and ("lock" in said or (not said and exc.operation_name in _LOCKING)):
+        # RGW refuses a locked put without a word
+        return NO_OBJECT_LOCK
+    return code
+
+
+def _said(exc: ClientError) -> str:
+    # RGW sends empty messages, which botocore makes None
+    return exc.response.get("Error", {}).get("Message") or ""
+
+
+def status_of(exc: ClientError) -> int:
+    """The HTTP status of an error answer."""
+    return exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def is_passing(exc: Exception) -> bool:
+    """Whether the same request may well succeed later: the network, a busy store, a damaged transfer."""
+    if isinstance(exc, ClientError):
+        code, status = code_of(exc), status_of(exc)
+        return code in _BUSY or code in _DAMAGED or status == 429 or (status >= 500 and status != 501)
+    if isinstance(exc, SSLError):
+        return not _is_distrust(exc)
+    if isinstance(exc, SysbackupError):
+        # raised below us: temporary credentials that could not be renewed just now
+        return isinstance(exc, StoreUnavailable)
+    return isinstance(
+        exc,
+        BotoConnectionError
+        | HTTPClientError
+        | IncompleteReadError
+        | MetadataRetrievalError
+        | aiohttp.ClientError
+        | ConnectionError
+        | TimeoutError,
+    )
+
+
+def is_damage(exc: Exception) -> bool:
+    """Whether the store got other bytes than were sent."""
+    return code_of(exc) in _DAMAGED
+
+
+def _is_distrust(exc: SSLError) -> bool:
+    cause = exc.kwargs.get("error")
+    return isinstance(cause, ssl.CertificateError | aiohttp.ClientConnectorCertificateError)
+
+
+def unavailable(exc: Exception, place: Place, seconds: float) -> StoreUnavailable:
+    """The error for a store that went on failing for `seconds`."""
+    said = _said(exc) if isinstance(exc, ClientError) else str(exc)
+    reason = " ".join(part for part in (code_of(exc), said) if part) or type(exc).__name__
+    return StoreUnavailable(
+        f"{place} did not answer as it should for {seconds:.0f} s; the last answer: {reason}. "
+        "What was stored before stays; the next run goes on from there."
+    )
+
+
+def translated(exc: Exception, action: Action, place: Place) -> SysbackupError:
+    """The one error of our tree that says what `exc` means and what to do about it."""
+    if isinstance(exc, SysbackupError):
+        return exc
+    if isinstance(exc, ClientError):
+        return _answer(exc, action, place)
+    if isinstance(exc, ResponseParserError):
+        return StoreError(
+            f"{place} answered {action.operation}{action.target} with something that is not S3's: "
+            "check [s3] endpoint_url, and whether a proxy stands between."
+        )
+    if isinstance(exc, SSLError) and _is_distrust(exc):
+        return StoreUnavailable(
+            f"The TLS certificate of {place.endpoint} is not trusted: {exc.kwargs.get('error')}. "
+            "Name its authority's certificate in AWS_CA_BUNDLE, or mend [s3] endpoint_url."
+        )
+    return _identity_trouble(exc) or StoreError(
+        f"{action.operation}{action.target} in {place} failed: {type(exc).__name__}: {exc}"
+    )
+
+
+def _identity_trouble(exc: Exception) -> SysbackupError | None:
+    """No credentials, no region: what fails before a request is sent."""
+    if isinstance(exc, NoCredentialsError | PartialCredentialsError):
+        return ConfigError(
+            f"No usable AWS credentials were found ({exc}): set [aws] profile or credentials_file, "
+            "or give the machine a role."
+        )
+    if isinstance(exc, CredentialRetrievalError | SSOError):
+        return AccessDenied(f"AWS credentials could not be fetched: {exc}")
+    if isinstance(exc, NoRegionError | InvalidRegionError):
+        return ConfigError(f"AWS needs to know a region ({exc}): set [s3] region.")
+    if isinstance(exc, MissingDependencyException):
+        return ConfigError(f"A library that these AWS settings need is not installed: {exc}")
+    return None
+
+
+def _answer(exc: ClientError, action: Action, place: Place) -> SysbackupError:
+    """What an error answer of S3, or of the STS behind our credentials, means."""
+    code, said = code_of(exc), _said(exc)
+    return (
+        _denial(exc, code, said, action, place)
+        or _bucket_trouble(exc, code, said, place)
+        or _object_trouble(code, said, action, place)
+        or _setting_trouble(code, said, place)
+        or StoreError(f"{place} refused {action.operation}{action.target}: {code} {said}".rstrip())
+    )
+
+
+def _denial(exc: ClientError, code: str, said: str, action: Action, place: Place) -> AccessDenied | None:
+    if exc.operation_name.startswith("AssumeRole"):
+        return AccessDenied(f"AWS STS refused {exc.operation_name}: {code}: {said}")
+    if code in _UNKNOWN_KEY:
+        reason = f"was refused: the store does not know this access key ({code})."
+    elif code == "SignatureDoesNotMatch":
+        reason = f"was refused: the secret key does not fit the access key ({code})."
+    elif code in _EXPIRED:
+        reason = f"was refused: the credentials have expired or are void ({code}: {said})."
+    elif code == "RequestTimeTooSkewed":
+        reason = f"was refused: this machine's clock is wrong, check its time service ({said})."
+    elif code in _DENIED or status_of(exc) in (401, 403):
+        right = _RIGHTS.get(action.operation, f"s3:{action.operation}")
+        reason = f"was denied ({said or code}): grant {right}, or look for a policy that denies it."
+    else:
+        return None
+    return AccessDenied(f"{action.operation}{action.target} in {place} {reason}")
+
+
+def _bucket_trouble(exc: ClientError, code: str, said: str, place: Place) -> BucketUnusable | None:
+    if code == "NoSuchBucket":
+        return BucketUnusable(
+            f"There is no {place}: check [s3] bucket, endpoint_url and region, or create the bucket "
+            "(with Object Lock enabled)."
+        )
+    if code == NO_OBJECT_LOCK:
+        return BucketUnusable(
+            f"The {place} has no Object Lock, so nothing was stored. Enable Object Lock on it (AWS: versioning "
+            "first, then PutObjectLockConfiguration; other stores: only when a bucket is created), "
+            "or set [content] lock_mode = none and do without."
+        )
+    if code in _ELSEWHERE:
+        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        error: Mapping[str, Any] = exc.response.get("Error", {})
+        region = error.get("Region") or headers.get("x-amz-bucket-region")
+        hint = f"set [s3] region = {region}" if region else "set [s3] region to where the bucket is"
+        return BucketUnusable(f"The {place} is in another region ({said or code}): {hint}.")
+    return None
+
+
+def _object_trouble(code: str, said: str, action: Action, place: Place) -> StoreError | None:
+    version = action.version or "current"
+    if code in _GONE or (action.version and code == "InvalidArgument" and "version" in said.lower()):
+        return ObjectGone(f"{action.key!r} (version {version}) does not exist in {place}.")
+    if code == NO_SUCH_UPLOAD:
+        return dropped(action.key or "", place)
+    if code == "InvalidObjectState":
+        return StoreError(
+            f"{action.key!r} (version {version}) in {place} is archived: restore it in S3 first ({said})."
+        )
+    return None
+
+
+def dropped(key: str, place: Place) -> StoreError:
+    """The error for a multipart upload that the store does not know any more."""
+    return StoreError(
+        f"{place} dropped the unfinished upload of {key!r} (does a lifecycle rule abort uploads too early?). "
+        "Nothing that was stored is lost; run the backup again."
+    )
+
+
+def _setting_trouble(code: str, said: str, place: Place) -> ConfigError | None:
+    if code == "InvalidStorageClass":
+        return ConfigError(f"{place} does not know the storage class of [s3] storage_class: {said}")
+    if code.startswith("KMS."):
+        return ConfigError(f"{place} cannot use the key of [s3] sse_kms_key_id: {code}: {said}")
+    return None

@@ -1,0 +1,237 @@
+"""Multipart uploads: parts with checksums, joined under a lock, or aborted."""
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
+from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.store import listing
+from sysbackup.store.locking import Locks
+from sysbackup.store.port import Body
+from sysbackup.store.translating import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED, Action, dropped
+from sysbackup.store.wire import Expected, Wire, base64_of, sha256_of
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import (
+        AbortMultipartUploadRequestTypeDef,
+        CompletedPartTypeDef,
+        CompleteMultipartUploadRequestTypeDef,
+        CreateMultipartUploadRequestTypeDef,
+        UploadPartOutputTypeDef,
+        UploadPartRequestTypeDef,
+    )
+
+T = TypeVar("T")
+
+_ABORT_SECONDS = 30.0
+
+
+async def outlast(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """
+    The result of `work`, which a cancellation of the caller does not cut short.
+
+    It is given `seconds` from the moment of the cancellation, which is raised when
+    `work` has ended; its own error then only becomes a note on that.
+    """
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    cancelled: asyncio.CancelledError | None = None
+    deadline: float | None = None
+    while not task.done():
+        try:
+            left = None if deadline is None else deadline - loop.time()
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError as exc:
+            cancelled = cancelled or exc
+            deadline = deadline or loop.time() + seconds
+        if deadline is not None and loop.time() >= deadline:
+            task.cancel()
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()):
+        cancelled.add_note(f"While being cancelled: {failure}")
+    raise cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    etag: str
+    checksum: str
+    size: int
+
+
+async def equal_version(wire: Wire, locks: Locks, key: str, size: int, etag: str, lock: Lock) -> StoredObject | None:
+    """
+    A version that is there already with this size and ETag, its lock lengthened to `lock`.
+
+    None if there is none. One whose lock cannot be lengthened is as good as none.
+    """
+    async for found in listing.equals(wire, key, size, etag):
+        try:
+            kept = lock if lock.mode is LockMode.NONE else (await locks.keep(key, found.version, lock))[0]
+        except (ObjectGone, LockNotKept):
+            continue
+        return StoredObject(key, found.version, size, kept, fresh=False)
+    return None
+
+
+class S3Upload:
+    """One multipart upload, begun by `begin`; see `port.Upload`."""
+
+    def __init__(self, wire: Wire, locks: Locks, key: str, lock: Lock, *, once: bool) -> None:
+        self._wire = wire
+        self._locks = locks
+        self._key = key
+        self._lock = lock
+        self._once = once
+        self._id: str | None = None
+        self._parts: dict[int, _Part] = {}
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def begin(self, params: "CreateMultipartUploadRequestTypeDef") -> None:
+        """Create the upload; cancelled meanwhile, wait for its id all the same, so that it can be aborted."""
+
+        async def create() -> None:
+            answer = await self._wire.make(
+                Action("CreateMultipartUpload", self._key),
+                lambda: self._wire.client.create_multipart_upload(**params),
+            )
+            self._id = answer["UploadId"]
+
+        await outlast(create(), _ABORT_SECONDS)
+
+    async def part(self, number: int, body: Body, *, sha256: bytes | None = None) -> None:
+        """See `port.Upload.part`."""
+        checksum = base64_of(sha256 or await sha256_of(body))
+
+        async def send() -> "UploadPartOutputTypeDef":
+            params: UploadPartRequestTypeDef = {
+                "Bucket": self._wire.bucket,
+                "Key": self._key,
+                "UploadId": self._open_id(),
+                "PartNumber": number,
+                "Body": body,  # type: ignore[typeddict-item]  # botocore takes a bytearray as well
+                "ChecksumAlgorithm": "SHA256",
+                "ChecksumSHA256": checksum,
+            }
+            return await self._wire.client.upload_part(**params)
+
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            answer = await self._wire.make(Action("UploadPart", self._key), send)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+        self._wire.requests.sent += len(body)
+        self._parts[number] = _Part(answer["ETag"], checksum, len(body))
+
+    async def finish(self) -> StoredObject:
+        """See `port.Upload.finish`."""
+        if not self._parts:
+            # S3 joins nothing, but it takes one empty part
+            await self.part(1, b"")
+        size = sum(part.size for part in self._parts.values())
+        try:
+            version = await self._complete(size, once=self._once)
+        except Expected as exc:
+            if exc.code == NO_SUCH_UPLOAD:
+                self._id = None
+            # the answer to an earlier try may have been lost: then this finds our own version
+            if taken := await equal_version(self._wire, self._locks, self._key, size, self._composite(), self._lock):
+                return taken
+            if exc.code == NO_SUCH_UPLOAD:
+                raise dropped(self._key, self._wire.place) from exc
+            try:
+                version = await self._complete(size, once=False)
+            except Expected as again:
+                self._id = None
+                raise dropped(self._key, self._wire.place) from again
+        self._id = None
+        lock = self._lock
+        if lock.mode is not LockMode.NONE:
+            lock, _ = await self._locks.keep(self._key, version, lock, doubt=True)
+        return StoredObject(self._key, version, size, lock)
+
+    async def abandon(self) -> None:
+        """
+        Abort what is not finished, even when cancelled, but for no longer than half a minute.
+
+        Parts that other tasks are sending may end first: S3 keeps what arrives after an abort.
+        """
+        if self._id is None:
+            return
+        params: AbortMultipartUploadRequestTypeDef = {
+            "Bucket": self._wire.bucket,
+            "Key": self._key,
+            "UploadId": self._id,
+        }
+        self._id = None
+
+        async def abort() -> None:
+            try:
+                async with asyncio.timeout(_ABORT_SECONDS / 2):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass  # aborted under way, such a part may have to wait for the lifecycle rule
+            await self._wire.make(
+                Action("AbortMultipartUpload", self._key),
+                lambda: self._wire.client.abort_multipart_upload(**params),
+                expected=(NO_SUCH_UPLOAD,),
+            )
+
+        async def abort_in_time() -> None:
+            try:
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    await abort()
+            except Expected:
+                return  # gone already
+            except TimeoutError as exc:
+                raise StoreUnavailable(
+                    f"{self._wire.place} did not take the abort of the unfinished upload of {self._key!r} "
+                    f"within {_ABORT_SECONDS:.0f} s: its parts stay until a lifecycle rule removes them."
+                ) from exc
+
+        await outlast(abort_in_time(), _ABORT_SECONDS)
+
+    def _open_id(self) -> str:
+        if self._id is None:
+            raise StoreError(f"The upload of {self._key!r} has ended: it takes no more parts.")
+        return self._id
+
+    async def _complete(self, size: int, *, once: bool) -> str | None:
+        """Join the parts; `Expected` where `once` is refused, or the upload not known any more."""
+        parts: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": part.etag, "ChecksumSHA256": part.checksum}
+            for number, part in sorted(self._parts.items())
+        ]
+        params: CompleteMultipartUploadRequestTypeDef = {
+            "Bucket": self._wire.bucket,
+            "Key": self._key,
+            "UploadId": self._open_id(),
+            "MultipartUpload": {"Parts": parts},
+            "MpuObjectSize": size,
+        }
+        if once:
+            params["IfNoneMatch"] = "*"
+        answer = await self._wire.make(
+            Action("CompleteMultipartUpload", self._key),
+            lambda: self._wire.client.complete_multipart_upload(**params),
+            expected=(PRECONDITION_FAILED, CONFLICT, NO_SUCH_UPLOAD) if once else (NO_SUCH_UPLOAD,),
+        )
+        return listing.named(answer.get("VersionId"))
+
+    def _composite(self) -> str:
+        """The ETag that S3 gives to the parts joined: the MD5 of their MD5s, and their number."""
+        etags = [part.etag.strip('"') for _, part in sorted(self._parts.items())]
+        try:
+            joined = b"".join(bytes.fromhex(etag) for etag in etags)
+        except ValueError:
+            return ""  # under SSE-KMS an ETag is no MD5, and nothing can be compared
+        return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"

@@ -1,0 +1,12 @@
+"""Fixtures of the store's tests."""
+
+import pytest
+import uvloop
+
+from tests.servers import OnServer, Server
+
+
+@pytest.fixture
+def moto_bucket(moto: Server) -> OnServer:
+    """A fresh bucket on moto, which heeds conditions."""
+    return uvloop.run(moto.bucket())

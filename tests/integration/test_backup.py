@@ -1,0 +1,304 @@
+"""One backup and its restore: real files and programs, the store in memory."""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sysbackup.formats import manifest
+from sysbackup.model import LockMode
+from tests import backups, comparing, trees
+from tests.clock import ManualClock
+from tests.memory_store import MemoryBucket, MemoryStore
+from tests.restless import Restless
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(MemoryBucket())
+
+
+@pytest.fixture(scope="module")
+def torture(tmp_path_factory: pytest.TempPathFactory) -> trees.Torture:
+    return trees.torture_tree(os.fsencode(tmp_path_factory.mktemp("torture").resolve()))
+
+
+def test_a_tree_of_everything_comes_back_byte_for_byte(
+    store: MemoryStore, torture: trees.Torture, tmp_path: Path
+) -> None:
+    """All that makes files hard is backed up, reported where it cannot be, and restored as it was."""
+    config = backups.configured(tmp_path)
+    backups.finder(config, torture.tree)
+    backups.picker(config, *torture.roundabout, *torture.bad_picks)
+    summary = backups.backed_up(config, store)
+    said = backups.entries(store, summary)
+    nodes = backups.nodes(said)
+    for path, kind in torture.kinds.items():
+        if path not in torture.problems:
+            assert nodes[path].__struct_config__.tag == kind, path
+    assert not torture.passed_over & nodes.keys()
+    assert summary.sockets_skipped == len(torture.passed_over)
+    reported = {entry.path: entry for entry in said if isinstance(entry, manifest.Log)}
+    for path in [*torture.bad_picks, *torture.problems]:
+        assert manifest.lossy(path)[0] in reported
+    assert summary.exit_code == 3
+    assert summary.problems == len(reported) == len(torture.bad_picks) + len(torture.problems)
+    for link, leads_to in (torture.leads | torture.roundabout).items():
+        assert isinstance(nodes[leads_to], manifest.File), link
+    target = tmp_path / "restored"
+    report = backups.restored(store, summary, target, spool=tmp_path)
+    assert not report.problems
+    assert (
+        comparing.differences(
+            torture.tree,
+            bytes(target) + torture.tree,
+            expect_missing=[path.removeprefix(torture.tree + b"/") for path in torture.passed_over],
+        )
+        == []
+    )
+
+
+def test_hard_links_and_warnings_of_the_manifest(store: MemoryStore, torture: trees.Torture, tmp_path: Path) -> None:
+    """All names of one inode have one id and one content; different inodes have different ids."""
+    config = backups.configured(tmp_path)
+    backups.finder(config, torture.tree)
+    nodes = backups.nodes(backups.entries(store, backups.backed_up(config, store)))
+    ids = set()
+    for group in torture.links:
+        files = [nodes[path] for path in group]
+        assert len({node.link for node in files if isinstance(node, manifest.File)}) == 1
+        ids.add(getattr(files[0], "link", None))
+    assert len(ids) == len(torture.links)
+
+
+def test_equal_contents_are_stored_once(store: MemoryStore, tmp_path: Path) -> None:
+    """However many files hold them, small, middle-sized or large, in one run."""
+    config = backups.configured(tmp_path)
+    tree = tmp_path / "tree"
+    for n, data in enumerate((b"small" * 100, os.urandom(2 * MIB), os.urandom(33 * MIB))):
+        for copy in range(3):
+            (tree / f"{n}" / f"{copy}").mkdir(parents=True)
+            (tree / f"{n}" / f"{copy}" / "file").write_bytes(data)
+    backups.finder(config, tree)
+    summary = backups.backed_up(config, store)
+    assert summary.contents == 3
+    assert sorted(key.split("/")[0] for key in store.bucket.objects) == ["content", "content", "manifests", "packs"]
+    assert summary.files == 9
+
+
+def test_a_large_file_equal_to_one_under_way_is_stored_once(store: MemoryStore, tmp_path: Path) -> None:
+    """Two large files of one content that are streamed at the same time are one upload."""
+    config = backups.configured(tmp_path)
+    data = os.urandom(40 * MIB)
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(data)
+    backups.picker(config, bytes(tmp_path / "one"), bytes(tmp_path / "two"))
+    summary = backups.backed_up(config, store)
+    assert summary.requests["CompleteMultipartUpload"] == 1
+    assert summary.stored < 41 * MIB
+
+
+def test_every_object_is_locked_for_the_promise(tmp_path: Path) -> None:
+    """Contents and packs until the promise plus slack, snapshots and the manifest until the promise."""
+    clock = ManualClock()
+    store = MemoryStore(MemoryBucket(clock, multipart_locks=False))
+    config = backups.configured(tmp_path, {"days_retained": 30, "lock_mode": LockMode.COMPLIANCE})
+    for name, size in (("a", 10), ("b", 2 * MIB), ("c", 40 * MIB)):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    backups.picker(config, *(bytes(tmp_path / name) for name in "abc"))
+    backups.program(config.snapshotters, "dump", "#!/bin/sh\nhead -c 1000 /dev/zero >&$1\n")
+    summary = backups.backed_up(config, store, clock)
+    promise = clock.now().replace(microsecond=0) + timedelta(days=30)
+    assert summary.promise == promise
+    ends = {"packs": 7, "content": 7, "snapshots": 0, "manifests": 0}
+    for key, versions in store.bucket.objects.items():
+        (version,) = versions
+        assert version.lock is not None, key
+        assert version.lock.mode is LockMode.COMPLIANCE
+        assert version.lock.until == promise + timedelta(days=ends[key.split("/")[0]]), key
+
+
+def test_what_compresses_is_compressed_and_says_so(store: MemoryStore, tmp_path: Path) -> None:
+    """Larger contents are stored as gzip where that saves space, as they are where it does not."""
+    config = backups.configured(tmp_path)
+    plain = {"text": b"all work and no play\n" * 200_000, "noise": os.urandom(2 * MIB), "big": b"log line\n" * 5_000_000}
+    for name, data in plain.items():
+        (tmp_path / name).write_bytes(data)
+    backups.picker(config, *(bytes(tmp_path / name) for name in plain))
+    backups.backed_up(config, store)
+    for name, data in plain.items():
+        (kept,) = store.bucket.objects[f"content/{hashlib.sha256(data).hexdigest()}"]
+        gzipped = name != "noise"
+        assert kept.metadata == ({"storage-encoding": "gzip"} if gzipped else {})
+        assert (len(kept.body) < len(data) / 10) == gzipped
+
+
+@pytest.mark.parametrize("pack_below", [0, 100, MIB])
+def test_the_border_between_packs_and_objects(store: MemoryStore, tmp_path: Path, pack_below: int) -> None:
+    """A content of exactly `pack_below` bytes is an object, one byte less goes into a pack; 0 means no packs."""
+    config = backups.configured(tmp_path, {"pack_below": pack_below})
+    for size in (99, 100, MIB - 1, MIB):
+        (tmp_path / f"{size}").write_bytes(os.urandom(size))
+    backups.picker(config, *(bytes(tmp_path / f"{size}") for size in (99, 100, MIB - 1, MIB)))
+    nodes = backups.nodes(backups.entries(store, backups.backed_up(config, store)))
+    for size in (99, 100, MIB - 1, MIB):
+        node = nodes[bytes(tmp_path / f"{size}")]
+        assert isinstance(node, manifest.File)
+        assert str(node.key).startswith("packs/" if size < pack_below else "content/")
+
+
+def test_memory_limits_do_not_stall(store: MemoryStore, tmp_path: Path) -> None:
+    """With the smallest budget that is allowed, files of every class still get through."""
+    config = backups.configured(tmp_path, {"pack_size": 4 * MIB}, {"memory": 64 * MIB, "uploads": 1, "workers": 4})
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n in range(200):
+        (tree / f"small{n}").write_bytes(os.urandom(40_000))
+    for n in range(6):
+        (tree / f"middle{n}").write_bytes(os.urandom(20 * MIB))
+    for n in range(2):
+        (tree / f"large{n}").write_bytes(os.urandom(50 * MIB))
+    backups.finder(config, tree)
+    summary = backups.backed_up(config, store)
+    assert summary.files == 208
+    assert summary.problems == 0
+
+
+@contextmanager
+def scribbling(path: Path) -> Iterator[None]:
+    """Another process writes to the file all the time, thousands of times while it is read once."""
+    script = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY)\nprint(flush=True)\nwhile True: os.pwrite(fd, os.urandom(8), 0)"
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("size", [30 * MIB, 40 * MIB], ids=["in memory", "large"])
+def test_a_file_that_never_holds_still_is_kept_with_a_warning(store: MemoryStore, tmp_path: Path, size: int) -> None:
+    """What was read last is kept, restores to what the manifest says, and the manifest warns."""
+    config = backups.configured(tmp_path)
+    path = bytes(tmp_path / "moving")
+    (tmp_path / "moving").write_bytes(os.urandom(size))
+    backups.picker(config, path)
+    with scribbling(tmp_path / "moving"):
+        summary = backups.backed_up(config, store)
+    node = backups.nodes(backups.entries(store, summary))[path]
+    assert isinstance(node, manifest.File)
+    assert node.warnings == ["changed-while-read"]
+    assert summary.exit_code == 0
+    assert summary.warnings == 1
+    assert not store.bucket.uploads
+    report = backups.restored(store, summary, tmp_path / "out", spool=tmp_path)
+    assert not report.problems
+    content = (tmp_path / "out" / os.fsdecode(path)[1:]).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == node.sha
+
+
+def test_a_large_file_that_grows_keeps_a_consistent_beginning(store: MemoryStore, tmp_path: Path) -> None:
+    """A log that is written to all the time is kept up to where the first reading ended, under its hash."""
+    config = backups.configured(tmp_path)
+    path = bytes(tmp_path / "log")
+    start = os.urandom(34 * MIB)
+    (tmp_path / "log").write_bytes(start)
+    backups.picker(config, path)
+    with Restless(path, "grow", times=100_000):
+        summary = backups.backed_up(config, store)
+    node = backups.nodes(backups.entries(store, summary))[path]
+    assert isinstance(node, manifest.File)
+    assert node.size >= len(start)
+    assert str(node.key) == f"content/{node.sha}"
+
+
+def test_a_locked_file_is_waited_for_then_copied_with_a_warning(store: MemoryStore, tmp_path: Path) -> None:
+    """An exclusive flock(2) held by another delays its batch by `lock_timeout` once, however many files have one."""
+    config = backups.configured(tmp_path, {"lock_timeout": 0.3})
+    paths = [tmp_path / f"locked{n}" for n in range(20)]
+    files = []
+    for path in paths:
+        path.write_text("mine")
+        files.append(path.open())
+        fcntl.flock(files[-1], fcntl.LOCK_EX)
+    backups.picker(config, *(bytes(path) for path in paths))
+    begun = time.monotonic()
+    summary = backups.backed_up(config, store)
+    assert time.monotonic() - begun < 0.3 * 20
+    for file in files:
+        file.close()
+    nodes = backups.nodes(backups.entries(store, summary))
+    for path in paths:
+        node = nodes[bytes(path)]
+        assert isinstance(node, manifest.File)
+        assert node.warnings == ["unlocked-copy"]
+    assert summary.warnings == 20
+
+
+def test_a_file_that_vanishes_is_a_problem_of_its_own(store: MemoryStore, tmp_path: Path) -> None:
+    """A picked path that is not there any more is named; the rest is backed up."""
+    config = backups.configured(tmp_path)
+    (tmp_path / "stays").write_text("here")
+    backups.picker(config, bytes(tmp_path / "stays"), bytes(tmp_path / "gone"))
+    summary = backups.backed_up(config, store)
+    assert summary.exit_code == 3
+    assert [p["path"] for p in summary.first_problems] == [str(tmp_path / "gone")]
+    assert bytes(tmp_path / "stays") in backups.nodes(backups.entries(store, summary))
+
+
+def test_a_path_picked_twice_is_in_the_manifest_once(store: MemoryStore, tmp_path: Path) -> None:
+    """Two pickers may print the same, in whatever spelling the kernel takes for the same."""
+    config = backups.configured(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("x")
+    spelt = bytes(tmp_path)
+    backups.picker(config, spelt + b"/d/f", spelt + b"//d/./f", spelt + b"/d/../d/f", spelt + b"/d/", name="one")
+    backups.picker(config, spelt + b"/d/f", spelt + b"/d", name="two")
+    summary = backups.backed_up(config, store)
+    said = backups.entries(store, summary)
+    paths = [e.path for e in said if isinstance(e, manifest.Node)]
+    assert len(paths) == len(set(paths))
+    assert summary.files == 1
+    assert summary.problems == 0
+    assert os.fsdecode(spelt + b"/d") in paths
+
+
+def test_the_manifest_is_in_the_order_of_paths_and_ends_with_its_counts(store: MemoryStore, tmp_path: Path) -> None:
+    """Header first, paths sorted by their bytes, the end last, counting what is there."""
+    config = backups.configured(tmp_path)
+    tree = tmp_path / "t"
+    tree.mkdir()
+    for name in (b"b", b"a", b"a b", b"a-b", b"\xff", b"Z"):
+        Path(os.fsdecode(bytes(tree) + b"/" + name)).write_bytes(name)
+    backups.finder(config, tree)
+    summary = backups.backed_up(config, store)
+    said = backups.entries(store, summary)
+    assert isinstance(said[0], manifest.RunHeader)
+    assert said[0].host == "alpha"
+    assert isinstance(said[-1], manifest.End)
+    paths = [e.path_bytes for e in said if isinstance(e, manifest.Node)]
+    assert paths == sorted(paths)
+    assert said[-1].counts == summary.entries
+    assert said[-1].counts["f"] == 6
+    assert said[-1].bytes == sum(len(n) for n in (b"b", b"a", b"a b", b"a-b", b"\xff", b"Z"))
+
+
+def test_runs_are_named_by_their_start(store: MemoryStore, tmp_path: Path) -> None:
+    """A manifest's key tells host and start."""
+    clock = ManualClock(datetime(2026, 11, 23, 4, 15, tzinfo=UTC))
+    config = backups.configured(tmp_path)
+    backups.picker(config, b"/etc/hostname")
+    summary = backups.backed_up(config, store, clock)
+    assert summary.manifest.startswith("manifests/alpha/20261123T041500Z-")
+    assert summary.manifest in store.bucket.objects

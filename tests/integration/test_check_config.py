@@ -1,0 +1,222 @@
+"""`sysbackup check-config`, as a person or a script runs it."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def sysbackup(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command's end, with an environment that has nothing of ours but what is given."""
+    return subprocess.run(
+        [sys.executable, "-m", "sysbackup", *map(str, arguments)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A configuration directory that can be used."""
+    tmp_path.chmod(0o755)
+    for folder in ("pickers.d", "snapshots.d"):
+        (tmp_path / folder).mkdir(mode=0o755)
+    write(tmp_path / "conf", "[s3]\nbucket = my-backups\n[content]\ndays_retained = 30\n", 0o644)
+    write(tmp_path / "pickers.d" / "etc", "#!/bin/sh\nfind /etc\n")
+    return tmp_path
+
+
+def write(path: Path, text: str = "#!/bin/sh\n", mode: int = 0o755) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def test_a_good_configuration_is_printed_and_the_status_is_0(directory: Path) -> None:
+    """Values from the file stand as they are, defaults as comments, both with their meaning; no warning."""
+    ended = sysbackup("--config-dir", directory, "check-config")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert "bucket = my-backups" in lines
+    assert "days_retained = 30" in lines
+    assert "# lock_timeout = 2 s" in lines
+    assert "# pickers: etc" in lines
+    assert "warning" not in ended.stdout
+    assert "\x1b" not in ended.stdout
+
+
+def test_what_is_printed_is_a_configuration_itself(directory: Path) -> None:
+    """The output may be the start of a new `conf`, defaults uncommented."""
+    printed = sysbackup("--config-dir", directory, "check-config").stdout
+    conf = re.sub(r"^# (\w+ = \S.*)$", r"\1", printed, flags=re.MULTILINE)
+    assert conf != printed
+    write(directory / "conf", conf, 0o644)
+    again = sysbackup("--config-dir", directory, "check-config")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "days_retained = 30" in again.stdout.splitlines()
+    assert "lock_timeout = 2 s" in again.stdout.splitlines()
+
+
+def test_every_mistake_is_told_at_once_and_the_status_is_78(directory: Path) -> None:
+    """On standard error, a line each; nothing that is wrong is printed as if it held."""
+    write(directory / "conf", "[s3]\nbuckt = b\n[content]\ndays_retained = never\n[run]\nuploads = 0\n", 0o644)
+    ended = sysbackup("--config-dir", directory, "check-config")
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines() == [
+        f"sysbackup: {directory}/conf: [s3] buckt is no setting: is it bucket?",
+        f"sysbackup: {directory}/conf: [content] days_retained = 'never' is not a whole number; "
+        "allowed: a whole number from 1 to 36500",
+        f"sysbackup: {directory}/conf: [run] uploads = '0' is out of range; allowed: a whole number from 1 to 1000",
+    ]
+    assert "days_retained" not in ended.stdout
+
+
+def test_a_missing_configuration_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    """The environment names the directory, too."""
+    ended = sysbackup("check-config", SYSBACKUP_CONFIG_DIR=str(tmp_path / "none"))
+    assert ended.returncode == 78
+    assert ended.stderr.startswith(f"sysbackup: {tmp_path}/none/conf does not exist: create it")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_programs_that_will_not_be_run_are_told_with_the_reason(directory: Path) -> None:
+    """Unsafe ones, leftovers, and those that the kernel will refuse."""
+    write(directory / "pickers.d" / "loose", mode=0o777)
+    write(directory / "pickers.d" / "plain", mode=0o644)
+    write(directory / "pickers.d" / "etc.dpkg-old")
+    write(directory / "snapshots.d" / "pg", "pg_dump\n")
+    ended = sysbackup("--config-dir", directory, "check-config")
+    assert ended.returncode == 0
+    assert [line for line in ended.stdout.splitlines() if line.startswith(("# pickers: ", "# snapshotters: "))] == [
+        "# pickers: etc",
+        "# pickers: etc.dpkg-old: not run: its name ends in .dpkg-old",
+        "# pickers: loose: not run: it is writable by everybody (chmod go-w)",
+        "# pickers: plain: not run: it is not executable (chmod +x)",
+        "# snapshotters: pg: will fail: the kernel does not know this kind of file: is the #! line missing, "
+        "or not the very first?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conf", "warning"),
+    [
+        ("[content]\nlock_mode = none", "lock_mode = none: nothing is locked"),
+        ("[s3]\nendpoint_url = http://store.example", "contents travel to store.example unencrypted"),
+        ("[aws]\ncredentials_file = {0}/keys", "{0}/keys can be read by everybody: chmod 600 {0}/keys"),
+    ],
+)
+def test_settings_that_are_allowed_but_risky_are_warned_of(directory: Path, conf: str, warning: str) -> None:
+    """The status stays 0."""
+    write(directory / "keys", "", 0o644)
+    write(directory / "conf", conf.format(directory), 0o644)
+    ended = sysbackup("--config-dir", directory, "check-config")
+    assert ended.returncode == 0
+    (warned,) = [line for line in ended.stdout.splitlines() if line.startswith("# warning: ")]
+    assert warning.format(directory) in warned
+
+
+def test_directories_that_others_may_write_are_warned_of(directory: Path) -> None:
+    """Whoever can put a file there decides what is run as root."""
+    (directory / "pickers.d").chmod(0o775)
+    directory.chmod(0o777)
+    printed = sysbackup("--config-dir", directory, "check-config").stdout
+    for path in (directory, directory / "pickers.d"):
+        assert f"# warning: {path} can be written by others than its owner" in printed
+    assert f"{directory}/snapshots.d can be written" not in printed
+
+
+def test_nothing_to_back_up_is_warned_of(directory: Path) -> None:
+    """An empty configuration would make empty backups for years."""
+    (directory / "pickers.d" / "etc").unlink()
+    (directory / "snapshots.d").rmdir()
+    printed = sysbackup("--config-dir", directory, "check-config").stdout
+    assert "# warning: nothing will be backed up: there is neither a picker nor a snapshotter" in printed
+    assert f"# warning: {directory}/snapshots.d does not exist: there are no snapshotters" in printed
+
+
+def test_json_holds_all_of_it(directory: Path) -> None:
+    """For scripts: with the mistakes, and the same exit status."""
+    ended = sysbackup("--config-dir", directory, "check-config", "--json", CACHE_DIRECTORY="/var/cache/here:/other")
+    found = json.loads(ended.stdout)
+    assert ended.returncode == 0
+    assert (found["mistakes"], found["warnings"]) == ([], [])
+    assert found["cache"] == "/var/cache/here"
+    days = next(line for line in found["settings"] if line["name"] == "days_retained")
+    assert (days["section"], days["value"], days["default"]) == ("content", "30", False)
+    assert found["programs"]["pickers"] == [{"name": "etc", "run": True, "reason": None, "expected": True}]
+
+    write(directory / "conf", "[s3]\nbuckt = b\n", 0o644)
+    ended = sysbackup("--config-dir", directory, "check-config", "--json")
+    assert (ended.returncode, ended.stderr) == (78, "")
+    assert json.loads(ended.stdout)["mistakes"] == [f"{directory}/conf: [s3] buckt is no setting: is it bucket?"]
+
+
+def test_on_a_terminal_it_is_a_table(directory: Path) -> None:
+    """Values, defaults and meanings side by side; brackets in a value are no markup."""
+    write(directory / "conf", "[content]\nshare = db[12] web-*\n", 0o644)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sysbackup", "--config-dir", str(directory), "check-config"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "LC_ALL": "C.UTF-8"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # EIO: the other side has closed
+                break
+            if not chunk:
+                break
+            seen += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"\x1b[" in seen
+    text = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    assert re.search(r"share +db\[12\] web-\* +the hosts whose stored contents", text)
+    assert re.search(r"lock_timeout +2 s +how long to wait", text)
+    assert "✔ etc" in text
+    assert f"✔ {directory}/conf can be used." in text
+
+
+def test_help_lists_every_command_and_loads_none_of_them() -> None:
+    """Nor S3's libraries: it answers at once."""
+    code = "import sys; from sysbackup.cli.main import invoke; status = invoke(['--help']);"
+    code += "print(status, [m for m in sys.modules if m.partition('.')[0] in ('aiobotocore', 'botocore', 'moto')"
+    code += " or m.startswith(('sysbackup.pipeline', 'sysbackup.recovery', 'sysbackup.cli.checking'))])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("0 []\n")
+    for name in ("run", "list", "ls", "restore", "restore-snapshot", "check-config", "demo"):
+        assert re.search(rf"^  {name}  +[A-Z]", ended.stdout, re.MULTILINE)
+    assert sysbackup("-h").stdout == sysbackup("--help").stdout
+
+
+def test_a_reader_that_goes_away_is_no_reason_to_complain(directory: Path) -> None:
+    """`sysbackup check-config | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "sysbackup", "--config-dir", str(directory), "check-config"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert ended.stderr == b""
+    assert ended.returncode == 141

@@ -1,0 +1,106 @@
+"""Whatever the store does, a manifest exists only if every object in it does."""
+
+import asyncio
+import hashlib
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.formats import manifest
+from sysbackup.model import SystemClock
+from sysbackup.pipeline.run import back_up
+from tests import backups
+from tests.failing import FailingStore, now_and_then
+from tests.memory_store import MemoryBucket, MemoryStore
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of every class: packed, alone, streamed in parts."""
+    tree = tmp_path_factory.mktemp("tree")
+    for n in range(60):
+        (tree / f"small{n}").write_bytes(os.urandom(3000 + n))
+    for n in range(3):
+        (tree / f"middle{n}").write_bytes(os.urandom(MIB + n))
+    (tree / "large").write_bytes(os.urandom(34 * MIB))
+    return tree
+
+
+def checked(bucket: MemoryBucket) -> int:
+    """Every manifest in the bucket is whole, and so is all that it names; returns how many there are."""
+    store = MemoryStore(bucket)
+    found = [key for key in bucket.objects if key.startswith("manifests/")]
+    for key in found:
+        reader = manifest.ManifestReader()
+        (kept,) = bucket.objects[key]
+        for entry in reader.feed(kept.body):
+            if isinstance(entry, manifest.Snapshot):
+                body = store.bucket.find(entry.key, entry.version).body
+                assert hashlib.sha256(body).hexdigest() == entry.sha
+            if isinstance(entry, manifest.File) and entry.size:
+                assert content(bucket, entry) == entry.sha
+        reader.finish()
+    assert not bucket.uploads
+    return len(found)
+
+
+def content(bucket: MemoryBucket, entry: manifest.File) -> str:
+    """The hash of what a manifest's entry leads to."""
+    at = entry.location
+    assert at is not None
+    body = bucket.find(at.key, at.version).body
+    if at.offset is not None and at.length is not None:
+        body = body[at.offset : at.offset + at.length]
+    return hashlib.sha256(zlib.decompress(body, 31) if at.encoding else body).hexdigest()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.02, 0.1, 0.4]), after=st.booleans())
+def test_random_failures_leave_no_manifest_of_what_is_missing(
+    tree: Path, tmp_path: Path, seed: int, share: float, after: bool
+) -> None:
+    """A call that fails, before or after it took effect, ends the run without a manifest and without an upload."""
+    config = backups.configured(tmp_path, {"pack_size": 40_000})
+    backups.finder(config, tree)
+    backups.program(config.snapshotters, "dump", "#!/bin/sh\nhead -c 100000 /dev/urandom >&$1\n")
+    bucket = MemoryBucket()
+    store = FailingStore(MemoryStore(bucket), now_and_then(share, seed), after=after)
+    try:
+        summary = backups.backed_up(config, store)
+    except StoreError as error:
+        assert isinstance(error, StoreUnavailable)
+        # an answer that was lost after the manifest was stored leaves a manifest that is right
+        assert checked(bucket) == 0 or after
+    else:
+        assert summary.exit_code == 0
+        assert checked(bucket) == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(delay=st.floats(0, 1.2))
+def test_a_run_that_is_cancelled_leaves_no_manifest(tree: Path, tmp_path: Path, delay: float) -> None:
+    """Wherever a cancellation strikes, there is a whole manifest or none, no upload and no process."""
+    config = backups.configured(tmp_path, {"pack_size": 40_000})
+    backups.finder(config, tree)
+    pid = tmp_path / "pid"
+    backups.program(config.snapshotters, "dump", f"#!/bin/sh\necho $$ >{pid}\nsleep 0.2\nhead -c 100000 /dev/zero >&$1\n")
+    bucket = MemoryBucket()
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(back_up(config, MemoryStore(bucket), "bucket", SystemClock()))
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task])
+
+    backups.run(interrupted())
+    checked(bucket)
+    if pid.exists() and (text := pid.read_text().strip()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(text), 0)

@@ -1,0 +1,181 @@
+"""An HTTP proxy in front of a server that misbehaves when told to: answers lost, cut short, or never given."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import urlsplit
+
+_SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+_ERROR_200 = (
+    b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>"
+)
+
+
+class Fault(Enum):
+    """What happens to a request."""
+
+    BUSY = "answered with 503 before the server sees it"
+    ERROR_200 = "answered with status 200 and an error in the body, before the server sees it"
+    LOST = "done by the server, but its answer gets lost"
+    CUT = "answered, but the connection breaks in the middle of the body"
+    STALLED = "taken, but neither passed on nor answered"
+
+
+@dataclass(slots=True)
+class _Plan:
+    pattern: re.Pattern[str]
+    fault: Fault
+    numbers: frozenset[int]
+    seen: int = 0
+
+
+@dataclass(slots=True)
+class Proxy:
+    """`url` is where to go; `heads` what came, each the request line and headers of one request."""
+
+    url: str
+    heads: list[str] = field(default_factory=list)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    _plans: list[_Plan] = field(default_factory=list)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, pattern: str, fault: Fault, *numbers: int) -> None:
+        """Do `fault` to requests whose request line matches, the so-many-th of them (from 1; default: the first)."""
+        self._plans.append(_Plan(re.compile(pattern), fault, frozenset(numbers or (1,))))
+
+    def count(self, pattern: str) -> int:
+        """How many requests came whose request line matches."""
+        return sum(1 for head in self.heads if re.search(pattern, head.split("\r\n", 1)[0]))
+
+    def take(self, head: str) -> Fault | None:
+        """Note a request; what shall happen to it."""
+        line = head.split("\r\n", 1)[0]
+        with self._turn:
+            self.heads.append(head)
+            for plan in self._plans:
+                if plan.pattern.search(line):
+                    plan.seen += 1
+                    if plan.seen in plan.numbers:
+                        return plan.fault
+        return None
+
+
+@contextmanager
+def proxying(upstream: str) -> Iterator[Proxy]:
+    """A proxy in front of the server at the URL `upstream`, for the time of the block."""
+    parts = urlsplit(upstream)
+    target = (parts.hostname or "127.0.0.1", parts.port or 80)
+    done = threading.Event()
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        proxy = Proxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+        def accept() -> None:
+            while True:
+                client, _ = listener.accept()
+                if done.is_set():
+                    client.close()
+                    return
+                thread = threading.Thread(target=_serve, args=(client, target, proxy, done))
+                threads.append(thread)
+                thread.start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield proxy
+        finally:
+            done.set()
+            with closing(socket.create_connection(listener.getsockname())):
+                accepting.join()
+            for thread in threads:
+                thread.join()
+
+
+def _serve(client: socket.socket, target: tuple[str, int], proxy: Proxy, done: threading.Event) -> None:
+    """One request of one connection, which is closed after it."""
+    with client:
+        try:
+            client.settimeout(60)
+            head, begun = _head(client)
+            if head:
+                _answer(client, head, begun, target, proxy, done)
+        except (ConnectionError, TimeoutError):
+            return  # the client went away: cancelled tests do
+
+
+def _answer(
+    client: socket.socket, head: str, begun: bytes, target: tuple[str, int], proxy: Proxy, done: threading.Event
+) -> None:
+    fault = proxy.take(head)
+    if fault is Fault.STALLED:
+        proxy.stalled.set()
+        done.wait(60)
+        return
+    body = _body(client, head, begun)
+    if fault is Fault.BUSY:
+        client.sendall(_response("503 Slow Down", _SLOW_DOWN))
+        return
+    if fault is Fault.ERROR_200:
+        client.sendall(_response("200 OK", _ERROR_200))
+        return
+    with socket.create_connection(target, timeout=60) as server:
+        line, _, headers = head.partition("\r\n")
+        headers = re.sub(r"(?im)^connection:.*\r\n", "", headers)
+        server.sendall(f"{line}\r\nConnection: close\r\n{headers}".encode("latin-1") + body)
+        _pass_on(server, client, fault)
+
+
+def _pass_on(server: socket.socket, client: socket.socket, fault: Fault | None) -> None:
+    receive: Callable[[int], bytes] = server.recv
+    answer = b""
+    while b"\r\n\r\n" not in answer and (data := receive(65536)):
+        answer += data
+    head, _, start = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    left = None if length is None else int(length[1]) // (2 if fault is Fault.CUT else 1)
+    if fault is Fault.LOST:
+        while receive(65536):
+            pass
+        return
+    client.sendall(head + b"\r\n\r\n")
+    data = start
+    while data and (left is None or left > 0):
+        data = data if left is None else data[:left]
+        client.sendall(data)
+        left = None if left is None else left - len(data)
+        data = b"" if left == 0 else receive(65536)
+
+
+def _head(client: socket.socket) -> tuple[str, bytes]:
+    """The head of a request with its empty line ("" where none came), and what of the body came with it."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := client.recv(65536)):
+            return "", b""
+        data += more
+    head, _, begun = data.partition(b"\r\n\r\n")
+    return head.decode("latin-1") + "\r\n\r\n", begun
+
+
+def _body(client: socket.socket, head: str, begun: bytes) -> bytes:
+    length = re.search(r"(?im)^content-length: *(\d+)", head)
+    wanted = int(length[1]) if length else 0
+    chunks, got = [begun], len(begun)
+    while got < wanted:
+        if not (more := client.recv(min(1 << 20, wanted - got))):
+            raise ConnectionError("the client broke off")
+        chunks.append(more)
+        got += len(more)
+    return b"".join(chunks)
+
+
+def _response(status: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + body
