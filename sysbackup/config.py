@@ -54,6 +54,7 @@ class Content(Struct, frozen=True, kw_only=True):
     pack_size: int = 16 * MIB
     host: str = field(default_factory=lambda: os.uname().nodename)
     share: tuple[str, ...] = ("*",)
+    verify_shared: str = "off"
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -69,6 +70,18 @@ class Run(Struct, frozen=True, kw_only=True):
     give_up_after: float = 15 * MINUTE
 
 
+class Prices(Struct, frozen=True, kw_only=True):
+    """
+    `[prices]`: what S3 charges for 1,000 requests, in US dollars.
+
+    The defaults are Amazon's list prices of S3 Standard in us-east-1
+    (https://aws.amazon.com/s3/pricing/, seen 2026-11).
+    """
+
+    write: float = 0.005
+    read: float = 0.0004
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """All settings of one configuration directory, and where the daemon keeps its own files."""
 
@@ -79,6 +92,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cloudformation: CloudFormation = CloudFormation()
     content: Content = field(default_factory=Content)
     run: Run = field(default_factory=Run)
+    prices: Prices = Prices()
 
     @property
     def pickers(self) -> Path:

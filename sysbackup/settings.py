@@ -157,13 +157,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Patterns of host names, or the word `none`."""
+    """Patterns of host names, or the word `own`."""
 
-    allowed: str = "patterns of host names such as web-* db?, separated by spaces or commas, or none"
+    allowed: str = "patterns of host names such as web-* db?, separated by spaces or commas, or own: no other host's"
 
     def parse(self, text: str) -> tuple[str, ...]:
         words = tuple(word for word in re.split(r"[\s,]+", text) if word)
-        if words == ("none",):
+        if words in (("own",), ("none",)):
             return ()
         for word in words:
             if not re.fullmatch(r"[A-Za-z0-9._*?\[\]!-]+", word, re.ASCII):
@@ -172,7 +172,22 @@ class Hosts:
         return words
 
     def text(self, value: object) -> str:
-        return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
+        return " ".join(value) or "own" if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An amount of money."""
+
+    allowed: str = "an amount such as 0.005"
+
+    def parse(self, text: str) -> float:
+        if not re.fullmatch(r"\d{1,6}(\.\d{1,9})?", text, re.ASCII):
+            raise ValueError("is no amount")
+        return float(text)
+
+    def text(self, value: object) -> str:
+        return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, int | float) else str(value)
 
 
 def _bytes(least: int, most: int) -> Quantity:
@@ -270,18 +285,33 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0, 366 * DAY),
         "how much longer than promised contents are locked, so that later runs seldom renew locks",
     ),
-    Setting("content", "pack_below", _bytes(0, GIB), "contents smaller than this are packed together; 0 packs nothing"),
+    Setting(
+        "content", "pack_below", _bytes(0, 32 * MIB), "contents smaller than this are packed together; 0 packs nothing"
+    ),
     Setting("content", "pack_size", _bytes(64 * KIB, GIB), "how large a pack grows"),
     Setting("content", "host", _HOST, "this machine's name in the bucket"),
     Setting("content", "share", Hosts(), "the hosts whose stored contents may be reused"),
+    Setting(
+        "content",
+        "verify_shared",
+        Choice(("off", "first-use", "sample")),
+        "whether other hosts' contents are fetched once and compared before they are relied on; needs s3:GetObject",
+    ),
     Setting("run", "workers", Whole(1, 256), "threads that read, hash and compress"),
     Setting("run", "uploads", Whole(1, 1000), "uploads at once"),
-    Setting("run", "memory", _bytes(64 * MIB, 1024 * GIB), "how many bytes may be under way between disk and store"),
+    Setting(
+        "run",
+        "memory",
+        _bytes(64 * MIB, 1024 * GIB),
+        "about what a run uses of memory; half of it for bytes between disk and store",
+    ),
     Setting("run", "spool_limit", _bytes(0, 1024 * GIB), "of a snapshot, how much waits on disk for its description"),
     Setting("run", "picker_idle_limit", _seconds(1, 7 * DAY), "for how long a picker may be silent"),
     Setting("run", "snapshot_idle_limit", _seconds(1, 7 * DAY), "for how long a snapshotter may be silent"),
     Setting("run", "snapshots_at_once", Whole(1, 100), "snapshotters that run at the same time"),
     Setting("run", "give_up_after", _seconds(1, 7 * DAY), "for how long a store that does not answer is tried"),
+    Setting("prices", "write", Price(), "US dollars for 1,000 requests that write or list"),
+    Setting("prices", "read", Price(), "US dollars for 1,000 requests that read"),
 )
 
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(setting.section for setting in SETTINGS))

@@ -8,13 +8,12 @@ from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import uvloop
 
 from sysbackup.config import S3, Config, Content, Run
 from sysbackup.formats import manifest
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.pipeline.report import Summary
 from sysbackup.pipeline.run import back_up
 from sysbackup.recovery import history
 from sysbackup.recovery.report import Options, Report

@@ -1,21 +1,11 @@
-"""Fixtures that every folder of tests may use: servers started once, fresh buckets, a way to run coroutines."""
+"""Fixtures that every folder of tests may use: servers started once, fresh buckets."""
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import pytest
 import uvloop
 
 from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
-
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
-
-
-@pytest.fixture
-def run() -> Callable[[Coroutine[Any, Any, T]], T]:
-    """Run a coroutine to its end, on the loop that sysbackup uses."""
-    return uvloop.run
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 _SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+_DENIED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not authorized</Message></Error></ErrorResponse>"
 _ERROR_200 = (
     b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>"
 )
@@ -20,11 +21,19 @@ _ERROR_200 = (
 class Fault(Enum):
     """What happens to a request."""
 
+    DENIED = "answered with 403 before the server sees it"
     BUSY = "answered with 503 before the server sees it"
     ERROR_200 = "answered with status 200 and an error in the body, before the server sees it"
     LOST = "done by the server, but its answer gets lost"
     CUT = "answered, but the connection breaks in the middle of the body"
     STALLED = "taken, but neither passed on nor answered"
+
+
+_ANSWERS = {
+    Fault.DENIED: ("403 Forbidden", _DENIED),
+    Fault.BUSY: ("503 Slow Down", _SLOW_DOWN),
+    Fault.ERROR_200: ("200 OK", _ERROR_200),
+}
 
 
 @dataclass(slots=True)
@@ -37,10 +46,11 @@ class _Plan:
 
 @dataclass(slots=True)
 class Proxy:
-    """`url` is where to go; `heads` what came, each the request line and headers of one request."""
+    """`url` is where to go; `heads` the request line and headers of each request that came; `bodies` short ones."""
 
     url: str
     heads: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
     _plans: list[_Plan] = field(default_factory=list)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -119,11 +129,10 @@ def _answer(
         done.wait(60)
         return
     body = _body(client, head, begun)
-    if fault is Fault.BUSY:
-        client.sendall(_response("503 Slow Down", _SLOW_DOWN))
-        return
-    if fault is Fault.ERROR_200:
-        client.sendall(_response("200 OK", _ERROR_200))
+    if len(body) < 4096:
+        proxy.bodies.append(body)
+    if fault in _ANSWERS:
+        client.sendall(_response(*_ANSWERS[fault]))
         return
     with socket.create_connection(target, timeout=60) as server:
         line, _, headers = head.partition("\r\n")
@@ -144,13 +153,11 @@ def _pass_on(server: socket.socket, client: socket.socket, fault: Fault | None) 
         while receive(65536):
             pass
         return
-    client.sendall(head + b"\r\n\r\n")
-    data = start
-    while data and (left is None or left > 0):
-        data = data if left is None else data[:left]
-        client.sendall(data)
+    client.sendall(head + b"\r\n\r\n" + start[:left])
+    left = None if left is None else left - len(start)
+    while (left is None or left > 0) and (data := receive(65536)):
+        client.sendall(data[:left])
         left = None if left is None else left - len(data)
-        data = b"" if left == 0 else receive(65536)
 
 
 def _head(client: socket.socket) -> tuple[str, bytes]:

@@ -39,7 +39,8 @@ _SPARE_CONNECTIONS = 8
 # any of these makes a section of a credentials file one that identifies somebody
 _IDENTITIES = ("aws_access_key_id", "credential_process", "role_arn", "sso_session", "sso_start_url")
 
-_REMEDY = "See [aws] in the configuration."
+# STS and CloudFormation, which nobody else tries again
+_ATTEMPTS = 5
 
 
 @asynccontextmanager
@@ -197,7 +198,7 @@ class _RoleProvider(CredentialProvider):
 
 def session_name(user: str, host: str) -> str:
     """`user@host` in the letters and the length that STS takes (AssumeRole: 2 to 64 of `[\\w+=,.@-]`)."""
-    return re.sub(r"[^\w+=,.@-]", "-", f"{user}@{host}", flags=re.ASCII)[:64]
+    return re.sub(r"[^\w+=,.@-]", "-", f"{user or '-'}@{host or '-'}", flags=re.ASCII)[:64]
 
 
 def _user() -> str:
@@ -217,7 +218,7 @@ def _settings(**more: Any) -> AioConfig:
         response_checksum_validation="when_required",
         user_agent_extra=f"sysbackup/{__version__}",
         connector_args={"socket_factory": _socket},
-        **({"retries": {"mode": "standard", "total_max_attempts": 5}} | more),
+        **({"retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS}} | more),
     )
 
 

@@ -1,64 +1,72 @@
 """
-The catalog: which contents are stored, and where. SQLite, in the cache directory.
+The catalog: what is stored, until when, and what each file looked like.
 
-Only what the store has confirmed is written here, so whoever finds a content
-in it may name it in a manifest. Looked up and written in batches; threads
-share one connection under a lock (SQLite serialises them anyway).
+A cache in SQLite, in the cache directory. Only what the store has confirmed is
+written here, so whoever finds a content in it may name it in a manifest, once
+the lock of its object has been seen to. Looked up and written in batches;
+threads share one connection under a lock (SQLite serialises them anyway).
 """
 
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sysbackup.catalog import schema
 from sysbackup.errors import SpoolError
 from sysbackup.formats.pack import Packed
-from sysbackup.model import Location, StoredObject
+from sysbackup.model import Location, Lock, LockMode, StoredObject
 
-_SCHEMA = """
-CREATE TABLE objects (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
-    version TEXT,
-    size INTEGER NOT NULL,
-    mode TEXT NOT NULL,
-    until INTEGER NOT NULL,      -- seconds since 1970
-    encoding TEXT
-);
-CREATE TABLE contents (
-    sha BLOB PRIMARY KEY,        -- 32 bytes
-    object INTEGER NOT NULL REFERENCES objects,
-    start INTEGER,               -- of the member in its pack; NULL where the object is the content
-    length INTEGER,
-    size INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
+EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # SHA-256 of nothing
 
 _AT_ONCE = 500  # values in one IN (...): SQLite's oldest limit is 999
+_DAY = 86_400
+
+# Modes that keep at least what each mode promises (S3: COMPLIANCE cannot be lifted, GOVERNANCE by few).
+_AS_FIRM = {
+    LockMode.COMPLIANCE: "('COMPLIANCE')",
+    LockMode.GOVERNANCE: "('COMPLIANCE', 'GOVERNANCE')",
+    LockMode.NONE: "('COMPLIANCE', 'GOVERNANCE', 'none')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What must stay the same for a file to count as unchanged (design, rule 7), and its content."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+    sha: bytes = b""
 
 
 class Catalog:
     """
-    What is stored. All methods may be called by any thread; none blocks for long.
+    What is known. All methods may be called by any thread; none blocks for long.
 
-    `SpoolError` where the disk is full or the file cannot be written.
+    `begin` says what a run promises; from then on every content that the run
+    reuses although its object's lock ends earlier, or nobody has compared it
+    with its hash, is noted as used. `SpoolError` where the disk is full or the
+    file cannot be written, `CatalogUnusable` where it is no database any more.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()
+        self._short = "0"
+        self._own = ""
+        self._today = 0
+        self._seen: list[tuple[int, int, int]] = []
         with self._trouble():
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # A power cut may cost the last transactions; what they held is stored once more, no more than that.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA cache_size = -16384")  # KiB
-            self._db.executescript(_SCHEMA)
+            self._db = schema.opened(path)
 
     def __enter__(self) -> Self:
         return self
@@ -71,16 +79,47 @@ class Catalog:
         with self._lock:
             self._db.close()
 
+    def begin(self, bucket: str, host: str, promise: Lock, now: datetime, *, doubting: bool = False) -> None:
+        """
+        A run of `host` into `bucket` (with its store's address) begins that promises until `promise`.
+
+        With `doubting`, reused contents of other hosts that nobody has checked are
+        noted as used too. `CatalogUnusable` where this is another bucket's catalog.
+        """
+        until = int(promise.until.timestamp())
+        self._short = f"(until < {until} OR mode NOT IN {_AS_FIRM[promise.mode]}"
+        self._short += " OR checked = 0)" if doubting else ")"
+        self._own = host
+        self._today = int(now.timestamp()) // _DAY
+        with self.held() as db:
+            db.execute("INSERT INTO bucket SELECT ? WHERE NOT EXISTS (SELECT 1 FROM bucket)", (bucket,))
+            known = db.execute("SELECT name FROM bucket").fetchone()[0]
+            if known != bucket:
+                raise schema.CatalogUnusable(f"it is about the bucket {known}, not about {bucket}")
+            db.execute("DELETE FROM used")
+            db.execute("UPDATE objects SET news = 1 WHERE news = 2")
+
+    # ---- contents
+
     def claim(self, shas: Iterable[bytes]) -> set[bytes]:
         """
         Those of the contents that the caller is to store: neither stored nor claimed by another.
 
         Whoever claims a content must `confirm` or `release` it.
         """
-        with self._lock, self._trouble():
+        with self.held() as db:
             wanted = set(shas) - self._pending
-            for row in self._select("SELECT sha FROM contents WHERE sha IN ({})", list(wanted)):
-                wanted.discard(row[0])
+            used = []
+            rows = _select(
+                db,
+                f"SELECT sha, {self._short} FROM contents JOIN objects ON id = object WHERE sha IN ({{}})",
+                list(wanted),
+            )
+            for sha, short in rows:
+                wanted.discard(sha)
+                if short:
+                    used.append((sha,))
+            db.executemany("INSERT OR IGNORE INTO used VALUES (?)", used)
             self._pending |= wanted
             return wanted
 
@@ -91,58 +130,168 @@ class Catalog:
 
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Packed]) -> None:
         """The store has confirmed an object with these contents; for a content of its own `length` is 0."""
-        until = int(stored.lock.until.timestamp())
-        with self._lock, self._trouble(), self._transaction():
-            cursor = self._db.execute(
-                "INSERT INTO objects (key, version, size, mode, until, encoding) VALUES (?, ?, ?, ?, ?, ?)",
-                (stored.key, stored.version, stored.size, stored.lock.mode.value, until, encoding),
-            )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)",
-                ((c.sha, cursor.lastrowid, c.offset if c.length else None, c.length or None, c.size) for c in contents),
-            )
+        with self.held() as db, _transaction(db):
+            self.enter(stored, encoding, contents, host=self._own, checked=True, news=True)
             self._pending.difference_update(c.sha for c in contents)
+
+    def enter(
+        self,
+        stored: StoredObject,
+        encoding: str | None,
+        contents: Iterable[Packed],
+        *,
+        host: str,
+        checked: bool,
+        news: bool,
+    ) -> None:
+        """Write down an object and its contents; for `confirm` and `catalog.shared`, inside `held`."""
+        db = self._db
+        until = int(stored.lock.until.timestamp())
+        number = db.execute(
+            "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, version) DO UPDATE SET"
+            " until = max(until, excluded.until), checked = max(checked, excluded.checked),"
+            " news = CASE WHEN excluded.news THEN 1 ELSE news END RETURNING id",
+            (
+                stored.key,
+                stored.version or "",
+                stored.size,
+                stored.lock.mode.value,
+                until,
+                encoding,
+                host,
+                int(checked),
+                int(news),
+            ),
+        ).fetchone()[0]
+        db.executemany(
+            "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)",
+            ((c.sha, number, c.offset if c.length else None, c.length or None, c.size) for c in contents),
+        )
 
     def locate(self, shas: Iterable[bytes]) -> dict[bytes, Location]:
         """Where the contents lie; those that are not stored are missing from the answer."""
         found = {}
-        with self._lock, self._trouble():
-            rows = self._select(
+        with self.held() as db:
+            rows = _select(
+                db,
                 "SELECT sha, key, version, start, length, encoding FROM contents"
-                " JOIN objects ON objects.id = object WHERE sha IN ({})",
+                " JOIN objects ON id = object WHERE sha IN ({})",
                 list(set(shas)),
             )
             for sha, key, version, start, length, encoding in rows:
-                found[sha] = Location(key, version, start, length, encoding)
+                found[sha] = Location(key, version or None, start, length, encoding)
         return found
 
-    def locked_until(self) -> datetime | None:
-        """The earliest end of a lock among the objects; None where there is no object."""
-        with self._lock, self._trouble():
-            row = self._db.execute("SELECT min(until) FROM objects").fetchone()
-        return None if row[0] is None else datetime.fromtimestamp(row[0], UTC)
+    # ---- files
 
-    def _select(self, query: str, values: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(values), _AT_ONCE):
-            some = values[start : start + _AT_ONCE]
-            yield from self._db.execute(query.format(",".join("?" * len(some))), some)
+    def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
+        """
+        The contents of those files that are as they were and whose content is stored.
+
+        By (device, inode); the states' own `sha` is not looked at.
+        """
+        found: dict[tuple[int, int], bytes] = {}
+        asked = {(s.device, s.inode): s for s in states}
+        query = (
+            f"SELECT inode, files.size, mtime, ctime, files.sha, seen, object, {self._short} FROM files"
+            " LEFT JOIN contents ON contents.sha = files.sha LEFT JOIN objects ON id = object"
+            " WHERE device = {} AND inode IN ({{}})"
+        )
+        with self.held() as db:
+            used = []
+            for device in {s.device for s in states}:
+                inodes = [s.inode for s in states if s.device == device]
+                for inode, size, mtime, ctime, sha, seen, stored, short in _select(
+                    db, query.format(_signed(device)), [_signed(i) for i in inodes]
+                ):
+                    state = asked[device, inode & _MASK]
+                    if (size, mtime, ctime) != (state.size, state.mtime, state.ctime):
+                        continue
+                    if stored is None and sha != EMPTY:
+                        continue
+                    found[device, state.inode] = sha
+                    if short:
+                        used.append((sha,))
+                    if seen < self._today - 7:
+                        self._seen.append((self._today, _signed(device), inode))
+            db.executemany("INSERT OR IGNORE INTO used VALUES (?)", used)
+            if len(self._seen) > 5000:
+                self._write_seen(db)
+        return found
+
+    def remember(self, states: Sequence[FileState]) -> None:
+        """What files looked like when they were read; the same inodes' earlier states are forgotten."""
+        with self.held() as db, _transaction(db):
+            db.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((_signed(s.device), _signed(s.inode), s.size, s.mtime, s.ctime, s.sha, self._today) for s in states),
+            )
+
+    def tidy(self, now: datetime) -> None:
+        """At a run's end: forget files not met for 60 days, and objects whose locks ended 60 days ago."""
+        day = int(now.timestamp()) // _DAY
+        with self.held() as db, _transaction(db):
+            self._write_seen(db)
+            db.execute("DELETE FROM files WHERE seen < ?", (day - 60,))
+            db.execute(
+                "DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE until < ?)",
+                ((day - 60) * _DAY,),
+            )
+            db.execute("DELETE FROM objects WHERE until < ?", ((day - 60) * _DAY,))
+            db.execute("DELETE FROM used")
+
+    def _write_seen(self, db: sqlite3.Connection) -> None:
+        db.executemany("UPDATE files SET seen = ? WHERE device = ? AND inode = ?", self._seen)
+        self._seen.clear()
+
+    # ---- for the catalog's other modules
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """The connection, held against other threads; SQLite's errors are translated."""
+        with self._lock, self._trouble():
+            yield self._db
+
+    @property
+    def short(self) -> str:
+        """SQL that is true of objects that this run must see to before it may rely on them."""
+        return self._short
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except sqlite3.OperationalError as exc:
             raise SpoolError(
-                f"cannot use the catalog {self._path}: {exc}. What was stored is safe; make room in its"
+                f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"
                 " directory, or delete the file: it is only a cache"
             ) from exc
+        except sqlite3.DatabaseError as exc:
+            raise schema.CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
+
+
+_MASK = (1 << 64) - 1
+
+
+def _signed(number: int) -> int:
+    """Inode numbers have 64 bits without a sign, SQLite's integers with one."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query with one IN ({}), for however many values."""
+    for start in range(0, len(values), _AT_ONCE):
+        some = values[start : start + _AT_ONCE]
+        yield from db.execute(query.format(",".join("?" * len(some))), some)
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

@@ -1,7 +1,7 @@
 """Where the demo lives: a directory of its own, and how nothing of it is left."""
 
 import os
-import stat
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,15 +45,12 @@ def workspace(keep: Path | None, held: int) -> Iterator[Workspace]:
     """
     A directory for copies of `held` bytes, closed to other users; gone afterwards unless it is `keep`.
 
-    `UsageError` where `keep` cannot be used, `SysbackupError` where no place
-    fits: programs must be allowed to run there.
+    `keep` is made where it is missing. `UsageError` where it cannot be used,
+    `SysbackupError` where no place fits: programs must be allowed to run there.
     """
     # The restored files, and the server's own copies: it sets down objects of some MiB in unnamed files.
     needed = 2 * held + _MARGIN
-    if keep is None:
-        root = Path(tempfile.mkdtemp(prefix="sysbackup-demo-", dir=_place(needed)))
-    else:
-        root = _kept(keep, needed)
+    root = _kept(keep, needed) if keep else Path(tempfile.mkdtemp(prefix="sysbackup-demo-", dir=_place(needed)))
     usual = tempfile.tempdir
     tempfile.tempdir = str(root)
     try:
@@ -66,21 +63,25 @@ def workspace(keep: Path | None, held: int) -> Iterator[Workspace]:
 def _kept(keep: Path, needed: int) -> Path:
     named = shown(os.fsencode(keep))
     try:
+        keep = Path(os.path.abspath(keep))
+        made = not keep.exists()
         keep.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise UsageError(f"--keep {named} is not empty: name a directory that is, or that does not exist yet")
         keep.chmod(0o700)  # copies of files that others may not read come here
+        if reason := _unfit(keep, needed):
+            if made:
+                keep.rmdir()
+            raise UsageError(f"--keep {named} cannot be used: it {reason}")
     except OSError as error:
         raise UsageError(f"--keep {named} cannot be used: {error.strerror}") from error
-    if reason := _unfit(keep, needed):
-        raise UsageError(f"--keep {named} cannot be used: {reason}")
     return keep
 
 
 def _place(needed: int) -> str:
     """The first directory for temporary files that will do."""
-    named = [os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"), os.getcwd()]  # noqa: S108 - mkdtemp(3) makes the name
-    places = [os.path.abspath(place) for place in dict.fromkeys(named) if place]
+    named = (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"))  # noqa: S108 - mkdtemp(3) names what is in there
+    places = [place for place in dict.fromkeys(named) if place and os.path.isabs(place)]
     reasons = []
     for place in places:
         reason = _unfit(Path(place), needed)
@@ -108,6 +109,11 @@ def _unfit(place: Path, needed: int) -> str | None:
     return None
 
 
+def lies_in(path: bytes, above: bytes) -> bool:
+    """Whether `path` is `above` or beneath it; both absolute."""
+    return path == above or path.startswith(above.rstrip(b"/") + b"/")
+
+
 def remove(root: Path) -> None:
     """
     Remove a directory with all that is in it, whatever its depth and the rights of what was restored there.
@@ -117,23 +123,22 @@ def remove(root: Path) -> None:
     """
     with suppress(FileNotFoundError):
         root.chmod(0o700)
-        number = 0
-        while waiting := [entry.name for entry in os.scandir(root) if _clear(entry, root)]:
-            for name in waiting:
-                inner = root / name
-                inner.chmod(0o700)
-                for entry in list(os.scandir(inner)):
-                    if _clear(entry, inner):
-                        os.chmod(entry.path, 0o700)  # a directory that moves has its `..` rewritten (rename(2))
-                        os.rename(entry.path, root / f".{number}")
-                        number += 1
-                inner.rmdir()
+        while waiting := _directories(root):
+            for place in waiting:
+                for inner in _directories(place):
+                    os.rename(inner, root / secrets.token_hex(8))
+                os.rmdir(place)
         root.rmdir()
 
 
-def _clear(entry: os.DirEntry[str], _: Path) -> bool:
-    """Remove what is no directory; whether it is one."""
-    if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
-        return True
-    os.unlink(entry.path)
-    return False
+def _directories(place: str | Path) -> list[str]:
+    """The directories in a directory, open to us; everything else in it is removed."""
+    found = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)  # to be listed, and to be moved: its `..` is rewritten (rename(2))
+                found.append(entry.path)
+            else:
+                os.unlink(entry.path)
+    return found

@@ -56,6 +56,8 @@ def environment_of_its_own() -> Iterator[None]:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         os.environ[name] = os.devnull
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    # moto holds objects below this size in memory, larger ones in unnamed files
+    os.environ["MOTO_S3_DEFAULT_KEY_BUFFER_SIZE"] = str(256 << 10)
     try:
         yield
     finally:
@@ -98,7 +100,7 @@ def embedded_s3() -> Iterator[Endpoint]:
 def _parts() -> tuple[Callable[..., Any], _Application, type]:
     """What makes a server, moto's application, and what takes a request apart for it."""
     try:
-        from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
         from werkzeug.serving import make_server
     except ImportError as error:
         raise UsageError(
@@ -113,10 +115,13 @@ def _listening() -> socket.socket:
     try:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
+        # without a loopback one can bind to its address all the same, and nobody gets through
+        socket.create_connection(listening.getsockname(), timeout=5).close()
     except OSError as error:
         listening.close()
         raise SysbackupError(
-            f"the demo's own S3 server cannot listen on 127.0.0.1: {error.strerror}. Is the loopback up? (ip link set lo up)"
+            f"the demo's own S3 server cannot be reached on 127.0.0.1: {error.strerror}. "
+            "Is the loopback up? (ip link set lo up)"
         ) from error
     return listening
 

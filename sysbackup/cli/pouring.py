@@ -1,6 +1,7 @@
 """A stream of bytes, poured out: to a descriptor, or to a file that appears when it is complete."""
 
 import asyncio
+import errno
 import os
 import secrets
 import select
@@ -29,25 +30,51 @@ async def into_descriptor(data: AsyncIterator[bytes], fd: int) -> None:
 
 
 async def into_file(data: AsyncIterator[bytes], path: Path, *, overwrite: bool) -> None:
-    """Write a new file, readable by its owner alone, that gets its name when all is in it."""
+    """
+    Write a new file, readable by its owner alone, that gets its name when all is in it.
+
+    With `overwrite` a file of that name is replaced; a device or FIFO is written to.
+    """
+    try:
+        if _is_special(path):
+            await _into_special(data, path)
+        else:
+            await _into_new(data, path, overwrite=overwrite)
+    except OSError as exc:
+        raise RestoreError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+async def _into_special(data: AsyncIterator[bytes], path: Path) -> None:
+    fd = await asyncio.to_thread(os.open, path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        await into_descriptor(data, fd)
+    finally:
+        os.close(fd)
+
+
+async def _into_new(data: AsyncIterator[bytes], path: Path, *, overwrite: bool) -> None:
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            async with aiofiles.open(fd, "wb", buffering=0) as file:
-                async for chunk in data:
-                    rest = memoryview(chunk)
-                    while rest:
-                        rest = rest[await file.write(rest) :]
-            if overwrite:
-                os.replace(temporary, path)
-            else:
-                os.link(temporary, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-    except OSError as exc:
-        raise RestoreError(f"cannot write {path}: {exc.strerror}; nothing was left behind") from exc
+        async with aiofiles.open(fd, "wb", buffering=0) as file:
+            async for chunk in data:
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[await file.write(rest) :]
+        _name(temporary, path, overwrite=overwrite)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _name(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    if os.path.lexists(path) and not overwrite:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    os.replace(temporary, path)
 
 
 def _write(fd: int, chunk: bytes, stop: Event) -> None:

@@ -87,8 +87,6 @@ def restore_command(
     begun = monotonic()
     with watcher.shown():
         found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
-    for problem in report.problems[watcher.told :]:
-        watcher.problem(problem)
     seconds = monotonic() - begun
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
@@ -210,7 +208,6 @@ class _Watcher:
 
     def __init__(self, errors: Console) -> None:
         self._errors = errors
-        self.told = 0
         self._bars = Bars(
             TextColumn("[cyan]Restoring"),
             BarColumn(),
@@ -240,7 +237,6 @@ class _Watcher:
 
     def problem(self, problem: Problem) -> None:
         """Name it at once: a long list is no help at the end."""
-        self.told += 1
         self._errors.print(
             f"sysbackup: {problem.shown}: {shown(problem.reason.encode())}",
             markup=False,

@@ -19,8 +19,9 @@ from sysbackup.pipeline.run import back_up
 
 @click.command("run")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--rescan", is_flag=True, help="Read every file, also those that look unchanged.")
 @pass_frame
-def command(frame: Frame, as_json: bool) -> int:
+def command(frame: Frame, as_json: bool, rescan: bool) -> int:
     """
     Make one backup now.
 
@@ -34,7 +35,7 @@ def command(frame: Frame, as_json: bool) -> int:
     errors = Console(stderr=True)
     progress = Progress(errors)
     with progress.live(frame.log_level) if errors.is_terminal else nullcontext():
-        summary = run(_run(config, progress))
+        summary = run(_run(config, progress, rescan=rescan))
     if as_json:
         click.echo(msgspec.json.encode(summary))
     else:
@@ -42,6 +43,6 @@ def command(frame: Frame, as_json: bool) -> int:
     return summary.exit_code
 
 
-async def _run(config: Config, progress: Progress) -> Summary:
+async def _run(config: Config, progress: Progress, *, rescan: bool) -> Summary:
     async with open_store(config) as store:
-        return await back_up(config, store, store.bucket, SystemClock(), progress.watch)
+        return await back_up(config, store, store.bucket, SystemClock(), progress.watch, rescan=rescan)

@@ -6,6 +6,8 @@ Names of objects in the bucket.
 ``packs/<sha256 of the body>``               many small contents
 ``snapshots/<host>/<run>-<program>``         what a snapshotter wrote
 ``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
+``index/<host>/<run>.jsonl.gz``              what the run stored or renewed
+``index/<host>/<run>.<n>.jsonl.gz``          the same, published while a long run goes on
 ``manifests/<host>/<run>.jsonl.gz``          how to put the machine back together
 ===========================================  ==========================================
 
@@ -58,6 +60,42 @@ def manifest_key(host: str, run: str) -> str:
 def manifest_prefix(host: str | None = None) -> str:
     """What the manifests of one host, or of all, begin with."""
     return "manifests/" if host is None else f"manifests/{_safe(host)}/"
+
+
+def index_key(host: str, run: str, number: int | None = None) -> str:
+    """The key of what one run publishes; `number` counts what it publishes before its end, from 1."""
+    part = "" if number is None else f".{number:05}"
+    return f"{index_prefix(host)}{run}{part}{MANIFEST_END}"
+
+
+def index_prefix(host: str | None = None) -> str:
+    """What the indexes of one host, or of all, begin with."""
+    return "index/" if host is None else f"index/{_safe(host)}/"
+
+
+def index_host(key: str) -> str | None:
+    """Whose index a key names; None where it names none."""
+    parts = key.split("/")
+    if len(parts) != 3 or parts[0] != "index" or not parts[2].endswith(MANIFEST_END):
+        return None
+    return unquote(parts[1])
+
+
+def content_sha(key: str) -> bytes | None:
+    """The digest that the key of a content object names; None where it is no such key."""
+    return _digest(key, "content/")
+
+
+def pack_sha(key: str) -> bytes | None:
+    """The digest that the key of a pack names; None where it is no such key."""
+    return _digest(key, "packs/")
+
+
+def _digest(key: str, prefix: str) -> bytes | None:
+    name = key.removeprefix(prefix)
+    if name == key or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+        return None
+    return bytes.fromhex(name)
 
 
 def manifest_parts(key: str) -> tuple[str, str] | None:

@@ -23,15 +23,6 @@ class Hold:
             self._budget.give(self._size - size)
             self._size = size
 
-    def merge(self, other: "Hold") -> None:
-        """Take over what `other` holds."""
-        self._size += other.size
-        other.forget()
-
-    def forget(self) -> None:
-        """Hold nothing any more; what was held is someone else's now."""
-        self._size = 0
-
     def split(self, size: int) -> "Hold":
         """Part of this hold as one of its own, for what is released on its own."""
         size = min(size, self._size)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.known import Catalog, FileState
 from sysbackup.formats import gzipping, manifest
 from sysbackup.model import Problem
 from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place
@@ -32,6 +32,7 @@ ALLOWANCE = 8 * MIB
 
 _RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
 _SAMPLE = 64 << 10
+_SETTLED = 2_000_000_000  # ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,11 @@ class Examined:
     large: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warned: list[tuple[bytes, str]] = field(default_factory=list)
+    states: list[FileState] = field(default_factory=list)
     files: int = 0
+    unchanged: int = 0
     bytes_read: int = 0
+    bytes_reused: int = 0
     sockets: int = 0
 
     @property
@@ -86,14 +90,25 @@ class Examiner:
 
     `packed_below`: contents smaller than this many bytes go into packs.
     `lock_timeout`: seconds that all files of one batch together wait for locks.
+    `rescan`: read every file, whatever the catalog says of it.
     """
 
-    def __init__(self, catalog: Catalog, spool: Sorter, owners: Owners, packed_below: int, lock_timeout: float) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        spool: Sorter,
+        owners: Owners,
+        packed_below: int,
+        lock_timeout: float,
+        *,
+        rescan: bool = False,
+    ) -> None:
         self._catalog = catalog
         self._spool = spool
         self._owners = owners
         self._packed_below = packed_below
         self._lock_timeout = lock_timeout
+        self._rescan = rescan
         self._recorded: set[bytes] = set()
         self._recorded_lock = threading.Lock()
 
@@ -111,6 +126,8 @@ class Examiner:
                 folders.trim()
             contents = self._read_all(folders, found, allowance, out)
         self._pack(contents, out)
+        if out.states:
+            self._catalog.remember(out.states)
         self._spool.add_all(out.records)
         out.records.clear()
         return out
@@ -161,7 +178,11 @@ class Examiner:
         deadline = time.monotonic() + self._lock_timeout
         contents: dict[bytes, bytes] = {}
         left = allowance
+        known = {} if self._rescan else self._catalog.unchanged([state_of(status) for _, status in found])
         for path, status in found:
+            if (sha := known.get((status.st_dev, status.st_ino))) is not None:
+                self._reuse(folders, path, status, sha, out)
+                continue
             if status.st_size > IN_MEMORY:
                 out.large.append(path)
                 continue
@@ -181,11 +202,27 @@ class Examiner:
                 contents[content[0]] = content[1]
         return contents
 
+    def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Examined) -> None:
+        """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
+        folders.trim()
+        try:
+            entry = node(folders.find(path), status, self._owners)
+        except OSError as exc:
+            out.problems.append(unreadable(path, exc))
+            return
+        assert isinstance(entry, manifest.File)
+        describe_file(entry, status, status.st_size, sha, ())
+        out.records.append((path, manifest.encode(entry)))
+        out.files += 1
+        out.unchanged += 1
+        out.bytes_reused += status.st_size
+
     def _read(
         self, folders: Folders, path: bytes, status: os.stat_result, deadline: float, out: Examined
     ) -> tuple[bytes, bytes] | None:
         folders.trim()
         place = folders.find(path)
+        begun = time.time_ns()
         with opened(place, status.st_dev, status.st_ino) as fd:
             reading = read(fd, IN_MEMORY, deadline)
             entry = node(place, reading.status, self._owners, fd)
@@ -196,6 +233,8 @@ class Examiner:
         out.files += 1
         out.bytes_read += len(reading.content)
         out.warned += [(path, warning) for warning in reading.warnings]
+        if not reading.warnings and settled(reading.status, begun):
+            out.states.append(state_of(reading.status, sha))
         return (sha, reading.content) if reading.content else None
 
     def _pack(self, contents: dict[bytes, bytes], out: Examined) -> None:
@@ -204,6 +243,7 @@ class Examiner:
         for sha in [*contents]:
             content = contents.pop(sha)
             if sha not in mine:
+                out.bytes_reused += len(content)
                 continue
             if len(content) < self._packed_below:
                 out.small.append(Small(sha, gzipping.member(content), len(content)))
@@ -213,6 +253,21 @@ class Examiner:
                 out.whole.append(Whole(sha, packed, "gzip", len(content)))
             else:
                 out.whole.append(Whole(sha, content, None, len(content)))
+
+
+def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:
+    """What the catalog remembers of a file."""
+    return FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha)
+
+
+def settled(status: os.stat_result, begun: int) -> bool:
+    """
+    Whether a file read at `begun` (ns since 1970) had been left alone for 2 s (design, rule 7).
+
+    A write in the same tick of the file system's clock as the reading would
+    leave no trace: such a file is read again next time.
+    """
+    return begun - status.st_ctime_ns >= _SETTLED
 
 
 def link_status(place: Place) -> os.stat_result:

@@ -8,9 +8,11 @@ ended well. A failure anywhere cancels everything.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
 
 from sysbackup.catalog.known import Catalog
 from sysbackup.config import Config
@@ -22,8 +24,9 @@ from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.examining import ALLOWANCE, Examined, Examiner, Whole
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.packing import Packer
-from sysbackup.pipeline.picking import pick
+from sysbackup.pipeline.picking import BATCH, pick
 from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
 from sysbackup.pipeline.snapshotting import Snapshotting
 from sysbackup.pipeline.streaming import Streamer
@@ -40,6 +43,21 @@ _WAITING = 32
 _PICKERS = 8
 
 
+# Seconds after which a run that goes on publishes what it has stored.
+PUBLISH_EVERY = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What a worker that examines needs, and where it sends what it finds."""
+
+    examiner: Examiner
+    packer: Packer
+    freight: Channel[Freight]
+    large: Channel[bytes]
+    pool: ThreadPoolExecutor
+
+
 class Gathering:
     """The stages of one run and what they share."""
 
@@ -52,6 +70,8 @@ class Gathering:
         catalog: Catalog,
         spool: Sorter,
         names: Naming,
+        *,
+        rescan: bool = False,
     ) -> None:
         self._config = config
         self._store = store
@@ -62,8 +82,7 @@ class Gathering:
         self._names = names
         self._owners = Owners()
         self._budget = Budget(config.run.memory // 2)
-        self._paths: Channel[list[bytes]] = Channel(_WAITING)
-        self._large: Channel[bytes] = Channel(_WAITING)
+        self._rescan = rescan
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[Sender]:
@@ -83,62 +102,114 @@ class Gathering:
     async def gather(self, pickers: Sequence[Program], snapshotters: Sequence[Program]) -> list[manifest.Snapshot]:
         """Run every program, examine every path, store every content; returns the snapshots taken."""
         self._tally.stage = "backing up"
-        workers = self._config.run.workers
         snapshots: list[manifest.Snapshot] = []
-        with ThreadPoolExecutor(workers, "sysbackup") as pool:
-            async with self.sending() as sender, asyncio.TaskGroup() as group:
-                group.create_task(self._pick_all(pickers))
-                group.create_task(self._examine_all(sender.freight, pool, workers + 1))
-                group.create_task(self._stream_all(sender, pool))
+        ended = asyncio.Event()
+        async with self.sending() as sender, asyncio.TaskGroup() as publishing:
+            publishing.create_task(self._publish_now_and_then(sender, ended))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._store_files(sender, lambda paths: self._pick_all(pickers, paths)))
                 group.create_task(self._snapshot_all(sender, snapshotters, snapshots))
+            ended.set()
         return snapshots
 
-    async def _pick_all(self, pickers: Sequence[Program]) -> None:
+    async def gather_again(self, paths: Iterable[bytes]) -> None:
+        """Examine these paths, whose contents were thought to be stored and are not any more."""
+        self._tally.stage = "storing again what was gone"
+
+        async def send(channel: Channel[list[bytes]]) -> None:
+            left = iter(paths)
+            while batch := await asyncio.to_thread(lambda: list(islice(left, BATCH))):
+                await channel.send(batch)
+            await channel.close()
+
+        async with self.sending() as sender:
+            await self._store_files(sender, send)
+
+    async def _store_files(
+        self, sender: Sender, produce: "Callable[[Channel[list[bytes]]], Coroutine[None, None, None]]"
+    ) -> None:
+        """From paths to stored contents and entries in the spool; `produce` sends the paths and closes the channel."""
+        paths: Channel[list[bytes]] = Channel(_WAITING)
+        large: Channel[bytes] = Channel(_WAITING)
+        with ThreadPoolExecutor(self._config.run.workers, "sysbackup") as pool:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(produce(paths))
+                group.create_task(self._examine_all(sender.freight, pool, paths, large))
+                group.create_task(self._stream_all(sender, pool, large))
+
+    async def _publish_now_and_then(self, sender: Sender, ended: asyncio.Event) -> None:
+        """While a long run goes on, tell the others what is stored: an interrupted one is not lost to them."""
+        number = 0
+        while True:
+            try:
+                async with asyncio.timeout(PUBLISH_EVERY):
+                    await ended.wait()
+            except TimeoutError:
+                number += 1
+                await publish(sender, self._catalog, self._names, number)
+            else:
+                return
+
+    async def _pick_all(self, pickers: Sequence[Program], paths: Channel[list[bytes]]) -> None:
         turns = asyncio.Semaphore(_PICKERS)
 
         async def in_turn(program: Program) -> None:
             async with turns:
-                await pick(program, self._paths, self._tally, self._config.run.picker_idle_limit)
+                await pick(program, paths, self._tally, self._config.run.picker_idle_limit)
 
         async with asyncio.TaskGroup() as group:
             for program in pickers:
                 group.create_task(in_turn(program))
-        await self._paths.close()
+        await paths.close()
 
-    async def _examine_all(self, freight: Channel[Freight], pool: ThreadPoolExecutor, workers: int) -> None:
+    async def _examine_all(
+        self,
+        freight: Channel[Freight],
+        pool: ThreadPoolExecutor,
+        paths: Channel[list[bytes]],
+        large: Channel[bytes],
+    ) -> None:
         content = self._config.content
-        examiner = Examiner(self._catalog, self._spool, self._owners, content.pack_below, content.lock_timeout)
+        examiner = Examiner(
+            self._catalog,
+            self._spool,
+            self._owners,
+            content.pack_below,
+            content.lock_timeout,
+            rescan=self._rescan,
+        )
         packer = Packer(freight, self._catalog, self._budget, self._names.contents, content.pack_size, self._tally)
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._examine(examiner, packer, freight, pool))
+            # One more than threads: the next job is ready when a thread is.
+            for _ in range(self._config.run.workers + 1):
+                group.create_task(self._examine(_Stage(examiner, packer, freight, large, pool), paths))
         await packer.flush()
-        await self._large.close()
+        await large.close()
 
-    async def _examine(
-        self, examiner: Examiner, packer: Packer, freight: Channel[Freight], pool: ThreadPoolExecutor
-    ) -> None:
+    async def _examine(self, stage: "_Stage", paths: Channel[list[bytes]]) -> None:
         """One worker: takes batches, has them examined in a thread, sends on what is to be stored."""
         loop = asyncio.get_running_loop()
-        async for batch in self._paths:
+        async for batch in paths:
             todo = batch
             allowance = ALLOWANCE
             while todo:
                 self._tally.reading(todo[0])
                 hold = await self._budget.take(allowance)
                 try:
-                    found = await loop.run_in_executor(pool, examiner.examine, todo, allowance)
+                    found = await loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance)
                 except BaseException:
                     hold.release()
                     raise
                 hold.shrink(found.held)
-                await self._send_on(found, hold, packer, freight)
+                await self._send_on(found, hold, stage)
                 todo = [path for path, _ in found.later]
                 allowance = max(ALLOWANCE, found.later[0][1]) if found.later else ALLOWANCE
 
-    async def _send_on(self, found: Examined, hold: Hold, packer: Packer, freight: Channel[Freight]) -> None:
+    async def _send_on(self, found: Examined, hold: Hold, stage: "_Stage") -> None:
         tally = self._tally
         tally.files += found.files
+        tally.unchanged += found.unchanged
+        tally.bytes_reused += found.bytes_reused
         tally.bytes_read += found.bytes_read
         tally.sockets += found.sockets
         for problem in found.problems:
@@ -146,12 +217,12 @@ class Gathering:
         for path, warning in found.warned:
             tally.warned(path, [warning])
         for whole in found.whole:
-            await freight.send(self._shipment(whole, hold.split(len(whole.body))))
+            await stage.freight.send(self._shipment(whole, hold.split(len(whole.body))))
         if found.small:
-            await packer.add(found.small, hold)
+            await stage.packer.add(found.small, hold)
         hold.release()
         for path in found.large:
-            await self._large.send(path)
+            await stage.large.send(path)
 
     def _shipment(self, whole: Whole, hold: Hold) -> Shipment:
         contents, encoding = [Packed(whole.sha, 0, 0, whole.size)], whole.encoding
@@ -170,7 +241,7 @@ class Gathering:
             sha256=None if whole.encoding else whole.sha,
         )
 
-    async def _stream_all(self, sender: Sender, pool: ThreadPoolExecutor) -> None:
+    async def _stream_all(self, sender: Sender, pool: ThreadPoolExecutor, large: Channel[bytes]) -> None:
         streamer = Streamer(
             sender,
             self._catalog,
@@ -183,7 +254,7 @@ class Gathering:
         )
 
         async def stream() -> None:
-            async for path in self._large:
+            async for path in large:
                 await streamer.store(path)
 
         async with asyncio.TaskGroup() as group:

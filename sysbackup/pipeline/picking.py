@@ -43,6 +43,8 @@ async def pick(program: Program, paths: Channel[list[bytes]], tally: Tally, idle
                 batch.append(record)
         for start in range(0, len(batch), BATCH):
             await paths.send(batch[start : start + BATCH])
+        for beginning in records.overlong:
+            _refuse(program, beginning, "longer than any path can be", tally)
         failure = await picker.result()
     if failure is not None:
         tally.problem(Problem("picker.failed", program.name, failure))

@@ -12,9 +12,8 @@ from itertools import islice
 
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
-from sysbackup.errors import SysbackupError
 from sysbackup.formats import keys, manifest
-from sysbackup.model import StoredObject, shown
+from sysbackup.model import Problem, StoredObject
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Sender
@@ -94,12 +93,14 @@ class Recorder:
         places = self._catalog.locate(bytes.fromhex(file.sha) for file in files)
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
-            if place is None:
-                raise SysbackupError(
-                    f"the content of {shown(file.path_bytes)} was not stored although nothing failed; no manifest is"
-                    " written. What was stored stays locked and is used by the next run. Please report this"
-                )
-            file.place(place)
+            if place is not None:
+                file.place(place)
+                continue
+            # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
+            entries.remove(file)
+            self._tally.problem(
+                Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
+            )
         for entry in entries:
             self._count(entry, entry.size if isinstance(entry, manifest.File) else 0)
             yield manifest.encode(entry)
@@ -107,6 +108,16 @@ class Recorder:
     def _count(self, entry: manifest.Entry, size: int) -> None:
         self.counts[str(entry.__struct_config__.tag)] += 1
         self.bytes += size
+
+
+def lost(spool: Sorter, catalog: Catalog) -> Iterator[bytes]:
+    """The paths of those files whose contents are stored nowhere (any more)."""
+    latest = _latest(spool.sorted())
+    while some := list(islice(latest, _BATCH)):
+        entries = [manifest.decode(line) for _, line in some]
+        files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
+        places = catalog.locate(bytes.fromhex(file.sha) for file in files)
+        yield from (file.path_bytes for file in files if bytes.fromhex(file.sha) not in places)
 
 
 def _latest(records: Iterable[Record]) -> Iterator[Record]:

@@ -31,7 +31,11 @@ class Tally:
     stage: str = "starting"
     current: str = ""
     files: int = 0
+    unchanged: int = 0
     bytes_read: int = 0
+    bytes_reused: int = 0
+    renewed: int = 0
+    repacked: int = 0
     contents: int = 0
     objects: int = 0
     bytes_stored: int = 0
@@ -87,7 +91,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     How one run went; `--json` prints it as it is.
 
     `bytes` is what the manifest's files and snapshots hold together, `read` what
-    was read to find that out, `stored` what was newly sent, all in bytes; `price`
+    was read to find that out, `stored` what was newly sent, `reused` what the
+    files hold whose contents were stored already, all in bytes; `unchanged` files
+    were not even opened; `renewed` objects got a later lock; `price`
     in US dollars for the requests alone.
     """
 
@@ -105,7 +111,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, int]
     files: int
     bytes: int
+    unchanged: int
     read: int
+    reused: int
+    renewed: int
     contents: int
     objects: int
     stored: int

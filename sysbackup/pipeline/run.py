@@ -6,22 +6,30 @@ ended well, and only then. Whatever ends a run early leaves locked contents that
 a later run can use, no manifest, and no multipart upload.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from sysbackup.config import Config
+from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.schema import CatalogUnusable, set_aside
+from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SysbackupError
 from sysbackup.model import Clock, LockMode, Problem, StoredObject
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
-from sysbackup.pipeline.recording import Recorder, write_manifest
+from sysbackup.pipeline.recording import Recorder, lost, write_manifest
+from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.report import Summary, Tally
-from sysbackup.pipeline.workplace import exclusive, fresh_catalog
+from sysbackup.pipeline.sharing import Trust, learn_all, publish
+from sysbackup.pipeline.workplace import catalog_path, exclusive
 from sysbackup.sources.programs import Program, find_programs
 from sysbackup.sources.sorting import Sorter
+from sysbackup.store.accounting import Requests
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()
@@ -62,43 +70,93 @@ async def back_up(
     bucket: str,
     clock: Clock,
     watch: Callable[[Tally], None] = lambda _: None,
+    *,
+    rescan: bool = False,
 ) -> Summary:
     """
-    Back this machine up once.
+    Back this machine up once; with `rescan` every file is read, whatever is known of it.
 
     `watch` is given the counts, which grow while the run goes on. Raises
     `SysbackupError` where the run failed: then there is no manifest of it. What
     went wrong with single sources is in the summary and in the manifest.
     """
+    found = programs(config)
+    with exclusive(config.cache):
+        run = partial(_run, config, store, bucket, clock, watch, found, rescan=rescan)
+        try:
+            return await run()
+        except CatalogUnusable as exc:
+            # Nothing is lost with it: what is stored is found again through the index, or by a conditional put.
+            set_aside(catalog_path(config.cache), str(exc))
+            return await run()
+
+
+async def _run(
+    config: Config,
+    store: ObjectStore,
+    bucket: str,
+    clock: Clock,
+    watch: Callable[[Tally], None],
+    found: Programs,
+    *,
+    rescan: bool,
+) -> Summary:
     names = naming(config.content, clock.now())
+    before = Counter(store.requests.by_kind)
     structlog.contextvars.bind_contextvars(run=names.run)
     try:
         with ExitStack() as stack:
-            stack.enter_context(exclusive(config.cache))
-            found = programs(config)
             tally = Tally(clock, stack.enter_context(Sorter(config.cache, memory=4 << 20)))
             watch(tally)
-            log.info("run.started", host=names.host, bucket=bucket, promise=names.promise.until.isoformat())
-            if config.content.lock_mode is LockMode.NONE:
-                log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
-            await store.check()
+            _log_start(names, bucket)
+            catalog = stack.enter_context(Catalog(catalog_path(config.cache)))
+            spool = stack.enter_context(Sorter(config.cache))
+            doubt = Doubt(config.content.verify_shared)
+            catalog.begin(
+                f"{config.s3.endpoint_url or 'AWS'} {bucket}",
+                names.host,
+                names.promise,
+                names.started,
+                doubting=doubt.any,
+            )
+            # The first request: finds out, too, whether the bucket is there and lets us in.
+            await learn_all(store, catalog, Trust(names.host, config.content.share), clock)
             for problem in found.problems:
                 tally.problem(problem)
-            catalog = stack.enter_context(fresh_catalog(config.cache))
-            spool = stack.enter_context(Sorter(config.cache))
-            gathering = Gathering(config, store, clock, tally, catalog, spool, names)
+            gathering = Gathering(config, store, clock, tally, catalog, spool, names, rescan=rescan)
             snapshots = await gathering.gather(found.pickers, found.snapshotters)
+            tally.stage = "renewing locks"
+            renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
+            while await renewing.see_to_all():
+                await _store_lost(gathering, spool, catalog, config)
             tally.stage = "writing the manifest"
             recorder = Recorder(spool, snapshots, tally, catalog, names)
             async with gathering.sending() as sender:
+                await publish(sender, catalog, names)
                 stored = await write_manifest(sender, recorder, names)
-            summary = _summary(names, bucket, clock, tally, recorder, stored, store)
+            await asyncio.to_thread(catalog.tidy, names.started)
+            requests = store.requests.since(before)
+            summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
         structlog.contextvars.unbind_contextvars("run")
     return summary
+
+
+def _log_start(names: Naming, bucket: str) -> None:
+    log.info("run.started", host=names.host, bucket=bucket, promise=names.promise.until.isoformat())
+    if names.promise.mode is LockMode.NONE:
+        log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
+
+
+async def _store_lost(gathering: Gathering, spool: Sorter, catalog: Catalog, config: Config) -> None:
+    """Store the contents again that were relied on and are not stored any more."""
+    with Sorter(config.cache, memory=4 << 20) as gone:
+        # Set down first: the spool may not be read and added to at the same time.
+        await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(spool, catalog)))
+        await gathering.gather_again(path for path, _ in gone.sorted())
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -121,7 +179,8 @@ def _summary(
     tally: Tally,
     recorder: Recorder,
     stored: StoredObject,
-    store: ObjectStore,
+    requests: Requests,
+    prices: Prices,
 ) -> Summary:
     finished = clock.now()
     incomplete = tally.problems > 0
@@ -140,7 +199,10 @@ def _summary(
         entries=dict(recorder.counts),
         files=recorder.counts["f"],
         bytes=recorder.bytes,
+        unchanged=tally.unchanged,
         read=tally.bytes_read,
+        reused=tally.bytes_reused,
+        renewed=tally.renewed,
         contents=tally.contents,
         objects=tally.objects + 1,
         stored=tally.bytes_stored + stored.size,
@@ -149,8 +211,8 @@ def _summary(
         warnings=tally.warnings,
         problems=tally.problems,
         first_problems=[{"event": p.event, "path": p.shown, "reason": p.reason} for p in tally.first_problems],
-        requests=dict(store.requests.by_kind.most_common()),
-        price=round(store.requests.price, 6),
+        requests=dict(requests.by_kind.most_common()),
+        price=round(requests.price(prices), 6),
     )
     log.info(
         "run.finished",
@@ -159,7 +221,7 @@ def _summary(
         bytes=summary.bytes,
         read=summary.read,
         stored=summary.stored,
-        requests=store.requests.total,
+        requests=requests.total,
         price=summary.price,
         problems=summary.problems,
         seconds=summary.seconds,

@@ -20,7 +20,7 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Location, StoredObject
-from sysbackup.pipeline.examining import describe_file, link_status, unreadable
+from sysbackup.pipeline.examining import describe_file, link_status, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Refused, Sender
@@ -101,6 +101,7 @@ class Streamer:
             deadline = time.monotonic() + self._lock_timeout
             file = stack.enter_context(await self._in_thread(lambda: LargeFile(place, link_status(place), deadline)))
             self._tally.reading(path)
+            begun = time.time_ns()
             while await self._in_thread(lambda: file.hash_on(_SLICE)):
                 pass
             stored = file.size == 0 or await self._store_once(file)
@@ -115,6 +116,8 @@ class Streamer:
             if at is not None:
                 entry.place(at)
             await self._in_thread(lambda: self._spool.add(path, manifest.encode(entry)))
+            if not warnings and at is None and settled(file.before, begun):
+                await self._in_thread(lambda: self._catalog.remember([state_of(file.before, file.sha)]))
             self._tally.files += 1
             self._tally.bytes_read += file.size
             self._tally.warned(path, warnings)

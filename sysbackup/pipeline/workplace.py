@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sysbackup.catalog.known import Catalog
 from sysbackup.errors import BusyError
 from sysbackup.sources.sorting import spooling
 
@@ -34,19 +33,6 @@ def exclusive(cache: Path) -> Iterator[None]:
         os.close(fd)
 
 
-@contextmanager
-def fresh_catalog(cache: Path) -> Iterator[Catalog]:
-    """An empty catalog for one run. Only its holder may be in the directory, see `exclusive`."""
-    path = cache / "run.sqlite"
-    _remove(path)
-    try:
-        with Catalog(path) as catalog:
-            yield catalog
-    finally:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-        with spooling(path.parent):
-            name.unlink(missing_ok=True)
+def catalog_path(cache: Path) -> Path:
+    """Where the catalog is. Only the holder of the directory may write to it, see `exclusive`."""
+    return cache / "catalog.sqlite"

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.recovery.placing import Placer, Streamed, where
+from sysbackup.recovery.placing import Placer, Streamed, reason, where
 from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.threads import Threads, tasks
@@ -128,6 +128,8 @@ class Fetcher:
                     await self._pour(fetch, stream)
             except (StoreError, FormatError) as exc:
                 await self._threads.run(stream.fail, self._judged(exc))
+            except OSError as exc:
+                await self._threads.run(stream.fail, reason(exc))
             finally:
                 stream.close()
             self._told(placer.outcome)

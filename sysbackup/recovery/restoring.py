@@ -93,6 +93,7 @@ class _Restore:
                 await fetcher.bring(self._plan.fetches(), planner)
                 await planner.run(frame.make_others, self._plan.others())
             except SysbackupError:
+                self._stop.clear()  # it stopped the other reads; what is there gets its rights all the same
                 await planner.run(frame.finish)
                 raise
             await planner.run(frame.finish)
@@ -110,7 +111,8 @@ class _Restore:
         for sentence, lack in done.shortfalls.items():
             if os.geteuid() == 0:
                 also = "" if lack.count == 1 else f" (and for {lack.count - 1} more)"
-                problems.append(Problem(EVENT, lack.first, sentence + also))
+                problems.append(lacking := Problem(EVENT, lack.first, sentence + also))
+                self._progress.problem(lacking)
             else:
                 warnings.append(f"{sentence} ({lack.count} entries)")
         counts = Counts(

@@ -37,22 +37,6 @@ class TooLarge(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What must stay the same for a file to count as unchanged (design, rule 7)."""
-
-    device: int
-    inode: int
-    size: int
-    mtime: int
-    ctime: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Identity":
-        """From stat(2)'s answer; times in nanoseconds."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """A file read into memory: its bytes, what it was when they were read, warnings for the manifest."""
 

@@ -1,31 +1,32 @@
 """
 Requests, counted by kind, and what they cost.
 
-Prices are Amazon's public list prices of S3 Standard in us-east-1, US dollars
-for 1,000 requests (https://aws.amazon.com/s3/pricing/, seen 2026-11). S3 bills
-PutObjectRetention like a PUT, GetObjectRetention and HEAD like a GET, and
+S3 has two prices, for requests that write or list and for those that read; it
+bills PutObjectRetention like a PUT, GetObjectRetention and HEAD like a GET, and
 does not bill aborts.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-_WRITE = 0.005
-_READ = 0.0004
+from sysbackup.config import Prices
 
-PRICE_PER_THOUSAND: Mapping[str, float] = {
-    "PutObject": _WRITE,
-    "CreateMultipartUpload": _WRITE,
-    "UploadPart": _WRITE,
-    "CompleteMultipartUpload": _WRITE,
-    "AbortMultipartUpload": 0.0,
-    "PutObjectRetention": _WRITE,
-    "ListObjectsV2": _WRITE,
-    "ListObjectVersions": _WRITE,
-    "GetObject": _READ,
-    "HeadObject": _READ,
-    "GetObjectRetention": _READ,
+Billed = Literal["write", "read", "free"]
+
+BILLED: Mapping[str, Billed] = {
+    "PutObject": "write",
+    "CreateMultipartUpload": "write",
+    "UploadPart": "write",
+    "CompleteMultipartUpload": "write",
+    "AbortMultipartUpload": "free",
+    "PutObjectRetention": "write",
+    "ListObjectsV2": "write",
+    "ListObjectVersions": "write",
+    "GetObject": "read",
+    "HeadObject": "read",
+    "GetObjectRetention": "read",
 }
 
 
@@ -50,7 +51,11 @@ class Requests:
         """All requests of all kinds."""
         return sum(self.by_kind.values())
 
-    @property
-    def price(self) -> float:
+    def since(self, before: "Counter[str]") -> "Requests":
+        """What was sent since `by_kind` was `before`."""
+        return Requests(self.by_kind - before)
+
+    def price(self, prices: Prices) -> float:
         """What S3 charges for them, in US dollars; storage and traffic not included."""
-        return sum(PRICE_PER_THOUSAND.get(kind, _WRITE) * n for kind, n in self.by_kind.items()) / 1000
+        each = {"write": prices.write, "read": prices.read, "free": 0.0}
+        return sum(each[BILLED.get(kind, "write")] * number for kind, number in self.by_kind.items()) / 1000

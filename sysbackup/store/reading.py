@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-from sysbackup.errors import StoreError
-from sysbackup.store.translating import Action, unavailable
+from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.store.translating import Action
 from sysbackup.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ async def read(
         if at < end:
             breaks += 1
             if breaks > _BREAKS:
-                cause = broken or IncompleteReadError(actual_bytes=at - start, expected_bytes=end - start)
-                raise unavailable(cause, wire.place, 0) from cause
+                raise StoreUnavailable(
+                    f"Reading {key!r} (version {version or 'current'}) from {wire.place} broke off at byte {at} "
+                    f"{breaks} times in a row: {broken or 'the connection ended'}."
+                ) from broken
 
 
 async def _ask(

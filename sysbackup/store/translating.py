@@ -45,6 +45,7 @@ NOT_IMPLEMENTED = "NotImplemented"
 NO_RETENTION = "NoSuchObjectLockConfiguration"
 NO_OBJECT_LOCK = "the bucket has no Object Lock"
 
+_READS = ("GetObject", "HeadObject", "GetObjectRetention")
 _LOCKING = ("PutObject", "CreateMultipartUpload", "PutObjectRetention")
 _BY_STATUS = {412: PRECONDITION_FAILED, 501: NOT_IMPLEMENTED}
 
@@ -66,7 +67,8 @@ _BUSY = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", 
 _BUSY |= {"RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "TooManyRequestsException"}
 _BUSY |= {"InternalError", "ServiceUnavailable", "OperationAborted", CONFLICT}
 _DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
-_GONE = {"NoSuchKey", "NoSuchVersion", "404", "MethodNotAllowed", "405"}
+_GONE = {"NoSuchKey", "NoSuchVersion", "404"}
+_MARKERS = {"MethodNotAllowed", "405"}  # how a delete marker answers who reads it
 _ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
 _ELSEWHERE |= {"IllegalLocationConstraintException", "IncorrectEndpoint", "301", "307"}
 _UNKNOWN_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "NotSignedUp"}
@@ -215,10 +217,11 @@ def _answer(exc: ClientError, action: Action, place: Place) -> SysbackupError:
     """What an error answer of S3, or of the STS behind our credentials, means."""
     code, said = code_of(exc), _said(exc)
     return (
-        _denial(exc, code, said, action, place)
-        or _bucket_trouble(exc, code, said, place)
+        _bucket_trouble(exc, code, said, place)
         or _object_trouble(code, said, action, place)
         or _setting_trouble(code, said, place)
+        # last, for an archived object is a 403 as well
+        or _denial(exc, code, said, action, place)
         or StoreError(f"{place} refused {action.operation}{action.target}: {code} {said}".rstrip())
     )
 
@@ -265,7 +268,9 @@ def _bucket_trouble(exc: ClientError, code: str, said: str, place: Place) -> Buc
 
 def _object_trouble(code: str, said: str, action: Action, place: Place) -> StoreError | None:
     version = action.version or "current"
-    if code in _GONE or (action.version and code == "InvalidArgument" and "version" in said.lower()):
+    unreadable = action.operation in _READS and code in _MARKERS
+    misnamed = action.version and code == "InvalidArgument" and "version" in said.lower()
+    if action.key is not None and (code in _GONE or unreadable or misnamed):
         return ObjectGone(f"{action.key!r} (version {version}) does not exist in {place}.")
     if code == NO_SUCH_UPLOAD:
         return dropped(action.key or "", place)

@@ -6,14 +6,13 @@ import re
 import socket
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 
 import pytest
 import uvloop
 
 from sysbackup.errors import LockNotKept, StoreUnavailable
-from sysbackup.model import Lock, LockMode
 from sysbackup.store.port import MIN_PART, ObjectStore
+from tests.contract.asking import content, lock
 from tests.memory_store import MemoryBucket, MemoryStore
 from tests.proxy import Fault, proxying
 from tests.servers import OnServer
@@ -21,14 +20,6 @@ from tests.servers import OnServer
 PART, CREATE, COMPLETE = r"^PUT .*partNumber=", r"^POST .*\?uploads", r"^POST .*\?uploadId="
 PUT = r"^PUT [^?]* "
 GET = r"^GET .*versionId="
-
-
-def lock(days: float = 1) -> Lock:
-    return Lock(LockMode.GOVERNANCE, datetime.now(UTC) + timedelta(days=days))
-
-
-async def content(store: ObjectStore, key: str, version: str | None, *part: int) -> bytes:
-    return b"".join([chunk async for chunk in store.read(key, version, *part)])
 
 
 def test_a_part_is_sent_again_after_a_503(served: OnServer) -> None:
@@ -217,14 +208,15 @@ def test_an_abort_waits_for_parts_that_other_tasks_are_sending(served: OnServer)
         async with store.upload("big", lock()) as upload:
             for number in range(1, 5):
                 group.create_task(upload.part(number, bytes(MIN_PART)))
-            await asyncio.sleep(0)
+            while store.requests.by_kind["UploadPart"] < 4:
+                await asyncio.sleep(0)
             raise RuntimeError("the snapshotter failed")
 
     async def body() -> None:
         async with served.store() as store, asyncio.TaskGroup() as group:
             with pytest.raises(RuntimeError, match="snapshotter"):
                 await fail(store, group)
-            assert store.requests.by_kind["UploadPart"] == 4
+            assert store.requests.sent == 4 * MIN_PART
             assert await served.unfinished() == 0
 
     uvloop.run(body())

@@ -92,7 +92,13 @@ def test_equal_contents_are_stored_once(store: MemoryStore, tmp_path: Path) -> N
     backups.finder(config, tree)
     summary = backups.backed_up(config, store)
     assert summary.contents == 3
-    assert sorted(key.split("/")[0] for key in store.bucket.objects) == ["content", "content", "manifests", "packs"]
+    assert sorted(key.split("/")[0] for key in store.bucket.objects) == [
+        "content",
+        "content",
+        "index",
+        "manifests",
+        "packs",
+    ]
     assert summary.files == 9
 
 
@@ -120,7 +126,7 @@ def test_every_object_is_locked_for_the_promise(tmp_path: Path) -> None:
     summary = backups.backed_up(config, store, clock)
     promise = clock.now().replace(microsecond=0) + timedelta(days=30)
     assert summary.promise == promise
-    ends = {"packs": 7, "content": 7, "snapshots": 0, "manifests": 0}
+    ends = {"packs": 7, "content": 7, "index": 7, "snapshots": 0, "manifests": 0}
     for key, versions in store.bucket.objects.items():
         (version,) = versions
         assert version.lock is not None, key
@@ -131,7 +137,11 @@ def test_every_object_is_locked_for_the_promise(tmp_path: Path) -> None:
 def test_what_compresses_is_compressed_and_says_so(store: MemoryStore, tmp_path: Path) -> None:
     """Larger contents are stored as gzip where that saves space, as they are where it does not."""
     config = backups.configured(tmp_path)
-    plain = {"text": b"all work and no play\n" * 200_000, "noise": os.urandom(2 * MIB), "big": b"log line\n" * 5_000_000}
+    plain = {
+        "text": b"all work and no play\n" * 200_000,
+        "noise": os.urandom(2 * MIB),
+        "big": b"log line\n" * 5_000_000,
+    }
     for name, data in plain.items():
         (tmp_path / name).write_bytes(data)
     backups.picker(config, *(bytes(tmp_path / name) for name in plain))
@@ -177,7 +187,8 @@ def test_memory_limits_do_not_stall(store: MemoryStore, tmp_path: Path) -> None:
 @contextmanager
 def scribbling(path: Path) -> Iterator[None]:
     """Another process writes to the file all the time, thousands of times while it is read once."""
-    script = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY)\nprint(flush=True)\nwhile True: os.pwrite(fd, os.urandom(8), 0)"
+    script = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY)\nprint(flush=True)\n"
+    script += "while True: os.pwrite(fd, os.urandom(8), 0)"
     with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -195,9 +206,13 @@ def test_a_file_that_never_holds_still_is_kept_with_a_warning(store: MemoryStore
     (tmp_path / "moving").write_bytes(os.urandom(size))
     backups.picker(config, path)
     with scribbling(tmp_path / "moving"):
-        summary = backups.backed_up(config, store)
-    node = backups.nodes(backups.entries(store, summary))[path]
-    assert isinstance(node, manifest.File)
+        # Whether a write falls into one reading is the scheduler's affair: on a busy machine it may take a few runs.
+        for _ in range(20):
+            summary = backups.backed_up(config, store)
+            node = backups.nodes(backups.entries(store, summary))[path]
+            assert isinstance(node, manifest.File)
+            if node.warnings:
+                break
     assert node.warnings == ["changed-while-read"]
     assert summary.exit_code == 0
     assert summary.warnings == 1

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import manifest
 from sysbackup.model import SystemClock
 from sysbackup.pipeline.run import back_up
@@ -67,15 +68,14 @@ def test_random_failures_leave_no_manifest_of_what_is_missing(
     tree: Path, tmp_path: Path, seed: int, share: float, after: bool
 ) -> None:
     """A call that fails, before or after it took effect, ends the run without a manifest and without an upload."""
-    config = backups.configured(tmp_path, {"pack_size": 40_000})
+    config = backups.configured(Path(tempfile.mkdtemp(dir=tmp_path)), {"pack_size": 40_000})
     backups.finder(config, tree)
     backups.program(config.snapshotters, "dump", "#!/bin/sh\nhead -c 100000 /dev/urandom >&$1\n")
     bucket = MemoryBucket()
     store = FailingStore(MemoryStore(bucket), now_and_then(share, seed), after=after)
     try:
         summary = backups.backed_up(config, store)
-    except StoreError as error:
-        assert isinstance(error, StoreUnavailable)
+    except StoreUnavailable:
         # an answer that was lost after the manifest was stored leaves a manifest that is right
         assert checked(bucket) == 0 or after
     else:
@@ -87,10 +87,12 @@ def test_random_failures_leave_no_manifest_of_what_is_missing(
 @given(delay=st.floats(0, 1.2))
 def test_a_run_that_is_cancelled_leaves_no_manifest(tree: Path, tmp_path: Path, delay: float) -> None:
     """Wherever a cancellation strikes, there is a whole manifest or none, no upload and no process."""
-    config = backups.configured(tmp_path, {"pack_size": 40_000})
+    config = backups.configured(Path(tempfile.mkdtemp(dir=tmp_path)), {"pack_size": 40_000})
     backups.finder(config, tree)
     pid = tmp_path / "pid"
-    backups.program(config.snapshotters, "dump", f"#!/bin/sh\necho $$ >{pid}\nsleep 0.2\nhead -c 100000 /dev/zero >&$1\n")
+    backups.program(
+        config.snapshotters, "dump", f"#!/bin/sh\necho $$ >{pid}\nsleep 0.2\nhead -c 100000 /dev/zero >&$1\n"
+    )
     bucket = MemoryBucket()
 
     async def interrupted() -> None:

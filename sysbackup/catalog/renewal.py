@@ -1,0 +1,109 @@
+"""Which reused objects a run must see to before it may promise what they hold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Lock, LockMode, StoredObject
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """
+    One object that is reused although its lock ends too early, or nobody has checked it.
+
+    `used` is how many of its `stored.size` bytes the run refers to.
+    """
+
+    number: int
+    stored: StoredObject
+    encoding: str | None
+    host: str
+    checked: bool
+    used: int
+
+
+def collect(catalog: Catalog) -> int:
+    """Set down which objects are due now, and how many they are; `due` then pages through them."""
+    with catalog.held() as db:
+        db.execute("DROP TABLE IF EXISTS temp.due")
+        db.execute(
+            "CREATE TEMP TABLE due AS SELECT object, sum(coalesce(length, objects.size)) AS bytes FROM used"
+            f" JOIN contents USING (sha) JOIN objects ON id = object WHERE {catalog.short} GROUP BY object"
+        )
+        number: int = db.execute("SELECT count(*) FROM due").fetchone()[0]
+        return number
+
+
+def due(catalog: Catalog) -> Iterator[list[Due]]:
+    """The objects that `collect` found, in pages."""
+    last = -1
+    while True:
+        with catalog.held() as db:
+            rows = db.execute(
+                "SELECT id, key, version, size, mode, until, encoding, host, checked, bytes FROM due"
+                " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
+                (last, _PAGE),
+            ).fetchall()
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield [
+            Due(
+                number,
+                StoredObject(
+                    key, version or None, size, Lock(LockMode(mode), datetime.fromtimestamp(until, UTC)), fresh=False
+                ),
+                encoding,
+                host,
+                bool(checked),
+                used,
+            )
+            for number, key, version, size, mode, until, encoding, host, checked, used in rows
+        ]
+
+
+def renewed(catalog: Catalog, number: int, lock: Lock) -> None:
+    """The store has confirmed that an object's lock is this now."""
+    with catalog.held() as db:
+        db.execute(
+            "UPDATE objects SET mode = ?, until = max(until, ?), news = 1 WHERE id = ?",
+            (lock.mode.value, int(lock.until.timestamp()), number),
+        )
+
+
+def forget(catalog: Catalog, number: int) -> None:
+    """An object is gone, or not to be relied on any more: nothing it held counts as stored."""
+    with catalog.held() as db:
+        db.execute("DELETE FROM contents WHERE object = ?", (number,))
+        db.execute("DELETE FROM objects WHERE id = ?", (number,))
+
+
+def used_contents(catalog: Catalog, number: int) -> list[Packed]:
+    """The contents of one object that this run refers to, by offset; offset and length 0 in a content object."""
+    with catalog.held() as db:
+        rows = db.execute(
+            "SELECT sha, coalesce(start, 0), coalesce(length, 0), contents.size FROM contents JOIN used USING (sha)"
+            " WHERE object = ? ORDER BY start",
+            (number,),
+        ).fetchall()
+    return [Packed(*row) for row in rows]
+
+
+def checked(catalog: Catalog, number: int) -> None:
+    """The contents of an object that this run refers to were compared with their hashes."""
+    with catalog.held() as db:
+        db.execute("UPDATE objects SET checked = 1 WHERE id = ?", (number,))
+
+
+def forget_host(catalog: Catalog, host: str) -> None:
+    """Nothing that came from a host's index counts as stored any more."""
+    with catalog.held() as db:
+        db.execute(
+            "DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ? AND checked = 0)", (host,)
+        )
+        db.execute("DELETE FROM objects WHERE host = ? AND checked = 0", (host,))

@@ -1,0 +1,139 @@
+"""The catalog's file: opened, made where there is none, set aside where it is damaged or foreign."""
+
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from sysbackup.errors import SpoolError
+
+log = structlog.get_logger()
+
+# sqlite.org/pragma.html, application_id: "sbkC"
+APPLICATION = 0x73626B43
+VERSION = 1
+
+_SCHEMA = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+CREATE TABLE objects (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    version TEXT NOT NULL,       -- '' on stores without versions
+    size INTEGER NOT NULL,       -- of the body
+    mode TEXT NOT NULL,
+    until INTEGER NOT NULL,      -- of the lock, seconds since 1970
+    encoding TEXT,
+    host TEXT NOT NULL,          -- whose index, or whose run, told us of it
+    checked INTEGER NOT NULL,    -- 1: ours, or its contents were compared with their hashes
+    news INTEGER NOT NULL,       -- 1: stored or renewed by us, in no index yet; 2: in the one being published
+    UNIQUE (key, version)
+);
+CREATE INDEX objects_news ON objects (news) WHERE news > 0;
+CREATE TABLE contents (
+    sha BLOB PRIMARY KEY,        -- 32 bytes
+    object INTEGER NOT NULL,
+    start INTEGER,               -- of the member in its pack; NULL where the object is the content
+    length INTEGER,
+    size INTEGER NOT NULL        -- of the content; -1: not known
+) WITHOUT ROWID;
+CREATE INDEX contents_object ON contents (object);
+CREATE TABLE files (
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,      -- nanoseconds
+    ctime INTEGER NOT NULL,
+    sha BLOB NOT NULL,
+    seen INTEGER NOT NULL,       -- days since 1970
+    PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
+    sha BLOB PRIMARY KEY
+) WITHOUT ROWID;
+CREATE TABLE indexes (
+    host TEXT PRIMARY KEY,
+    key TEXT NOT NULL,           -- the last index object of that host that was read or published
+    until INTEGER NOT NULL       -- of its lock, where it is our own; else 0
+) WITHOUT ROWID;
+CREATE TABLE bucket (
+    name TEXT PRIMARY KEY        -- the one bucket that all this is about
+) WITHOUT ROWID;
+"""
+
+
+class CatalogUnusable(SpoolError):
+    """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """
+    The catalog at `path`, usable by any thread under the caller's lock; made where there is none.
+
+    One that is damaged, foreign or of another version is renamed, with a
+    warning, and a new one made. sqlite3.Error where the disk does not let us.
+    """
+    if path.exists() and (reason := _unusable(path)) is not None:
+        set_aside(path, reason)
+    fresh = not path.exists()
+    if fresh:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    db = _connected(path)
+    if fresh:
+        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    return db
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        # A power cut may cost the last transactions; what they held is stored once more, no more than that.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA cache_size = -16384")  # KiB
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _unusable(path: Path) -> str | None:
+    """Why a file is no catalog of ours; None where it is one."""
+    try:
+        db = _connected(path)
+    except sqlite3.DatabaseError as exc:
+        if isinstance(exc, sqlite3.OperationalError):
+            raise
+        return str(exc)
+    try:
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION:
+            return "it was not made by sysbackup"
+        if version != VERSION:
+            return f"it has version {version}, this sysbackup writes version {VERSION}"
+        for table in ("objects", "contents", "files", "used", "indexes", "bucket"):
+            db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as exc:
+        return str(exc)
+    else:
+        return None
+    finally:
+        db.close()
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a catalog that cannot be used, so that a new one takes its place."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    aside = path.with_name(f"{path.name}.unusable-{stamp}")
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    path.rename(aside)
+    log.warning(
+        "catalog.set_aside",
+        path=str(aside),
+        reason=reason,
+        hint="a new one is built from the bucket's index; the old file can be deleted",
+    )

@@ -1,0 +1,153 @@
+"""What the catalog learns from indexes, and what it has to publish."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.formats.index import Indexed
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Lock, LockMode, StoredObject
+
+
+def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, own: bool) -> int:
+    """
+    Take in what an index of `host` says; returns how many contents were new.
+
+    Known contents stay where they are, unless the lock of their object has
+    ended and the new one's has not. An object known already gets the later of
+    both locks.
+    """
+    new = 0
+    present = int(now.timestamp())
+    with catalog.held() as db:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for found in objects:
+                fresh = []
+                for content in found.contents:
+                    row = db.execute(
+                        "SELECT until, key = ? AND version = ? FROM contents JOIN objects ON id = object WHERE sha = ?",
+                        (found.stored.key, found.stored.version or "", content.sha),
+                    ).fetchone()
+                    until = int(found.stored.lock.until.timestamp())
+                    if row is None or row[1] or (row[0] < present and until > row[0]):
+                        fresh.append(content)
+                        new += row is None
+                if fresh or _known(db.execute, found.stored):
+                    catalog.enter(found.stored, found.encoding, fresh, host=host, checked=own, news=False)
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+    return new
+
+
+def _known(execute: Callable[..., Iterable[tuple[int]]], stored: StoredObject) -> bool:
+    query = "SELECT 1 FROM objects WHERE key = ? AND version = ?"
+    return any(True for _ in execute(query, (stored.key, stored.version or "")))
+
+
+def last_read(catalog: Catalog) -> dict[str, str]:
+    """By host, the key of the last index that was read."""
+    with catalog.held() as db:
+        return dict(db.execute("SELECT host, key FROM indexes").fetchall())
+
+
+def read_up_to(catalog: Catalog, keys: Mapping[str, str]) -> None:
+    """These indexes, by host, and those before them need not be read again."""
+    with catalog.held() as db:
+        db.executemany(
+            "INSERT INTO indexes VALUES (?, ?, 0) ON CONFLICT (host) DO UPDATE SET key = excluded.key, until = 0"
+            " WHERE excluded.key > key",
+            list(keys.items()),
+        )
+
+
+def still_locked(catalog: Catalog, host: str, now: datetime) -> str | None:
+    """The key of an index that this catalog's own run published and that must still be there; None if there is none."""
+    with catalog.held() as db:
+        row = db.execute(
+            "SELECT key FROM indexes WHERE host = ? AND until > ?", (host, int(now.timestamp()))
+        ).fetchone()
+    return None if row is None else row[0]
+
+
+def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
+    """Forget what came from hosts that are not allowed any more; returns their names."""
+    with catalog.held() as db:
+        hosts = {row[0] for row in db.execute("SELECT DISTINCT host FROM objects")}
+        hosts |= {row[0] for row in db.execute("SELECT host FROM indexes")}
+        dropped = sorted(host for host in hosts if not allowed(host))
+        for host in dropped:
+            db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ?)", (host,))
+            db.execute("DELETE FROM objects WHERE host = ?", (host,))
+            db.execute("DELETE FROM indexes WHERE host = ?", (host,))
+    return dropped
+
+
+def begin_publishing(catalog: Catalog) -> int:
+    """Choose what the next index is to hold; returns how many objects that is."""
+    with catalog.held() as db:
+        db.execute("UPDATE objects SET news = 2 WHERE news > 0")
+        number: int = db.execute("SELECT count(*) FROM objects WHERE news = 2").fetchone()[0]
+        return number
+
+
+def news(catalog: Catalog) -> Iterator[Indexed]:
+    """What `begin_publishing` chose."""
+    last = -1
+    while True:
+        with catalog.held() as db:
+            row = db.execute(
+                "SELECT id, key, version, size, mode, until, encoding FROM objects WHERE news = 2 AND id > ?"
+                " ORDER BY id LIMIT 1",
+                (last,),
+            ).fetchone()
+            if row is None:
+                return
+            last, key, version, size, mode, until, encoding = row
+            contents = db.execute(
+                "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents WHERE object = ? ORDER BY start",
+                (last,),
+            ).fetchall()
+        lock = Lock(LockMode(mode), datetime.fromtimestamp(until, UTC))
+        stored = StoredObject(key, version or None, size, lock)
+        yield Indexed(stored, encoding, tuple(Packed(*content) for content in contents))
+
+
+def published(catalog: Catalog, host: str, key: str, until: datetime) -> None:
+    """The store has confirmed an index with what `begin_publishing` chose; what came since is yet to be."""
+    with catalog.held() as db:
+        db.execute("UPDATE objects SET news = 0 WHERE news = 2")
+        db.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", (host, key, int(until.timestamp())))
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is in a catalog; `stored` in bytes, `locks` from the first to the last end."""
+
+    objects: int
+    contents: int
+    files: int
+    stored: int
+    locks: tuple[datetime, datetime] | None
+    hosts: dict[str, int]
+    unpublished: int
+
+
+def info(catalog: Catalog) -> Info:
+    """Counts over the whole catalog."""
+    with catalog.held() as db:
+        objects, stored, first, last = db.execute(
+            "SELECT count(*), coalesce(sum(size), 0), min(until), max(until) FROM objects"
+        ).fetchone()
+        return Info(
+            objects,
+            db.execute("SELECT count(*) FROM contents").fetchone()[0],
+            db.execute("SELECT count(*) FROM files").fetchone()[0],
+            stored,
+            None if first is None else (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)),
+            dict(db.execute("SELECT host, count(*) FROM objects GROUP BY host").fetchall()),
+            db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
+        )

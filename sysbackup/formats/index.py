@@ -1,0 +1,144 @@
+"""
+The index: what a run stored or renewed, for other machines and for a lost catalog.
+
+Gzip JSON lines. The first names format, host and run; each of the others one
+stored object with its version, lock and contents. The lines of an index are
+claims of whoever could write to the bucket: `IndexReader` refuses what cannot
+be, and whether to believe the rest is for `share` and `verify_shared` to say.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Struct
+
+from sysbackup.errors import FormatError
+from sysbackup.formats import gzipping, keys
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Lock, LockMode, StoredObject
+
+FORMAT = 1
+
+# A pack has at most some 20,000 contents of 100 bytes each in this form.
+_LINE_LIMIT = 16 << 20
+# S3 keeps no object longer (User Guide, "Managing Object Lock": 100 years at most), and none is larger than 50 TB.
+_FURTHEST = datetime(2200, 1, 1, tzinfo=UTC)
+_LARGEST = 50 * 10**12
+
+
+class IndexHeader(Struct, tag_field="typ", tag="index", kw_only=True):
+    """The first line."""
+
+    format: int
+    host: str
+    run: str
+
+
+class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=True):
+    """
+    One object. `contents` has `[sha256, offset, length, size]` of each content, offset and length 0 for a content
+    object; `size` is -1 where it is not known. `until` is in seconds since 1970.
+    """
+
+    key: str
+    version: str = msgspec.field(name="ver", default="")
+    size: int = msgspec.field(name="sz")
+    mode: str
+    until: int
+    encoding: str | None = msgspec.field(name="enc", default=None)
+    contents: list[tuple[str, int, int, int]]
+
+
+class Indexed(Struct, frozen=True):
+    """One object of an index, checked: `stored`, how it is encoded, and its contents."""
+
+    stored: StoredObject
+    encoding: str | None
+    contents: tuple[Packed, ...]
+
+
+_decoder: msgspec.json.Decoder[IndexHeader | IndexLine] = msgspec.json.Decoder(IndexHeader | IndexLine)
+
+
+def header(host: str, run: str) -> bytes:
+    """The first line, with its newline."""
+    return msgspec.json.encode(IndexHeader(format=FORMAT, host=host, run=run)) + b"\n"
+
+
+def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed]) -> bytes:
+    """One object's line, with its newline."""
+    entry = IndexLine(
+        key=stored.key,
+        version=stored.version or "",
+        size=stored.size,
+        mode=stored.lock.mode.value,
+        until=int(stored.lock.until.timestamp()),
+        encoding=encoding,
+        contents=[(c.sha.hex(), c.offset, c.length, c.size) for c in contents],
+    )
+    return msgspec.json.encode(entry) + b"\n"
+
+
+class IndexReader:
+    """Takes an index apart: feed pieces of any size, then `finish`. `FormatError` where it is damaged."""
+
+    def __init__(self) -> None:
+        self._inflater = gzipping.Inflater()
+        self._rest = bytearray()
+        self._begun = False
+
+    def feed(self, packed: bytes) -> Iterator[Indexed]:
+        """Yield the objects that `packed` completes."""
+        for piece in self._inflater.feed(packed):
+            self._rest += piece
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
+            if len(rest) > _LINE_LIMIT:
+                raise FormatError("an index holds a line longer than any object's can be")
+            for text in lines:
+                entry = _decoded(text)
+                if self._begun is isinstance(entry, IndexHeader):
+                    raise FormatError("an index does not begin with its one header")
+                if isinstance(entry, IndexHeader):
+                    self._begun = True
+                    if entry.format != FORMAT:
+                        raise FormatError(f"an index has format {entry.format}, this sysbackup reads {FORMAT}")
+                else:
+                    yield _checked(entry)
+
+    def finish(self) -> None:
+        """`FormatError` where the stream was cut short."""
+        self._inflater.close()
+        if self._rest or not self._begun:
+            raise FormatError("an index ends in the middle")
+
+
+def _decoded(text: bytes) -> IndexHeader | IndexLine:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise FormatError(f"an index holds a line that is none ({exc}): {text[:120]!r}") from exc
+
+
+def _checked(entry: IndexLine) -> Indexed:
+    try:
+        mode = LockMode(entry.mode)
+        until = datetime.fromtimestamp(entry.until, UTC)
+        contents = tuple(Packed(bytes.fromhex(sha), *at) for sha, *at in entry.contents)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise FormatError(f"an index holds an object that cannot be: {entry.key!r}: {exc}") from exc
+    alone = keys.content_sha(entry.key)
+    if alone is not None:
+        possible = [(c.sha, c.offset, c.length) for c in contents] == [(alone, 0, 0)]
+    else:
+        possible = keys.pack_sha(entry.key) is not None and all(
+            len(c.sha) == 32 and c.offset >= 0 and c.length >= 18 and c.offset + c.length <= entry.size
+            for c in contents
+        )
+    possible = possible and entry.encoding in (None, "gzip") and until < _FURTHEST
+    if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):
+        raise FormatError(f"an index names what cannot be: {entry.key!r}")
+    return Indexed(
+        StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until)), entry.encoding, contents
+    )

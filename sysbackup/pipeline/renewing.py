@@ -1,0 +1,152 @@
+"""
+Renewing: nothing is promised on the strength of a lock that ends too early.
+
+Every object that the run reuses although its lock ends before the promise is
+renewed, once, before the manifest is written. What turns out to be gone, false,
+or hardly used any more is forgotten, and its living contents are stored again
+from the files themselves.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from sysbackup.catalog import renewal
+from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.renewal import Due
+from sysbackup.errors import ObjectGone
+from sysbackup.formats import keys
+from sysbackup.model import Problem
+from sysbackup.pipeline.channel import Channel
+from sysbackup.pipeline.checking import holds_what_it_says
+from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.report import Tally
+from sysbackup.store.port import ObjectStore
+
+log = structlog.get_logger()
+
+# Of a pack that needs a renewal, one byte in so many must still be in use for it to get one.
+_LIVING = 4
+# With `verify_shared = sample`, one object of so many is compared, and the first of every host.
+_SAMPLE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Whether contents of other hosts are compared before they are relied on: `off`, `first-use` or `sample`."""
+
+    setting: str
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is compared at all."""
+        return self.setting != "off"
+
+
+class Renewing:
+    """Sees to the objects that one run reuses; `at_once` requests go out at the same time."""
+
+    def __init__(
+        self, store: ObjectStore, catalog: Catalog, names: Naming, tally: Tally, doubt: Doubt, at_once: int
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._names = names
+        self._tally = tally
+        self._doubt = doubt
+        self._at_once = at_once
+        self._sampled: set[str] = set()
+        self._lost = 0
+
+    async def see_to_all(self) -> bool:
+        """
+        Renew what is due; True where contents were forgotten that the run refers to, and must be stored again.
+
+        Returning False proves that every object that the run refers to is locked
+        until its promise.
+        """
+        self._lost = 0
+        if not await asyncio.to_thread(renewal.collect, self._catalog):
+            return False
+        waiting: Channel[Due] = Channel(self._at_once)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._at_once):
+                group.create_task(self._worker(waiting))
+            pages = renewal.due(self._catalog)
+            while page := await asyncio.to_thread(_next, pages):
+                for due in page:
+                    await waiting.send(due)
+            await waiting.close()
+        return self._lost > 0
+
+    async def _worker(self, waiting: Channel[Due]) -> None:
+        async for due in waiting:
+            await self._see_to(due)
+
+    async def _see_to(self, due: Due) -> None:
+        stored = due.stored
+        if not due.checked and self._doubts(due) and not await self._check(due):
+            return
+        if stored.lock.covers(self._names.promise):
+            return
+        if keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size:
+            await self._forget(due)
+            self._tally.repacked += 1
+            log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
+            return
+        try:
+            lock = await self._store.renew(stored.key, stored.version, self._names.contents)
+        except ObjectGone:
+            log.warning(
+                "object.gone",
+                key=stored.key,
+                version=stored.version,
+                reason="its lock had ended and it was deleted; its contents are stored again",
+            )
+            await self._forget(due)
+        else:
+            await asyncio.to_thread(renewal.renewed, self._catalog, due.number, lock)
+            self._tally.renewed += 1
+
+    def _doubts(self, due: Due) -> bool:
+        if self._doubt.setting == "first-use":
+            return True
+        if not self._doubt.any:
+            return False
+        first = due.host not in self._sampled
+        self._sampled.add(due.host)
+        return first or random.randrange(_SAMPLE) == 0  # noqa: S311  # which ones, nobody must be able to foretell for long
+
+    async def _check(self, due: Due) -> bool:
+        """Compare what the run uses of an object with its hashes; a false one is reported and forgotten."""
+        contents = await asyncio.to_thread(renewal.used_contents, self._catalog, due.number)
+        try:
+            reason = await holds_what_it_says(self._store, due, contents)
+        except ObjectGone:
+            reason = "it does not exist"
+        if reason is None:
+            await asyncio.to_thread(renewal.checked, self._catalog, due.number)
+            return True
+        self._tally.problem(
+            Problem(
+                "content.false",
+                due.stored.key.encode(),
+                f"host {due.host} published it, but {reason}. Its contents are stored again; find out what happened on"
+                f" {due.host}, and leave it out of [content] share until then",
+            )
+        )
+        await self._forget(due)
+        if self._doubt.setting == "sample":
+            await asyncio.to_thread(renewal.forget_host, self._catalog, due.host)
+        return False
+
+    async def _forget(self, due: Due) -> None:
+        await asyncio.to_thread(renewal.forget, self._catalog, due.number)
+        self._lost += 1
+
+
+def _next(pages: Iterator[list[Due]]) -> Sequence[Due]:
+    return next(pages, [])
