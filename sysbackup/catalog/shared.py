@@ -134,6 +134,7 @@ class Info:
     locks: tuple[datetime, datetime] | None
     hosts: dict[str, int]
     unpublished: int
+    bucket: str | None
 
 
 def info(catalog: Catalog) -> Info:
@@ -150,4 +151,5 @@ def info(catalog: Catalog) -> Info:
             None if first is None else (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)),
             dict(db.execute("SELECT host, count(*) FROM objects GROUP BY host").fetchall()),
             db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
+            next((row[0] for row in db.execute("SELECT name FROM bucket")), None),
         )

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from sysbackup import logs
 from sysbackup.cli import process
-from sysbackup.cli.demo_comparing import extent, made_up
+from sysbackup.cli.demo_comparing import extent
 from sysbackup.cli.demo_screen import Screen
 from sysbackup.cli.demo_story import Failed, Story
+from sysbackup.cli.demo_walking import made_up
 from sysbackup.cli.demo_workspace import workspace
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.embedded import embedded_s3, environment_of_its_own

@@ -5,18 +5,21 @@ It shares nothing with the code that backs up and restores. It walks both trees,
 reads every file in both and compares byte by byte.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from sysbackup.cli.demo_walking import Node, inside, made_up, opened, walk
 from sysbackup.cli.demo_workspace import lies_in
 from sysbackup.model import shown
 
 _CHUNK = 1 << 20
 _SHOWN = 20
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
+# Never wait for a writer, where a FIFO has taken the file's place.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -43,15 +46,15 @@ def extent(subject: bytes, at_most: int | None) -> Extent:
     """What the demo's picker would find in a tree. Stops early where it is more than `at_most` bytes."""
     found = Extent()
     targets: set[bytes] = set()
-    for path, status in walk(subject):
-        if not _open_to_us(path, status):
+    for node in walk(subject, but=b""):
+        if not node.open_to_us:
             found.closed += 1
             continue
         found.entries += 1
-        if stat.S_ISREG(status.st_mode):
-            found.size += status.st_size
-        elif stat.S_ISLNK(status.st_mode):
-            target = os.path.realpath(path)
+        if node.kind == stat.S_IFREG:
+            found.size += node.status.st_size
+        elif node.kind == stat.S_IFLNK:
+            target = os.path.realpath(node.path)
             if target not in targets and not lies_in(target, subject) and os.path.isfile(target):
                 targets.add(target)
                 found.elsewhere += os.path.getsize(target)
@@ -60,57 +63,14 @@ def extent(subject: bytes, at_most: int | None) -> Extent:
     return found
 
 
-def walk(top: bytes, but: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
-    """
-    Everything in a tree, itself included, on one file system; `but` is left out, and what vanishes meanwhile.
-
-    A directory that may not be listed is named, and nothing in it.
-    """
-    try:
-        status = os.lstat(top)
-    except OSError:
-        return
-    device = status.st_dev
-    yield top, status
-    waiting = [top] if stat.S_ISDIR(status.st_mode) else []
-    while waiting:
-        above = waiting.pop()
-        try:
-            with os.scandir(above) as entries:
-                inside = [entry.path for entry in entries]
-        except OSError:
-            continue
-        for path in inside:
-            try:
-                status = os.lstat(path)
-            except OSError:
-                continue
-            if path == but:
-                continue
-            yield path, status
-            if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
-                waiting.append(path)
-
-
-def made_up(path: bytes) -> bool:
-    """Whether a path leads to what the kernel makes up when it is read: it never is the same twice."""
-    return any(lies_in(path, above) for above in (b"/proc", b"/sys", b"/dev"))
-
-
-def _open_to_us(path: bytes, status: os.stat_result) -> bool:
-    if stat.S_ISDIR(status.st_mode):
-        return os.access(path, os.R_OK | os.X_OK)
-    return stat.S_ISLNK(status.st_mode) or os.access(path, os.R_OK)
-
-
 @dataclass(slots=True)
 class Comparison:
     """
     Compares the tree `restored` with what it was made from.
 
-    `since` (ns since 1970): what changed later is not judged, nor what the
-    kernel makes up. `told` are the paths that the backup said it could not keep.
-    Read the results after `steps`.
+    `since` (ns since 1970): what changed later is not judged, nor what this user
+    may not read (any more), nor what the kernel makes up. `told` are the paths
+    that the backup said it could not keep. Read the results after `steps`.
     """
 
     restored: bytes
@@ -126,60 +86,79 @@ class Comparison:
     _linked: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
     def steps(self, subject: bytes, but: bytes) -> Iterator[None]:
-        """Do it, in small steps: first what came back, then what should have."""
-        for path, status in walk(self.restored):
-            original = path[len(self.restored) :]
-            if original and not made_up(original):
-                yield from self._compare(original, path, status)
-        for path, status in walk(subject, but):
+        """Do it, in small steps: first what came back, then what should have; `but` is left out of that."""
+        back: set[bytes] = set()
+        waiting = [b"/"]
+        while waiting:
+            path = waiting.pop()
+            with ExitStack() as stack:
+                originals = copies = -1
+                try:
+                    copies = stack.enter_context(opened(self.restored + path))
+                    originals = stack.enter_context(opened(path))
+                except OSError:
+                    if copies < 0:
+                        self.changed += 1
+                        continue
+                for copy in inside(path, copies):
+                    back.add(copy.path)
+                    if copy.kind == stat.S_IFDIR:
+                        waiting.append(copy.path)
+                    if not made_up(copy.path):
+                        yield from self._compare(copy, originals)
+        for node in walk(subject, but):
             yield
-            if not os.path.lexists(self.restored + path) and self._missed(path, status):
-                self._differ(path, "is missing")
+            if node.path not in back and node.path not in self.told and self._due(node):
+                self._differ(node.path, "is missing")
 
-    def _missed(self, path: bytes, status: os.stat_result) -> bool:
-        if stat.S_ISSOCK(status.st_mode) or not _open_to_us(path, status):
-            return False
-        if status.st_ctime_ns >= self.since:
+    def _due(self, node: Node) -> bool:
+        if node.status.st_ctime_ns >= self.since:
             self.changed += 1
             return False
-        return path not in self.told
+        return node.kind != stat.S_IFSOCK and node.open_to_us
 
-    def _compare(self, path: bytes, copy: bytes, new: os.stat_result) -> Iterator[None]:
+    def _compare(self, copy: Node, originals: int) -> Iterator[None]:
+        """One thing that came back with the one of the same name in `originals`, if that directory is still there."""
         yield
+        path, name, kind = copy.path, copy.name, copy.kind
         try:
-            old = os.lstat(path)
-            is_later = old.st_ctime_ns >= self.since
-            if is_later and not stat.S_ISDIR(old.st_mode):
-                self.changed += 1
-                return
-            if (kind := stat.S_IFMT(old.st_mode)) != stat.S_IFMT(new.st_mode):
-                self._differ(path, "has become something of another kind")
-                return
-            self.files += kind == stat.S_IFREG
-            self.others += kind != stat.S_IFREG
-            for what in _looks(old, new, is_later=is_later):
-                self._differ(path, what)
-            if kind == stat.S_IFLNK and os.readlink(path) != os.readlink(copy):
-                self._differ(path, "leads elsewhere")
-            if kind == stat.S_IFREG:
-                self._link(path, old, new)
-                yield from self._contents(path, copy)
-        except OSError as error:
-            # Gone, or closed to us, since it was read: not the copy's fault. A copy that cannot be read is.
-            if error.filename == copy:
-                self._differ(path, f"cannot be read: {error.strerror}")
-            elif error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG):
-                self.changed += 1
-            else:
-                raise
+            old = os.stat(name, dir_fd=originals, follow_symlinks=False)
+        except OSError:
+            self.changed += 1
+            return
+        is_later = old.st_ctime_ns >= self.since
+        if is_later and not stat.S_ISDIR(old.st_mode):
+            self.changed += 1
+            return
+        if stat.S_IFMT(old.st_mode) != kind:
+            self._differ(path, "has become something of another kind")
+            return
+        for what in _looks(old, copy.status, is_later=is_later):
+            self._differ(path, what)
+        if kind == stat.S_IFLNK and os.readlink(name, dir_fd=originals) != os.readlink(name, dir_fd=copy.folder):
+            self._differ(path, "leads elsewhere")
+        if kind == stat.S_IFREG:
+            self.files += 1
+            self._link(path, old, copy.status)
+            yield from self._contents(copy, originals)
+        else:
+            self.others += 1
 
-    def _contents(self, path: bytes, copy: bytes) -> Iterator[None]:
-        with open(path, "rb") as one, open(copy, "rb") as two:
+    def _contents(self, copy: Node, originals: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                original, restored = (
+                    stack.enter_context(open(os.open(copy.name, _FILE, dir_fd=folder), "rb"))
+                    for folder in (originals, copy.folder)
+                )
+            except OSError:
+                self.changed += 1
+                return
             while True:
                 yield
-                was, now = one.read(_CHUNK), two.read(_CHUNK)
+                was, now = original.read(_CHUNK), restored.read(_CHUNK)
                 if was != now:
-                    self._differ(path, "has other contents")
+                    self._differ(copy.path, "has other contents")
                     return
                 if not was:
                     return

@@ -205,7 +205,8 @@ class Story:
         self._screen.good(f"Mode{owner} and time (to the nanosecond) of these and {others:,} other entries: the same")
         self._screen.good("Symbolic links and hard links: the same")
         if comparison.changed:
-            self._screen.note(f"{count(comparison.changed, 'file')} changed on this machine meanwhile; not compared")
+            number = count(comparison.changed, "entry", "entries")
+            self._screen.note(f"{number} changed here meanwhile, or may not be read by this user: not compared")
 
     async def _snapshot(self, store: S3Store, run: history.Run) -> None:
         self._screen.step(f"And the snapshot: sysbackup restore-snapshot latest {SNAPSHOT} --run")

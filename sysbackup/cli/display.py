@@ -133,13 +133,16 @@ def _rows(summary: Summary) -> Mapping[str, str]:
     requests = ", ".join(f"{n:,} {kind}" for kind, n in summary.requests.items())
     rows = {
         "holds": f"{count(summary.files, 'file')}, {size(summary.bytes)}" + (f"; {entries}" if entries else ""),
-        "read": size(summary.read),
+        "read": size(summary.read) + (f"; {count(summary.unchanged, 'file')} unchanged" if summary.unchanged else ""),
         "stored": f"{size(summary.stored)} in {count(summary.objects, 'object')} "
-        f"({count(summary.contents, 'new content')})",
+        f"({count(summary.contents, 'new content')})"
+        + (f"; {size(summary.reused)} were stored already" if summary.reused else ""),
         "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
         "promised": f"until {when(summary.promise)}",
         "manifest": escape(f"s3://{summary.bucket}/{summary.manifest}"),
     }
+    if summary.renewed:
+        rows["renewed"] = f"the locks of {count(summary.renewed, 'object')}"
     if summary.warnings:
         rows["warnings"] = f"{count(summary.warnings, 'file')} kept although locked or changing, see the log"
     if summary.sockets_skipped:
@@ -166,5 +169,3 @@ def _show_problems(console: Console, summary: Summary) -> None:
     if summary.problems > len(summary.first_problems):
         more = summary.problems - len(summary.first_problems)
         console.print(f"  … and {more:,} more: all of them are in the manifest")
-
-

@@ -34,6 +34,7 @@ _COMMANDS = {
         "sysbackup.cli.restoring:restore_snapshot_command",
         "Fetch a snapshot, or run its restore command with it.",
     ),
+    "catalog": ("sysbackup.cli.cataloging:command", "Show or rebuild the local cache of what is stored."),
     "check-config": ("sysbackup.cli.checking:command", "Check the configuration and show what holds."),
     "demo": ("sysbackup.cli.demo:command", "Try it all out on a store of its own."),
 }

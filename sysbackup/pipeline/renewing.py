@@ -17,7 +17,7 @@ import structlog
 from sysbackup.catalog import renewal
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.renewal import Due
-from sysbackup.errors import ObjectGone
+from sysbackup.errors import LockNotKept, ObjectGone
 from sysbackup.formats import keys
 from sysbackup.model import Problem
 from sysbackup.pipeline.channel import Channel
@@ -99,6 +99,10 @@ class Renewing:
             return
         try:
             lock = await self._store.renew(stored.key, stored.version, self._names.contents)
+        except LockNotKept as exc:
+            # A store need not let a GOVERNANCE lock become a COMPLIANCE one: what is stored anew gets the right one.
+            log.warning("lock.refused", key=stored.key, version=stored.version, reason=str(exc))
+            await self._forget(due)
         except ObjectGone:
             log.warning(
                 "object.gone",

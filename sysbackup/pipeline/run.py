@@ -26,7 +26,7 @@ from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.report import Summary, Tally
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
-from sysbackup.pipeline.workplace import catalog_path, exclusive
+from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.sources.programs import Program, find_programs
 from sysbackup.sources.sorting import Sorter
 from sysbackup.store.accounting import Requests
@@ -113,7 +113,7 @@ async def _run(
             spool = stack.enter_context(Sorter(config.cache))
             doubt = Doubt(config.content.verify_shared)
             catalog.begin(
-                f"{config.s3.endpoint_url or 'AWS'} {bucket}",
+                bucket_identity(config, bucket),
                 names.host,
                 names.promise,
                 names.started,

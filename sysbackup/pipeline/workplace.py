@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sysbackup.config import Config
 from sysbackup.errors import BusyError
 from sysbackup.sources.sorting import spooling
 
@@ -31,6 +32,11 @@ def exclusive(cache: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def bucket_identity(config: Config, bucket: str) -> str:
+    """What a catalog is bound to: a bucket of that name at another address is another bucket."""
+    return f"{bucket} at {config.s3.endpoint_url or 'AWS'}"
 
 
 def catalog_path(cache: Path) -> Path:

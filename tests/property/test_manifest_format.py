@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
@@ -27,13 +27,13 @@ from sysbackup.formats.manifest import (
 )
 from sysbackup.model import Location
 
-moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30))
+unhurried = settings(deadline=None)  # the machine may be busy with other things
+
+moments = st.datetimes(timezones=st.just(UTC))
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 paths = st.binary(min_size=1)
 numbers = st.integers(-(2**63), 2**63 - 1)
 counts = st.integers(0, 2**63 - 1)
-optional = st.one_of
-
 common = st.fixed_dictionaries(
     {"owner": st.one_of(texts, st.integers(0, 2**32)), "group": st.one_of(texts, st.integers(0, 2**32))},
     optional={
@@ -88,7 +88,10 @@ def links(draw: st.DrawFn) -> Link:
 
 def _others(kind: type[Entry], **more: st.SearchStrategy[object]) -> st.SearchStrategy[Entry]:
     return st.builds(
-        lambda path, rest, extra: kind(**manifest.named(path), **rest, **extra), paths, common, st.fixed_dictionaries(more)
+        lambda path, rest, extra: kind(**manifest.named(path), **rest, **extra),
+        paths,
+        common,
+        st.fixed_dictionaries(more),
     )
 
 
@@ -147,12 +150,14 @@ def _read(body: bytes, sizes: list[int]) -> list[Entry]:
 sizes = st.lists(st.integers(0, 200))
 
 
+@unhurried
 @given(manifests(), sizes)
 def test_any_manifest_comes_back(said: list[Entry], cuts: list[int]) -> None:
     """Whatever entries a manifest holds and however its bytes arrive, the same entries come out in the same order."""
     assert _read(_written(said), cuts) == said
 
 
+@unhurried
 @given(paths)
 @example(b"\xff")
 @example(b"\xed\xa0\x80")
@@ -165,6 +170,7 @@ def test_any_path_comes_back(path: bytes) -> None:
     assert entry.path_bytes == path
 
 
+@unhurried
 @given(manifests(), st.data())
 def test_truncated_manifest(said: list[Entry], data: st.DataObject) -> None:
     """A manifest cut short anywhere is damaged."""
@@ -174,6 +180,7 @@ def test_truncated_manifest(said: list[Entry], data: st.DataObject) -> None:
         _read(body[:cut], [])
 
 
+@unhurried
 @given(manifests(), st.data(), sizes)
 def test_flipped_byte(said: list[Entry], data: st.DataObject, cuts: list[int]) -> None:
     """A manifest with a byte changed is damaged, or (in gzip's header) says the very same; nothing else happens."""
@@ -187,6 +194,7 @@ def test_flipped_byte(said: list[Entry], data: st.DataObject, cuts: list[int]) -
     assert found == said
 
 
+@unhurried
 @given(st.binary(), sizes)
 @example(b"", [])
 @example(b"\x1f\x8b", [])
@@ -198,6 +206,7 @@ def test_any_bytes(body: bytes, cuts: list[int]) -> None:
         _read(gzipping.compress(body), cuts)
 
 
+@unhurried
 @given(st.lists(entries | headers | ends, max_size=6))
 def test_order_of_lines(said: list[Entry]) -> None:
     """Only a run's line, entries, and the end, in that order, are a manifest."""
@@ -218,6 +227,7 @@ def test_order_of_lines(said: list[Entry]) -> None:
         assert found == said
 
 
+@unhurried
 @given(st.integers().filter(lambda number: number != manifest.FORMAT), headers)
 def test_other_formats(number: int, header: RunHeader) -> None:
     """A manifest of a format not known is refused rather than guessed at."""
@@ -226,6 +236,7 @@ def test_other_formats(number: int, header: RunHeader) -> None:
         _read(_written([header, End(counts={}, bytes=0, problems=0)]), [])
 
 
+@unhurried
 @given(st.binary())
 def test_empty_file_has_no_place(path: bytes) -> None:
     """A file without an object has no location, before and after the journey."""
@@ -235,6 +246,7 @@ def test_empty_file_has_no_place(path: bytes) -> None:
     assert found.location is None
 
 
+@unhurried
 @given(st.text())
 def test_damaged_pathb(text: str) -> None:
     """A path's exact bytes that are no base64 are refused when they are asked for."""

@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
 from sysbackup.sources import acl
 from sysbackup.sources.owners import Owners
+
+unhurried = settings(deadline=None)  # the machine may be busy with other things
 
 
 def _set(path: Path, *args: str) -> None:
@@ -183,6 +185,7 @@ def test_nonsense_is_a_format_error(text: str) -> None:
         acl.parse(text, Owners())
 
 
+@unhurried
 @given(st.text())
 def test_any_text_is_an_acl_or_a_format_error(text: str) -> None:
     """No text from a manifest makes the parser fail in another way."""
@@ -190,6 +193,7 @@ def test_any_text_is_an_acl_or_a_format_error(text: str) -> None:
         acl.parse(text, Owners())
 
 
+@unhurried
 @given(st.binary() | st.binary().map(lambda tail: b"\2\0\0\0" + tail))
 def test_any_bytes_are_an_acl_or_a_value_error(value: bytes) -> None:
     """An attribute is either an ACL or refused with the error that callers expect."""
@@ -200,9 +204,8 @@ def test_any_bytes_are_an_acl_or_a_value_error(value: bytes) -> None:
     assert acl.parse(text, Owners()).mode in range(0o1000)
 
 
-@given(
-    st.integers(0, 0o777), st.dictionaries(st.integers(50_000, 4_294_967_294), st.integers(0, 7), min_size=1)
-)
+@unhurried
+@given(st.integers(0, 0o777), st.dictionaries(st.integers(50_000, 4_294_967_294), st.integers(0, 7), min_size=1))
 def test_access_acls_come_back_unchanged(mode: int, users: dict[int, int]) -> None:
     """Text and bytes are two forms of one thing: bytes to text to bytes changes nothing."""
     named = ",".join(f"u:{uid}:{acl._PERMISSIONS[bits]}" for uid, bits in sorted(users.items()))

@@ -5,14 +5,15 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import AsyncGenerator, Callable
+import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, RestoreError, StoreError, StoreUnavailable
-from sysbackup.formats import manifest
 from sysbackup.formats.manifest import BlockDevice, CharDevice, Fifo, File
 from sysbackup.model import Problem
 from sysbackup.recovery import history, writing
@@ -238,7 +239,7 @@ def test_owners(tmp_path: Path) -> None:
 def test_devices_and_fifos(tmp_path: Path) -> None:
     """Device numbers, rights and times of special files come back."""
     backup = Backup()
-    rest = {"acl": "u::rw-,g::r--,o::---", "mtime": MTIME, "uid": 0, "gid": 0}
+    rest: dict[str, Any] = {"acl": "u::rw-,g::r--,o::---", "mtime": MTIME, "uid": 0, "gid": 0}
     backup.entries += [
         Fifo(path="/p", **rest),
         CharDevice(path="/c", major=1, minor=3, **rest),
@@ -529,6 +530,7 @@ def test_memory_does_not_grow_with_entries(tmp_path: Path) -> None:
     script = """
 import sys, resource
 from pathlib import Path
+from typing import Any
 from sysbackup.formats.manifest import File, named
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.selecting import Selection
@@ -547,9 +549,8 @@ first = peak(120_000)
 print((peak(360_000) - first) // 1024)
 """
     python = subprocess.run(
-        ["/proc/self/exe", "-c", script, str(tmp_path)],
-        executable=os.path.realpath("/proc/self/exe"),
-        env={"PYTHONPATH": os.pathsep.join(os.sys.path)},  # type: ignore[attr-defined]
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=True,

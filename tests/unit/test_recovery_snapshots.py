@@ -55,9 +55,7 @@ def test_data_come_back(content: bytes) -> None:
     assert _fetched(_backup(content)[0]) == (content, None)
 
 
-@pytest.mark.parametrize(
-    "damaged", [DATA[:-1], DATA + b"x", DATA[:-1] + b"?", b"?" + DATA[1:], b"", DATA * 3], ids=len
-)
+@pytest.mark.parametrize("damaged", [DATA[:-1], DATA + b"x", DATA[:-1] + b"?", b"?" + DATA[1:], b"", DATA * 3], ids=len)
 def test_damaged_data_never_come_whole(damaged: bytes) -> None:
     """Data that are not what was written end in an error that names the object, and their end is held back."""
     backup, made = _backup()

@@ -1,0 +1,98 @@
+"""`sysbackup catalog`: what is known of the bucket, and learning it anew."""
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from sysbackup.catalog import shared
+from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.schema import set_aside
+from sysbackup.cli.display import count, size, when
+from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli.looping import run
+from sysbackup.cli.opening import open_store
+from sysbackup.config import Config
+from sysbackup.errors import UsageError
+from sysbackup.model import SystemClock
+from sysbackup.pipeline.naming import naming
+from sysbackup.pipeline.rebuilding import learn_objects
+from sysbackup.pipeline.sharing import Trust, learn_all
+from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
+
+
+@click.group("catalog")
+def command() -> None:
+    """Show or rebuild the catalog, the local cache of what is stored."""
+
+
+@command.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@pass_frame
+def info_command(frame: Frame, as_json: bool) -> None:
+    """Show what the catalog knows."""
+    config = frame.config()
+    path = catalog_path(config.cache)
+    if not path.exists():
+        raise UsageError(f"there is no catalog yet at {path}: the first run makes it (sysbackup run)")
+    with Catalog(path) as catalog:
+        info = shared.info(catalog)
+    if as_json:
+        click.echo(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="dim")
+    grid.add_row("catalog", f"{path}, {size(path.stat().st_size)}")
+    grid.add_row("bucket", info.bucket or "none yet")
+    grid.add_row("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {size(info.stored)}")
+    grid.add_row("files", f"{count(info.files, 'file')} that need not be read while unchanged")
+    if info.locks:
+        grid.add_row("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}")
+    for host, number in sorted(info.hosts.items()):
+        grid.add_row("from", f"{host}: {count(number, 'object')}")
+    if info.unpublished:
+        grid.add_row("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index")
+    Console().print(grid, highlight=False)
+
+
+def _plain(info: shared.Info) -> dict[str, object]:
+    return {name: getattr(info, name) for name in info.__dataclass_fields__}
+
+
+@command.command("rebuild")
+@click.option(
+    "--from-objects",
+    is_flag=True,
+    help="Read the packs' own lists and the content objects instead of the index (needs s3:GetObject; slower).",
+)
+@pass_frame
+def rebuild_command(frame: Frame, from_objects: bool) -> None:
+    """
+    Make a new catalog from the bucket alone.
+
+    Nothing in the bucket changes. The old catalog is kept beside the new one. The
+    next run reads every file once, and stores only what the bucket does not hold.
+    """
+    run(_rebuild(frame.config(), from_objects=from_objects))
+
+
+async def _rebuild(config: Config, *, from_objects: bool) -> None:
+    clock = SystemClock()
+    with exclusive(config.cache):
+        path = catalog_path(config.cache)
+        async with open_store(config) as store:
+            await store.check()  # before the old one is given up
+            if path.exists():
+                set_aside(path, "a new one is being made")
+            names = naming(config.content, clock.now())
+            with Catalog(path) as catalog:
+                catalog.begin(bucket_identity(config, store.bucket), names.host, names.promise, names.started)
+                if from_objects:
+                    await learn_objects(store, catalog, names.host, clock)
+                else:
+                    await learn_all(store, catalog, Trust(names.host, config.content.share), clock)
+                info = shared.info(catalog)
+            click.echo(
+                f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
+                f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
+            )

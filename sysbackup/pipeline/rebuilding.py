@@ -1,0 +1,95 @@
+"""
+Rebuilding the catalog from the bucket alone.
+
+From the index, as any new catalog is; or without it, from the packs' own lists
+and the versions of content objects, which takes in what other programs stored
+under the same keys (s3-sysbackup 0.2.0 did). The latter reads metadata and
+lists: it needs s3:GetObject, and two requests or three for each object.
+"""
+
+import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+import structlog
+
+from sysbackup.catalog import shared
+from sysbackup.catalog.known import Catalog
+from sysbackup.errors import FormatError, ObjectGone
+from sysbackup.formats import keys, pack
+from sysbackup.formats.index import Indexed
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Clock, Lock, LockMode, StoredObject
+from sysbackup.pipeline.channel import Channel
+from sysbackup.store.port import ObjectInfo, ObjectStore, Version
+
+log = structlog.get_logger()
+
+# Requests at the same time: all of them are small.
+_AT_ONCE = 32
+# A pack's list is never longer; what claims to be is refused.
+_LIST_AT_MOST = 64 << 20
+
+_UNLOCKED = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
+
+
+async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: Clock) -> int:
+    """
+    Take in every version of every pack and content object; returns how many contents were new.
+
+    They count as `host`'s own, but as not compared with their hashes yet. What
+    is damaged or none of ours is passed over with a warning.
+    """
+    found: Channel[Version] = Channel(_AT_ONCE)
+    new = 0
+
+    async def reader() -> None:
+        nonlocal new
+        async for version in found:
+            indexed = await _indexed(store, version)
+            if indexed is not None:
+                new += await asyncio.to_thread(shared.learn, catalog, host, [indexed], clock.now(), own=False)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_AT_ONCE):
+            group.create_task(reader())
+        for prefix in ("packs/", "content/"):
+            async with aclosing(store.versions(prefix)) as versions:
+                async for version in versions:
+                    if not version.marker:
+                        await found.send(version)
+        await found.close()
+    return new
+
+
+async def _indexed(store: ObjectStore, version: Version) -> Indexed | None:
+    alone = keys.content_sha(version.key)
+    if alone is None and keys.pack_sha(version.key) is None:
+        return None
+    try:
+        info = await store.head(version.key, version.version)
+        lock = info.lock or await store.lock_of(version.key, version.version) or _UNLOCKED
+        stored = StoredObject(version.key, version.version, info.size, lock, fresh=False)
+        if alone is None:
+            return Indexed(stored, "gzip", tuple(await _listed(store, info)))
+        encoding = info.metadata.get(keys.ENCODING)
+        if encoding not in (None, "gzip"):
+            raise FormatError(f"it is stored in an encoding that nobody here knows: {encoding!r}")
+        # the size of a compressed content is not known without unpacking it
+        return Indexed(stored, encoding, (Packed(alone, 0, 0, -1 if encoding else info.size),))
+    except (FormatError, ObjectGone) as exc:
+        log.warning("object.passed_over", key=version.key, version=version.version, reason=str(exc))
+        return None
+
+
+async def _listed(store: ObjectStore, info: ObjectInfo) -> list[Packed]:
+    """The contents of a pack, from its own list."""
+    text = info.metadata.get(keys.PACK_INDEX, "")
+    offset = int(text) if text.isascii() and text.isdigit() and len(text) < 15 else -1
+    if not 0 <= offset < info.size or info.size - offset > _LIST_AT_MOST:
+        raise FormatError("its metadata do not say where its list is")
+    packed = bytearray()
+    async with aclosing(store.read(info.key, info.version, offset, info.size - offset)) as chunks:
+        async for chunk in chunks:
+            packed += chunk
+    return await asyncio.to_thread(pack.read_index, bytes(packed), offset)

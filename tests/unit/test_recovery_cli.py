@@ -1,0 +1,248 @@
+"""`list`, `ls`, `restore` and `restore-snapshot` at the command line: what is printed, and the exit status."""
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sysbackup.cli import browsing, restoring
+from sysbackup.cli.main import invoke
+from sysbackup.config import Config
+from sysbackup.formats import keys
+from sysbackup.formats.manifest import CharDevice, Fifo, Snapshot
+from tests.memory_store import MemoryStore
+from tests.unit.recovering import HOST, MOMENT, MTIME, RUN, Backup, tree
+
+Command = Callable[..., int]
+DATA = b"\x00\xff data of a snapshot\n" * 1000
+
+
+@pytest.fixture
+def backup() -> Backup:
+    """One run with a bit of everything."""
+    made = Backup()
+    made.directory(b"/etc")
+    made.file(b"/etc/hosts", b"127.0.0.1\n")
+    made.file(b"/etc/su\x1b[31m", b"x", "u::rwx,u:daemon:r--,g::r-x,m::r-x,o::r-x", flags="s--")
+    made.link(b"/etc/link", b"hosts")
+    made.entries.append(
+        CharDevice(path="/etc/null", acl="u::rw-,g::rw-,o::rw-", owner=7, major=1, minor=3, mtime=MTIME)
+    )
+    made.entries.append(Fifo(path="/etc/pipe", mode=0o640, mtime=-1))
+    kept = made.bucket.add(f"snapshots/{HOST}/{RUN}-db", DATA)
+    made.entries.append(
+        Snapshot(
+            name="db",
+            key=kept.key,
+            version=kept.version,
+            size=len(DATA),
+            sha=hashlib.sha256(DATA).hexdigest(),
+            description="the database",
+            started=MOMENT,
+            finished=MOMENT,
+        )
+    )
+    return made
+
+
+@pytest.fixture
+def command(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command line against that backup; returns its exit status."""
+    conf = tmp_path / "conf.d"
+    conf.mkdir()
+    (conf / "conf").write_text("[s3]\nbucket = test\n")
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+    @asynccontextmanager
+    async def opened(_: Config) -> AsyncIterator[MemoryStore]:
+        yield backup.store
+
+    for module in (browsing, restoring):
+        monkeypatch.setattr(module, "open_store", opened)
+
+    def run(*arguments: object) -> int:
+        if not any(key.startswith("manifests/") for key in backup.bucket.objects):
+            backup.stored()
+        return invoke(["--config-dir", str(conf), *map(str, arguments)])
+
+    return run
+
+
+def test_list(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """`list` shows each run with host and start, in UTC."""
+    backup.stored()
+    backup.stored("20261124T041500Z-0002", "beta")
+    assert command("list") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[1].split()[:5] == [RUN, HOST, "2026-11-23", "04:15", "UTC"]
+    assert lines[2].startswith("20261124T041500Z-0002")
+    assert command("list", "--host", "beta", "--json", "--long") == 0
+    (only,) = json.loads(capfd.readouterr().out)
+    assert only["host"] == "beta"
+    assert only["promise"] == "2026-11-23T04:15:00Z"
+
+
+def test_list_of_nothing(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """An empty bucket is no error."""
+    backup.bucket.objects.clear()
+    backup.bucket.add("manifests/x", b"")
+    assert command("list") == 0
+    assert "no backup yet" in capfd.readouterr().out
+
+
+def test_list_tells_of_tampering(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """A manifest under a delete marker is listed, and the marker told of."""
+    backup.bucket.hide(backup.stored())
+    assert command("list") == 0
+    out, err = capfd.readouterr()
+    assert RUN in out
+    assert "delete marker" in err
+
+
+def test_ls(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    """`ls` prints like `ls -l`, safe for a terminal, times in UTC."""
+    assert command("ls", "latest") == 0
+    lines = {line[:10] + line[10:11]: line for line in capfd.readouterr().out.splitlines()}
+    assert lines["drwxr-xr-x "].endswith(" 2023-11-14 22:13:20 /etc")
+    assert lines["-rw-r--r-- "].split()[1:4] == ["root", "root", "10"]
+    assert lines["-rwsr-xr-x+"].endswith(r"/etc/su\x1b[31m")
+    assert lines["lrwxrwxrwx "].endswith("/etc/link -> hosts")
+    assert "1, 3" in lines["crw-rw-rw- "]
+    assert "1969-12-31 23:59:59 /etc/pipe" in lines["prw-r----- "]
+    assert lines["snapshot   "].endswith("db  (the database)")
+
+
+def test_ls_of_paths(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    """`ls` with paths prints these alone; one that is not there is told, with status 1."""
+    assert command("ls", RUN[:6], "/etc/hosts", "--json") == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["path"] == "/etc/hosts"
+    assert command("ls", RUN, "/no/such") == 1
+    assert "/no/such" in capfd.readouterr().err
+    assert command("ls", RUN, "etc/hosts") == 2
+
+
+def test_restore(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`restore` brings all back and says how much, status 0."""
+    assert command("restore", "latest", "--target", tmp_path / "t") == 0
+    assert "Restored 2 files" in capfd.readouterr().out
+    assert len(tree(tmp_path / "t")) == 6
+
+
+def test_restore_with_problems(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What cannot be restored is named on standard error and in the JSON, status 3; the second try overwrites."""
+    (tmp_path / "t/etc").mkdir(parents=True)
+    (tmp_path / "t/etc/hosts").write_text("mine")
+    assert command("restore", RUN, "/etc/hosts", "/etc/link", "--target", tmp_path / "t", "--json") == 3
+    out, err = capfd.readouterr()
+    summary = json.loads(out)
+    assert [p["path"] for p in summary["problems"]] == ["/etc/hosts"]
+    assert summary["counts"]["symlinks"] == 1
+    assert err.count("/etc/hosts") == 1
+    assert command("restore", RUN, "/etc/hosts", "--target", tmp_path / "t", "--overwrite") == 0
+    assert (tmp_path / "t/etc/hosts").read_text() == "127.0.0.1\n"
+
+
+def test_restore_needs_a_target(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without --target, or with another name for the root directory, nothing is restored: status 2."""
+    assert command("restore", RUN) == 2
+    assert command("restore", RUN, "--target", "//") == 2
+    assert "--target /" in capfd.readouterr().err
+
+
+def test_restore_of_damaged_manifest(command: Command, backup: Backup, tmp_path: Path) -> None:
+    """A damaged manifest ends in status 1, and nothing is written."""
+    backup.stored(cut=-5)
+    assert command("restore", RUN, "--target", tmp_path / "t") == 1
+    assert not (tmp_path / "t").exists()
+
+
+def test_snapshot_to_standard_output(command: Command, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A snapshot's data go to standard output, byte by byte."""
+    assert command("restore-snapshot", RUN, "db") == 0
+    assert capfdbinary.readouterr().out == DATA
+
+
+def test_snapshot_to_a_file(command: Command, tmp_path: Path) -> None:
+    """With --output the data become a file that only its owner may read; an existing one needs --force."""
+    out = tmp_path / "out"
+    assert command("restore-snapshot", RUN, "db", "--output", out) == 0
+    assert out.read_bytes() == DATA
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert command("restore-snapshot", RUN, "db", "--output", out) == 2
+    out.write_text("old")
+    assert command("restore-snapshot", RUN, "db", "--output", out, "--force") == 0
+    assert out.read_bytes() == DATA
+    assert command("restore-snapshot", RUN, "db", "--output", tmp_path / "no/such") == 1
+
+
+def test_damaged_snapshot_makes_no_file(
+    command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged data make no file, nor replace one: status 1, and the object is named."""
+    key = next(k for k in backup.bucket.objects if k.startswith("snapshots/"))
+    backup.bucket.objects[key][0].body = DATA[:-1] + b"?"
+    (tmp_path / "out").write_text("old")
+    assert command("restore-snapshot", RUN, "db", "--output", tmp_path / "out", "--force") == 1
+    assert (tmp_path / "out").read_text() == "old"
+    assert key in capfd.readouterr().err
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_snapshot_through_its_command(
+    command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --run the recorded command is shown and gets the data, once somebody has agreed to it."""
+    snapshot = next(e for e in backup.entries if isinstance(e, Snapshot))
+    snapshot.restore = f"cat > '{tmp_path}/through'"
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        assert command("restore-snapshot", RUN, "db", "--run") == 2
+    assert "cat > " in capfd.readouterr().err
+    assert not (tmp_path / "through").exists()
+    assert command("restore-snapshot", RUN, "db", "--run", "--yes") == 0
+    assert (tmp_path / "through").read_bytes() == DATA
+
+
+def test_restore_command_that_fails(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """A restore command that fails, or was never recorded, is an error: status 1."""
+    assert command("restore-snapshot", RUN, "db", "--run", "--yes") == 1
+    assert "no restore command" in capfd.readouterr().err
+    next(e for e in backup.entries if isinstance(e, Snapshot)).restore = "cat >/dev/null; exit 7"
+    del backup.bucket.objects[keys.manifest_key(HOST, RUN)]
+    assert command("restore-snapshot", RUN, "db", "--run", "--yes") == 1
+    assert "status 7" in capfd.readouterr().err
+
+
+def test_damaged_data_do_not_pass_for_whole(command: Command, backup: Backup, tmp_path: Path) -> None:
+    """A restore command that gets damaged data is killed before it could take their end for the end."""
+    key = next(k for k in backup.bucket.objects if k.startswith("snapshots/"))
+    backup.bucket.objects[key][0].body = b"?" + DATA[1:]
+    snapshot = next(e for e in backup.entries if isinstance(e, Snapshot))
+    snapshot.restore = f"cat > '{tmp_path}/got'; touch '{tmp_path}/complete'"
+    assert command("restore-snapshot", RUN, "db", "--run", "--yes") == 1
+    assert not (tmp_path / "complete").exists()
+
+
+def test_no_data_on_a_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binary data do not go to a terminal unless that is forced."""
+    ours, theirs = pty.openpty()
+    with open(ours, "rb"), open(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert command("restore-snapshot", RUN, "db") == 2
+
+
+def test_getfacl_agrees(command: Command, tmp_path: Path) -> None:
+    """The ACL that `ls` marks with a + is there after the restore."""
+    assert command("restore", RUN, "/etc/su\x1b[31m", "--target", tmp_path / "t") == 0
+    shown = subprocess.run(
+        ["getfacl", "-p", str(tmp_path / "t/etc/su\x1b[31m")], capture_output=True, text=True, check=True
+    ).stdout
+    assert "user:daemon:r--" in shown
+    assert "# flags: s--" in shown
