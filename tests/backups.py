@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import uvloop
 
 from sysbackup.config import S3, Config, Content, Run
@@ -58,8 +59,10 @@ def configured(base: Path, content: Mapping[str, Any] | None = None, run: Mappin
         directory=base / "conf",
         cache=base / "cache",
         s3=S3(bucket="bucket"),
-        content=Content(**({"host": "alpha", "lock_timeout": 0.2} | dict(content or {}))),
-        run=Run(**({"workers": 2, "picker_idle_limit": 20.0, "snapshot_idle_limit": 20.0} | dict(run or {}))),
+        content=msgspec.structs.replace(Content(host="alpha", lock_timeout=0.2), **dict(content or {})),
+        run=msgspec.structs.replace(
+            Run(workers=2, picker_idle_limit=20.0, snapshot_idle_limit=20.0), **dict(run or {})
+        ),
     )
 
 

@@ -11,11 +11,10 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sysbackup.catalog import schema
 from sysbackup.errors import SpoolError
@@ -34,9 +33,20 @@ _AS_FIRM = {
     LockMode.NONE: "('COMPLIANCE', 'GOVERNANCE', 'none')",
 }
 
+# Of two things said of one version's lock both are true: locks only ever get later and firmer. `none` is no lock at
+# all, whatever date comes with it (that is until when a run with `lock_mode = none` would have liked one).
+_LATER = """
+    until = CASE
+        WHEN mode != 'none' AND excluded.mode = 'none' THEN until
+        WHEN mode = 'none' AND excluded.mode != 'none' THEN excluded.until
+        ELSE max(until, excluded.until) END,
+    mode = CASE
+        WHEN 'COMPLIANCE' IN (mode, excluded.mode) THEN 'COMPLIANCE'
+        WHEN 'GOVERNANCE' IN (mode, excluded.mode) THEN 'GOVERNANCE'
+        ELSE 'none' END"""
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+
+class FileState(NamedTuple):
     """What must stay the same for a file to count as unchanged (design, rule 7), and its content."""
 
     device: int
@@ -67,6 +77,8 @@ class Catalog:
         self._seen: list[tuple[int, int, int]] = []
         with self._trouble():
             self._db = schema.opened(path)
+            # A new catalog need not be asked 100,000 times what a file looked like.
+            self._knows_files = self._db.execute("SELECT 1 FROM files LIMIT 1").fetchone() is not None
 
     def __enter__(self) -> Self:
         return self
@@ -144,13 +156,22 @@ class Catalog:
         checked: bool,
         news: bool,
     ) -> None:
-        """Write down an object and its contents; for `confirm` and `catalog.shared`, inside `held`."""
+        """
+        Write down an object and its contents; for `confirm` and `catalog.shared`, inside `held`.
+
+        `checked`: we know it for ourselves. What others said of the object before,
+        of its lock too, is forgotten then.
+        """
         db = self._db
         until = int(stored.lock.until.timestamp())
+        if checked:
+            said = (stored.key, stored.version or "")
+            which = "key = ? AND version = ? AND checked = 0"
+            db.execute(f"DELETE FROM contents WHERE object = (SELECT id FROM objects WHERE {which})", said)
+            db.execute(f"DELETE FROM objects WHERE {which}", said)
         number = db.execute(
             "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, version) DO UPDATE SET"
-            " until = max(until, excluded.until), checked = max(checked, excluded.checked),"
+            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, version) DO UPDATE SET {_LATER},"
             " news = CASE WHEN excluded.news THEN 1 ELSE news END RETURNING id",
             (
                 stored.key,
@@ -192,6 +213,8 @@ class Catalog:
         By (device, inode); the states' own `sha` is not looked at.
         """
         found: dict[tuple[int, int], bytes] = {}
+        if not self._knows_files:
+            return found
         asked = {(s.device, s.inode): s for s in states}
         query = (
             f"SELECT inode, files.size, mtime, ctime, files.sha, seen, object, {self._short} FROM files"
@@ -223,6 +246,7 @@ class Catalog:
     def remember(self, states: Sequence[FileState]) -> None:
         """What files looked like when they were read; the same inodes' earlier states are forgotten."""
         with self.held() as db, _transaction(db):
+            self._knows_files = True
             db.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((_signed(s.device), _signed(s.inode), s.size, s.mtime, s.ctime, s.sha, self._today) for s in states),

@@ -67,12 +67,14 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
         ]
 
 
-def renewed(catalog: Catalog, number: int, lock: Lock) -> None:
-    """The store has confirmed that an object's lock is this now."""
+def renewed(catalog: Catalog, number: int, lock: Lock, *, checked: bool) -> None:
+    """The store has confirmed that an object's lock is this now; `checked` if its contents were compared as well."""
+    until = int(lock.until.timestamp())
     with catalog.held() as db:
         db.execute(
-            "UPDATE objects SET mode = ?, until = max(until, ?), news = 1 WHERE id = ?",
-            (lock.mode.value, int(lock.until.timestamp()), number),
+            "UPDATE objects SET mode = ?, until = ?, checked = max(checked, ?),"
+            " news = CASE WHEN until < ? THEN 1 ELSE news END WHERE id = ?",
+            (lock.mode.value, until, int(checked), until, number),
         )
 
 
@@ -83,21 +85,14 @@ def forget(catalog: Catalog, number: int) -> None:
         db.execute("DELETE FROM objects WHERE id = ?", (number,))
 
 
-def used_contents(catalog: Catalog, number: int) -> list[Packed]:
-    """The contents of one object that this run refers to, by offset; offset and length 0 in a content object."""
+def contents(catalog: Catalog, number: int) -> list[Packed]:
+    """The contents of one object that are known, by offset; offset and length 0 in a content object."""
     with catalog.held() as db:
         rows = db.execute(
-            "SELECT sha, coalesce(start, 0), coalesce(length, 0), contents.size FROM contents JOIN used USING (sha)"
-            " WHERE object = ? ORDER BY start",
+            "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents WHERE object = ? ORDER BY start",
             (number,),
         ).fetchall()
     return [Packed(*row) for row in rows]
-
-
-def checked(catalog: Catalog, number: int) -> None:
-    """The contents of an object that this run refers to were compared with their hashes."""
-    with catalog.held() as db:
-        db.execute("UPDATE objects SET checked = 1 WHERE id = ?", (number,))
 
 
 def forget_host(catalog: Catalog, host: str) -> None:

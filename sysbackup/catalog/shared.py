@@ -1,5 +1,6 @@
 """What the catalog learns from indexes, and what it has to publish."""
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,13 +11,17 @@ from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
 
 
-def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, own: bool) -> int:
+def learn(
+    catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, own: bool, doubting: bool = False
+) -> int:
     """
     Take in what an index of `host` says; returns how many contents were new.
 
     Known contents stay where they are, unless the lock of their object has
-    ended and the new one's has not. An object known already gets the later of
-    both locks.
+    ended and the new one's ends later. An object known already gets the later
+    of both locks, but not with `doubting`: then another host's word changes
+    nothing about it. What is in an object that we stored or checked ourselves,
+    no other host can tell us.
     """
     new = 0
     present = int(now.timestamp())
@@ -24,17 +29,22 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
         db.execute("BEGIN IMMEDIATE")
         try:
             for found in objects:
+                checked = _checked(db, found.stored)
+                if checked is not None and doubting and not own:
+                    continue
                 fresh = []
-                for content in found.contents:
-                    row = db.execute(
-                        "SELECT until, key = ? AND version = ? FROM contents JOIN objects ON id = object WHERE sha = ?",
-                        (found.stored.key, found.stored.version or "", content.sha),
-                    ).fetchone()
+                if own or not checked:
                     until = int(found.stored.lock.until.timestamp())
-                    if row is None or row[1] or (row[0] < present and until > row[0]):
-                        fresh.append(content)
-                        new += row is None
-                if fresh or _known(db.execute, found.stored):
+                    for content in found.contents:
+                        row = db.execute(
+                            "SELECT until, key = ? AND version = ? FROM contents JOIN objects ON id = object"
+                            " WHERE sha = ?",
+                            (found.stored.key, found.stored.version or "", content.sha),
+                        ).fetchone()
+                        if row is None or (own and row[1]) or (row[0] < present and row[0] < until):
+                            fresh.append(content)
+                            new += row is None
+                if fresh or checked is not None:
                     catalog.enter(found.stored, found.encoding, fresh, host=host, checked=own, news=False)
         except BaseException:
             db.execute("ROLLBACK")
@@ -43,9 +53,11 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
     return new
 
 
-def _known(execute: Callable[..., Iterable[tuple[int]]], stored: StoredObject) -> bool:
-    query = "SELECT 1 FROM objects WHERE key = ? AND version = ?"
-    return any(True for _ in execute(query, (stored.key, stored.version or "")))
+def _checked(db: sqlite3.Connection, stored: StoredObject) -> bool | None:
+    """Whether a known object was stored or checked by us; None where it is not known."""
+    query = "SELECT checked FROM objects WHERE key = ? AND version = ?"
+    row = db.execute(query, (stored.key, stored.version or "")).fetchone()
+    return None if row is None else bool(row[0])
 
 
 def last_read(catalog: Catalog) -> dict[str, str]:
@@ -89,7 +101,8 @@ def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
 def begin_publishing(catalog: Catalog) -> int:
     """Choose what the next index is to hold; returns how many objects that is."""
     with catalog.held() as db:
-        db.execute("UPDATE objects SET news = 2 WHERE news > 0")
+        # An object whose contents are relied on elsewhere by now is of no use to anybody.
+        db.execute("UPDATE objects SET news = 2 * (id IN (SELECT object FROM contents)) WHERE news > 0")
         number: int = db.execute("SELECT count(*) FROM objects WHERE news = 2").fetchone()[0]
         return number
 
@@ -108,7 +121,8 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
                 return
             last, key, version, size, mode, until, encoding = row
             contents = db.execute(
-                "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents WHERE object = ? ORDER BY start",
+                "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents"
+                " WHERE object = ? ORDER BY start",
                 (last,),
             ).fetchall()
         lock = Lock(LockMode(mode), datetime.fromtimestamp(until, UTC))

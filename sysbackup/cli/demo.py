@@ -18,7 +18,7 @@ from sysbackup import logs
 from sysbackup.cli import process
 from sysbackup.cli.demo_comparing import extent
 from sysbackup.cli.demo_screen import Screen
-from sysbackup.cli.demo_story import Failed, Story
+from sysbackup.cli.demo_story import Story
 from sysbackup.cli.demo_walking import made_up
 from sysbackup.cli.demo_workspace import workspace
 from sysbackup.cli.display import count, duration, size
@@ -91,11 +91,7 @@ async def _demo(screen: Screen, subject: bytes, keep: Path | None, *, everything
             screen.note(
                 f"{count(found.closed, 'entry', 'entries')} not readable for this user: left out. Root gets all."
             )
-        try:
-            await Story(screen, subject, place, endpoint).tell()
-        except Failed as failed:
-            hint = f"what came back is in {place.restored}" if place.kept else "--keep DIRECTORY leaves what came back"
-            raise Failed(f"{failed} ({hint})") from failed
+        await Story(screen, subject, place, endpoint).tell()
         _whither(screen)
         if place.kept:
             screen.end(f"Kept in {place.root}")

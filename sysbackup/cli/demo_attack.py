@@ -29,7 +29,10 @@ class Refusal:
 async def delete(client: "S3Client", bucket: str, key: str, version: str, *, bypass: bool = False) -> Refusal:
     """Delete one version for good; with `bypass`, claim the right to lift a GOVERNANCE lock."""
     try:
-        await client.delete_object(Bucket=bucket, Key=key, VersionId=version, BypassGovernanceRetention=bypass)
+        if bypass:
+            await client.delete_object(Bucket=bucket, Key=key, VersionId=version, BypassGovernanceRetention=True)
+        else:  # without the header: moto takes any value of it for a yes
+            await client.delete_object(Bucket=bucket, Key=key, VersionId=version)
     except client.exceptions.ClientError as error:
         said = error.response["Error"]
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]

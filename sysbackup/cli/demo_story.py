@@ -184,7 +184,7 @@ class Story:
             self._screen.bad(f"{problem.shown}: {problem.reason}")
         if report.exit_code:
             failed = max(counts.failed, len(report.problems))
-            raise Failed(f"{count(failed, 'entry', 'entries')} did not come back whole")
+            raise Failed(f"{count(failed, 'entry', 'entries')} did not come back whole: {self._look()}")
 
     async def _compare(self, since: int, manifest: _Manifest) -> None:
         self._screen.step("Is it the same?")
@@ -196,7 +196,8 @@ class Story:
         for difference in comparison.differences:
             self._screen.bad(difference)
         if comparison.differing:
-            raise Failed(f"{count(comparison.differing, 'difference')} between what was backed up and what came back")
+            differences = count(comparison.differing, "difference")
+            raise Failed(f"{differences} between what was backed up and what came back: {self._look()}")
         files, others = comparison.files, comparison.others
         owner = ", owner" if os.geteuid() == 0 else ""
         self._screen.good(
@@ -205,8 +206,14 @@ class Story:
         self._screen.good(f"Mode{owner} and time (to the nanosecond) of these and {others:,} other entries: the same")
         self._screen.good("Symbolic links and hard links: the same")
         if comparison.changed:
-            number = count(comparison.changed, "entry", "entries")
-            self._screen.note(f"{number} changed here meanwhile, or may not be read by this user: not compared")
+            changed = count(comparison.changed, "entry", "entries")
+            self._screen.note(f"{changed} changed here meanwhile, or may not be read by this user: not compared")
+
+    def _look(self) -> str:
+        """Where to look at what came back."""
+        return (
+            f"see {self._place.restored}" if self._place.kept else "to look at it, run this again with --keep DIRECTORY"
+        )
 
     async def _snapshot(self, store: S3Store, run: history.Run) -> None:
         self._screen.step(f"And the snapshot: sysbackup restore-snapshot latest {SNAPSHOT} --run")

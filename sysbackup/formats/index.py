@@ -117,7 +117,7 @@ class IndexReader:
 def _decoded(text: bytes) -> IndexHeader | IndexLine:
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise FormatError(f"an index holds a line that is none ({exc}): {text[:120]!r}") from exc
 
 

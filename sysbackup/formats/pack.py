@@ -11,6 +11,7 @@ of the list, from which all that is known of a pack can be read again.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,8 +22,7 @@ from sysbackup.formats import gzipping
 _LIST_LIMIT = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """One content in a pack: its digest, its member's byte range [offset, offset + length), its own size."""
 
     sha: bytes

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sysbackup.catalog.known import Catalog, FileState
 from sysbackup.formats import gzipping, manifest
@@ -35,8 +36,7 @@ _SAMPLE = 64 << 10
 _SETTLED = 2_000_000_000  # ns
 
 
-@dataclass(frozen=True, slots=True)
-class Small:
+class Small(NamedTuple):
     """A content for a pack: its digest, its gzip member, its own size."""
 
     sha: bytes
@@ -223,9 +223,12 @@ class Examiner:
         folders.trim()
         place = folders.find(path)
         begun = time.time_ns()
-        with opened(place, status.st_dev, status.st_ino) as fd:
+        fd = opened(place, status.st_dev, status.st_ino)
+        try:
             reading = read(fd, IN_MEMORY, deadline)
             entry = node(place, reading.status, self._owners, fd)
+        finally:
+            os.close(fd)
         assert isinstance(entry, manifest.File)
         sha = hashlib.sha256(reading.content).digest()
         describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)

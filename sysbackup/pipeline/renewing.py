@@ -88,15 +88,20 @@ class Renewing:
 
     async def _see_to(self, due: Due) -> None:
         stored = due.stored
-        if not due.checked and self._doubts(due) and not await self._check(due):
+        doubted = not due.checked and self._doubts(due)
+        if doubted and not await self._check(due):
             return
-        if stored.lock.covers(self._names.promise):
-            return
-        if keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size:
+        short = not stored.lock.covers(self._names.promise)
+        if short and keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size:
             await self._forget(due)
             self._tally.repacked += 1
             log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
-            return
+        elif short or doubted:
+            # of what is doubted, the lock is no more than another host's word either
+            await self._renew(due, checked=doubted)
+
+    async def _renew(self, due: Due, *, checked: bool) -> None:
+        stored = due.stored
         try:
             lock = await self._store.renew(stored.key, stored.version, self._names.contents)
         except LockNotKept as exc:
@@ -112,8 +117,8 @@ class Renewing:
             )
             await self._forget(due)
         else:
-            await asyncio.to_thread(renewal.renewed, self._catalog, due.number, lock)
-            self._tally.renewed += 1
+            await asyncio.to_thread(renewal.renewed, self._catalog, due.number, lock, checked=checked)
+            self._tally.renewed += lock != stored.lock
 
     def _doubts(self, due: Due) -> bool:
         if self._doubt.setting == "first-use":
@@ -125,14 +130,17 @@ class Renewing:
         return first or random.randrange(_SAMPLE) == 0  # noqa: S311  # which ones, nobody must be able to foretell for long
 
     async def _check(self, due: Due) -> bool:
-        """Compare what the run uses of an object with its hashes; a false one is reported and forgotten."""
-        contents = await asyncio.to_thread(renewal.used_contents, self._catalog, due.number)
+        """Compare an object's contents with their hashes; a false one is reported and forgotten."""
+        contents = await asyncio.to_thread(renewal.contents, self._catalog, due.number)
+        if not contents:
+            return False  # forgotten meanwhile, with its host
         try:
             reason = await holds_what_it_says(self._store, due, contents)
         except ObjectGone:
+            if due.stored.lock.until <= self._tally.clock.now():
+                return True  # no lie: its lock has ended, and the attempt to renew it will show
             reason = "it does not exist"
         if reason is None:
-            await asyncio.to_thread(renewal.checked, self._catalog, due.number)
             return True
         self._tally.problem(
             Problem(

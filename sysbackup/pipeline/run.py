@@ -82,7 +82,8 @@ async def back_up(
     """
     found = programs(config)
     with exclusive(config.cache):
-        run = partial(_run, config, store, bucket, clock, watch, found, rescan=rescan)
+        before = Counter(store.requests.by_kind)
+        run = partial(_run, config, store, bucket, clock, watch, found, before, rescan=rescan)
         try:
             return await run()
         except CatalogUnusable as exc:
@@ -98,11 +99,11 @@ async def _run(
     clock: Clock,
     watch: Callable[[Tally], None],
     found: Programs,
+    before: "Counter[str]",
     *,
     rescan: bool,
 ) -> Summary:
     names = naming(config.content, clock.now())
-    before = Counter(store.requests.by_kind)
     structlog.contextvars.bind_contextvars(run=names.run)
     try:
         with ExitStack() as stack:
@@ -120,7 +121,8 @@ async def _run(
                 doubting=doubt.any,
             )
             # The first request: finds out, too, whether the bucket is there and lets us in.
-            await learn_all(store, catalog, Trust(names.host, config.content.share), clock)
+            trust = Trust(names.host, config.content.share, doubting=doubt.any)
+            await learn_all(store, catalog, trust, clock)
             for problem in found.problems:
                 tally.problem(problem)
             gathering = Gathering(config, store, clock, tally, catalog, spool, names, rescan=rescan)

@@ -17,7 +17,7 @@ import structlog
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import CatalogUnusable
-from sysbackup.errors import FormatError
+from sysbackup.errors import FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import Clock
 from sysbackup.pipeline.channel import Channel
@@ -31,18 +31,24 @@ OWN = "own"  # the value of `share` that turns sharing off
 
 # Indexes read at the same time: mostly small, so that round trips count.
 _READERS = 8
-# Objects learnt in one transaction.
-_BATCH = 200
+# Contents learnt in one transaction.
+_BATCH = 20_000
 # Keys that a listing goes on past before a new one starts behind them: a page of S3 has 1,000.
 _SKIPPED_AT_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose contents may be reused: `patterns` as for fnmatch(3), `own` for none but `host`'s."""
+    """
+    Whose contents may be reused: `patterns` as for fnmatch(3), `own` for none but `host`'s.
+
+    `doubting`: what others say of an object is checked before it is relied on, so
+    that it cannot stand in the way of what is known for certain.
+    """
 
     host: str
     patterns: tuple[str, ...]
+    doubting: bool = False
 
     def allows(self, host: str) -> bool:
         """Whether what came from that host may be reused."""
@@ -70,7 +76,7 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     async def reader() -> None:
         nonlocal read
         async for host, key in found:
-            await _learn(store, catalog, host, key, clock, own=host == trust.host)
+            await _learn(store, catalog, trust, host, key, clock)
             read += 1
 
     async with asyncio.TaskGroup() as group:
@@ -103,7 +109,7 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
         async with aclosing(store.list(prefix, after)) as listing:
             async for found in listing:
                 host = keys.index_host(found.key)
-                if host is None:
+                if host is None or not found.key.startswith(keys.index_prefix(host)):
                     continue
                 if found.key == anchor:
                     anchor = None
@@ -118,32 +124,57 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
                     break
             else:
                 break
-    if anchor is not None:
+    if anchor is not None and not await _hidden(store, anchor):
         raise CatalogUnusable(
             f"its last index {anchor} is not in the bucket although its lock has not ended: this may be another"
             " bucket of the same name"
         )
 
 
-async def _learn(store: ObjectStore, catalog: Catalog, host: str, key: str, clock: Clock, *, own: bool) -> None:
+async def _hidden(store: ObjectStore, key: str) -> bool:
+    """Whether an object that is not listed is there all the same, under a delete marker."""
+    async with aclosing(store.versions(key)) as versions:
+        async for version in versions:
+            if version.key == key and not version.marker:
+                log.warning(
+                    "index.hidden", key=key, reason="a delete marker hides it, although it is locked; who set that?"
+                )
+                return True
+    return False
+
+
+async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock) -> None:
+    """Take one index in, as far as it can be read: what it would have told is only stored once more."""
+    own = host == trust.host
     reader = index.IndexReader()
     batch: list[index.Indexed] = []
+    contents = 0
 
     def take(chunk: bytes) -> None:
-        batch.extend(reader.feed(chunk))
-        if len(batch) >= _BATCH:
-            keep()
+        nonlocal contents
+        for found in reader.feed(chunk):
+            batch.append(found)
+            contents += 1 + len(found.contents)
+            if contents >= _BATCH:
+                keep()
 
     def keep() -> None:
-        shared.learn(catalog, host, batch, clock.now(), own=own)
+        nonlocal contents
+        shared.learn(catalog, host, batch, clock.now(), own=own, doubting=trust.doubting)
         batch.clear()
+        contents = 0
 
     try:
         async with aclosing(store.read(key, None)) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(take, chunk)
         reader.finish()
-    except FormatError as exc:
+    except (FormatError, ObjectGone) as exc:
+        log.warning("index.refused", key=key, host=host, reason=str(exc))
+    except StoreError as exc:
+        # another host can make an index that we may not or cannot read (encrypted, archived): our run goes on
+        if own or isinstance(exc, StoreUnavailable):
+            raise
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     await asyncio.to_thread(keep)
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.recovery.helping import Place
 from sysbackup.recovery.placing import Placer, Streamed, reason, where
 from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.report import Outcome
@@ -49,20 +50,25 @@ class Fetcher:
     """
     Brings contents from the bucket to their places.
 
-    `placer` makes one for each job; `told` gets each job's outcome, on the event loop.
+    `place` writes what was read whole, `placer` is for what streams; `told` gets
+    each job's outcome, on the event loop.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         threads: Threads,
+        placing: Threads,
         placer: Callable[[], Placer],
+        place: Place,
         told: Callable[[Outcome], None],
         allowance: Allowance,
     ) -> None:
         self._store = store
         self._threads = threads
+        self._placing = placing
         self._placer = placer
+        self._place = place
         self._told = told
         self._allowance = allowance
         self._read = 0
@@ -92,21 +98,17 @@ class Fetcher:
             self._allowance.give_back(taken)
 
     async def _hold(self, fetch: Fetch) -> None:
-        data = bytearray()
-        failed = None
-        if fetch.key:
-            try:
-                data = await self._whole(fetch)
-            except (StoreError, FormatError) as exc:
-                failed = self._judged(exc)
-        self._told(await self._threads.run(self._place, fetch, data, failed))
+        try:
+            data = await self._whole(fetch) if fetch.key else bytearray()
+        except (StoreError, FormatError) as exc:
+            self._told(await self._threads.run(self._fail, fetch, self._judged(exc)))
+        else:
+            self._told(await self._placing.run(self._place, fetch, data))
 
-    def _place(self, fetch: Fetch, data: bytearray, failed: str | None) -> Outcome:
+    def _fail(self, fetch: Fetch, reason: str) -> Outcome:
         with self._placer() as placer:
-            if failed is None:
-                return placer.place_all(fetch, data)
             for wanted in fetch.contents:
-                placer.fail(wanted, f"{failed} ({where(fetch)})")
+                placer.fail(wanted, f"{reason} ({where(fetch)})")
             return placer.outcome
 
     async def _whole(self, fetch: Fetch) -> bytearray:

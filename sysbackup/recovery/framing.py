@@ -5,7 +5,6 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -17,6 +16,7 @@ from sysbackup.recovery.placing import reason
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.walking import Obstacle, Place, Walker, proc_path, split
 from sysbackup.recovery.writing import check_free, discard, make_special, move
+from sysbackup.sources.crew import Flag
 from sysbackup.sources.owners import Owners
 from sysbackup.sources.sorting import Sorter
 
@@ -34,7 +34,7 @@ class Frame:
     manager: leaving it frees memory and disk.
     """
 
-    def __init__(self, root: int, owners: Owners, stop: Event, spool: Path, *, overwrite: bool) -> None:
+    def __init__(self, root: int, owners: Owners, stop: Flag, spool: Path, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._root = root
         self._dresser = Dresser(owners, self.outcome)
@@ -132,7 +132,7 @@ class Frame:
             discard(place, temporary)
 
 
-def _until(stop: Event, entries: Iterable[_T]) -> Iterator[_T]:
+def _until(stop: Flag, entries: Iterable[_T]) -> Iterator[_T]:
     """The entries, up to the one at which the restore was stopped."""
     for entry in entries:
         if stop.is_set():

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -16,6 +15,7 @@ from sysbackup.recovery.planning import Fetch, Wanted, file_of
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.walking import Obstacle, Walker, split
 from sysbackup.recovery.writing import Draft, check_free
+from sysbackup.sources.crew import Flag
 from sysbackup.sources.owners import Owners
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
@@ -39,7 +39,7 @@ class Placer:
     `outcome` tells what it did. Once `stop` is set it leaves between two files.
     """
 
-    def __init__(self, root: int, owners: Owners, stop: Event, *, overwrite: bool) -> None:
+    def __init__(self, root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._walker = Walker(root)
         self._dresser = Dresser(owners, self.outcome)

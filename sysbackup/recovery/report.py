@@ -28,15 +28,16 @@ class Options:
     `overwrite` replaces what is in the way; directories are never replaced.
     `numeric_owner` takes numbers even where the names exist. `spool` takes
     sorted lists of entries; `memory` bounds the bytes in flight, `fetches` the
-    objects read at once. `workers` is the number of threads that write (None:
-    as suits the machine).
+    objects read at once. From `many` files on, `workers` processes of our own
+    write them (None: as many as there are processors; 0: none, threads alone).
     """
 
     overwrite: bool = False
     numeric_owner: bool = False
     spool: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
-    memory: int = 96 * MIB
+    memory: int = 64 * MIB
     fetches: int = 16
+    many: int = 2000
     workers: int | None = None
 
 

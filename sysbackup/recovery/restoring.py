@@ -7,24 +7,27 @@ links and devices, and last the directories get their owners, rights and times.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
-from threading import Event
 
 from sysbackup.errors import SysbackupError
 from sysbackup.model import Problem
 from sysbackup.recovery.fetching import Allowance, Fetcher
 from sysbackup.recovery.framing import Frame
+from sysbackup.recovery.helping import Order, Place, crew, through
 from sysbackup.recovery.history import Run, batches
 from sysbackup.recovery.placing import Placer
-from sysbackup.recovery.planning import Plan
+from sysbackup.recovery.planning import Fetch, Plan
 from sysbackup.recovery.report import EVENT, Counts, Options, Outcome, Progress, Report, Silent
 from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.threads import Threads
 from sysbackup.recovery.walking import open_target
+from sysbackup.sources.crew import Flag
 from sysbackup.sources.owners import Owners
 from sysbackup.store.port import ObjectStore
+
+_STREAMS = 2  # threads for large contents: hashing and unpacking them leaves the interpreter to others
 
 
 async def restore(
@@ -46,8 +49,8 @@ async def restore(
     """
     options = options or Options()
     selection = Selection(paths)
-    stop = Event()
     with ExitStack() as stack:
+        stop = stack.enter_context(Flag())
         planner = stack.enter_context(Threads(1, stop))
         plan = stack.enter_context(Plan(selection, options.spool))
         async with aclosing(batches(store, run)) as entries:
@@ -65,7 +68,7 @@ async def restore(
 class _Restore:
     """One restore, from its plan on."""
 
-    def __init__(self, plan: Plan, root: int, options: Options, progress: Progress, stop: Event) -> None:
+    def __init__(self, plan: Plan, root: int, options: Options, progress: Progress, stop: Flag) -> None:
         self._plan = plan
         self._root = root
         self._options = options
@@ -76,21 +79,17 @@ class _Restore:
 
     async def run(self, store: ObjectStore, planner: Threads, *, target_made: bool) -> None:
         """Do it all. Directories get their rights even where the store ended the rest."""
-        workers = self._options.workers or max(2, len(os.sched_getaffinity(0)))
         self._progress.planned(self._plan.files, self._plan.bytes)
         self._took(self._plan.outcome)
         overwrite = self._options.overwrite
         with (
-            Threads(workers, self._stop) as threads,
+            Threads(_STREAMS, self._stop) as threads,
             Frame(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
         ):
             make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
             await planner.run(make)
-            placer = partial(Placer, self._root, self._owners, self._stop, overwrite=overwrite)
-            allowance = Allowance(self._options.fetches, self._options.memory)
-            fetcher = Fetcher(store, threads, placer, self._took, allowance)
             try:
-                await fetcher.bring(self._plan.fetches(), planner)
+                await self._bring(store, planner, threads)
                 await planner.run(frame.make_others, self._plan.others())
             except SysbackupError:
                 self._stop.clear()  # it stopped the other reads; what is there gets its rights all the same
@@ -98,6 +97,23 @@ class _Restore:
                 raise
             await planner.run(frame.finish)
             self._took(frame.outcome)
+
+    async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads) -> None:
+        """All contents: placed by processes of our own where there are many, by a thread where there are few."""
+        options = self._options
+        placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
+        workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+        with ExitStack() as stack:
+            place: Place = partial(_placed, placer)
+            writers = 1
+            if workers and self._plan.files >= options.many:
+                order = Order(options.overwrite, options.numeric_owner)
+                writers = workers
+                place = through(stack.enter_context(crew(workers, order, self._root, self._stop)))
+            placing = stack.enter_context(Threads(writers, self._stop))
+            allowance = Allowance(options.fetches, options.memory)
+            fetcher = Fetcher(store, threads, placing, placer, place, self._took, allowance)
+            await fetcher.bring(self._plan.fetches(), planner)
 
     def unmatched(self, path: bytes) -> None:
         """Note that a path asked for is not in the run."""
@@ -130,3 +146,8 @@ class _Restore:
     def _tell(self, problem: Problem) -> None:
         self._outcome.fail(problem.source, problem.reason)
         self._progress.problem(problem)
+
+
+def _placed(placer: Callable[[], Placer], fetch: Fetch, data: bytearray) -> Outcome:
+    with placer() as one:
+        return one.place_all(fetch, data)

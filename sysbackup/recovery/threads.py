@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from threading import Event
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
+
+from sysbackup.sources.crew import Flag
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -21,7 +22,7 @@ class Threads:
     which the work heeds.
     """
 
-    def __init__(self, number: int, stop: Event) -> None:
+    def __init__(self, number: int, stop: Flag) -> None:
         self._stop = stop
         self._pool = ThreadPoolExecutor(number, thread_name_prefix="restore")
 

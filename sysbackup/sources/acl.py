@@ -120,8 +120,7 @@ def _text(acl: bytes, names: Owners, before: str) -> str:
     entries = list(_ENTRY.iter_unpack(acl[4:]))
     _check(entries)
     return ",".join(
-        f"{before}{_LETTER[tag]}:{_name(tag, number, names)}:{_PERMISSIONS[bits]}"
-        for tag, bits, number in entries
+        f"{before}{_LETTER[tag]}:{_name(tag, number, names)}:{_PERMISSIONS[bits]}" for tag, bits, number in entries
     )
 
 

@@ -11,9 +11,8 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 # What path_resolution(7) allows on the way to one file.
 LINKS_AT_MOST = 40
@@ -21,8 +20,7 @@ LINKS_AT_MOST = 40
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """
     An open directory: its real path (`/` alone ends with a slash) and a descriptor opened with O_PATH.
 
@@ -39,8 +37,7 @@ class Folder:
         return self.path + name if self.path == b"/" else self.path + b"/" + name
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """
     Where a path really is: its directory and its name in there.
 

@@ -28,8 +28,7 @@ class LargeFile:
     """
 
     def __init__(self, place: Place, status: os.stat_result, deadline: float) -> None:
-        self._opened = reading.opened(place, status.st_dev, status.st_ino)
-        self.fd = self._opened.__enter__()
+        self.fd = reading.opened(place, status.st_dev, status.st_ino)
         self.locked = reading.lock(self.fd, deadline)
         self.before = os.fstat(self.fd)
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -48,7 +47,7 @@ class LargeFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._opened.__exit__(None, None, None)
+        os.close(self.fd)
 
     def hash_on(self, size: int) -> bool:
         """Read on by about `size` bytes for the first time; False at the end, when `sha` and `size` are known."""

@@ -12,9 +12,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sysbackup.sources.folders import Place
 
@@ -36,8 +34,7 @@ class TooLarge(Exception):
     """A file has more bytes than fit where they were to go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A file read into memory: its bytes, what it was when they were read, warnings for the manifest."""
 
     content: bytes
@@ -45,10 +42,9 @@ class Reading:
     warnings: tuple[str, ...]
 
 
-@contextmanager
-def opened(place: Place, device: int, inode: int) -> Iterator[int]:
+def opened(place: Place, device: int, inode: int) -> int:
     """
-    The descriptor of a regular file, opened for reading.
+    The descriptor of a regular file, opened for reading; the caller closes it.
 
     OSError as open(2) gives it; `Unreadable` where another file has taken the
     place of the one that was looked at (by `device` and `inode`).
@@ -58,9 +54,10 @@ def opened(place: Place, device: int, inode: int) -> Iterator[int]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (device, inode):
             raise Unreadable("it was replaced by another file while it was being opened")
-        yield fd
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def _open(place: Place) -> int:

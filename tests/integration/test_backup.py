@@ -213,6 +213,7 @@ def test_a_file_that_never_holds_still_is_kept_with_a_warning(store: MemoryStore
             assert isinstance(node, manifest.File)
             if node.warnings:
                 break
+    assert isinstance(node, manifest.File)
     assert node.warnings == ["changed-while-read"]
     assert summary.exit_code == 0
     assert summary.warnings == 1

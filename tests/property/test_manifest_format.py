@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -34,7 +35,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 paths = st.binary(min_size=1)
 numbers = st.integers(-(2**63), 2**63 - 1)
 counts = st.integers(0, 2**63 - 1)
-common = st.fixed_dictionaries(
+common: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"owner": st.one_of(texts, st.integers(0, 2**32)), "group": st.one_of(texts, st.integers(0, 2**32))},
     optional={
         "uid": numbers,
@@ -56,18 +57,15 @@ locations = st.builds(
 ) | st.builds(Location, texts, st.none() | texts.filter(bool), counts, counts, st.just("gzip"))
 
 
+of_files: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"size": counts, "sha": st.binary(min_size=32, max_size=32).map(bytes.hex)},
+    optional={"link": texts, "warnings": st.lists(texts)},
+)
+
+
 @st.composite
 def files(draw: st.DrawFn) -> File:
-    made = File(
-        **manifest.named(draw(paths)),
-        **draw(common),
-        **draw(
-            st.fixed_dictionaries(
-                {"size": counts, "sha": st.binary(min_size=32, max_size=32).map(bytes.hex)},
-                optional={"link": texts, "warnings": st.lists(texts)},
-            )
-        ),
-    )
+    made = File(**manifest.named(draw(paths)), **draw(common), **draw(of_files))
     where = draw(st.none() | locations)
     if where is not None:
         made.place(where)
@@ -79,9 +77,9 @@ def files(draw: st.DrawFn) -> File:
 def links(draw: st.DrawFn) -> Link:
     target = draw(paths)
     text, exact = manifest.lossy(target)
-    made = Link(
-        **manifest.named(draw(paths)), **draw(common), target=text, **({} if exact is None else {"targetb": exact})
-    )
+    made = Link(**manifest.named(draw(paths)), **draw(common), target=text)
+    if exact is not None:
+        made.targetb = exact
     assert made.target_bytes == target
     return made
 

@@ -1,5 +1,6 @@
 """Buckets with a run in them, written line by line: what no pipeline would write, too."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,9 @@ class Backup:
 
     def link(self, path: bytes, target: bytes) -> Link:
         text, exact = manifest.lossy(target)
-        made = Link(**_common(path, None), target=text, **({} if exact is None else {"targetb": exact}))
+        made = Link(**_common(path, None), target=text)
+        if exact is not None:
+            made.targetb = exact
         self.entries.append(made)
         return made
 
@@ -110,14 +113,21 @@ def restored(
     overwrite: bool = False,
     numeric_owner: bool = False,
     spool: Path | None = None,
+    helped: bool = False,
 ) -> Report:
-    """Restore `RUN` of a backup (its manifest is written now) or of any store."""
+    """
+    Restore `RUN` of a backup (its manifest is written now) or of any store.
+
+    `helped`: by processes of our own, as a restore of many files is.
+    """
     if isinstance(backup, Backup):
         backup.stored()
         store: ObjectStore = backup.store
     else:
         store = backup
-    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=spool or Path("/tmp"), workers=2)
+    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=spool or Path("/tmp"))
+    if helped:
+        options = dataclasses.replace(options, many=0, workers=2)
 
     async def work() -> Report:
         found = await history.find_run(store, RUN)

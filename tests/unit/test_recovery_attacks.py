@@ -266,8 +266,8 @@ def test_much_more_than_a_small_content_needs(target: Path, member: bool) -> Non
     backup = Backup()
     kept = backup.bucket.add("content/long", bytes(64 * MIB))
     entry = File(path="/x", size=100, sha=hashlib.sha256().hexdigest(), mtime=MTIME)
-    where = (0, 64 * MIB) if member else (None, None)
-    entry.place(Location(kept.key, kept.version, *where, "gzip" if member else None))
+    whole, part = Location(kept.key, kept.version), Location(kept.key, kept.version, 0, 64 * MIB, "gzip")
+    entry.place(part if member else whole)
     backup.entries.append(entry)
     backup.stored()
     store = backup.store

@@ -125,10 +125,10 @@ def test_equal_large_content_is_fetched_once(tmp_path: Path) -> None:
     store = backup.store
     restored(store, tmp_path)
     assert store.requests.by_kind["GetObject"] == 2
-    for name, mode in (("1", 0o644), ("2", 0o600), ("3", 0o444)):
-        assert (tmp_path / "l" / name).read_bytes() == large
-        assert stat.S_IMODE((tmp_path / "l" / name).stat().st_mode) == mode
-    assert len({(tmp_path / "l" / name).stat().st_ino for name in "123"}) == 3
+    made = [tmp_path / "l" / name for name in "123"]
+    assert all(path.read_bytes() == large for path in made)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o644, 0o600, 0o444]
+    assert len({path.stat().st_ino for path in made}) == 3
 
 
 def test_far_members_are_read_apart(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_far_members_are_read_apart(tmp_path: Path) -> None:
 def test_hard_links(tmp_path: Path) -> None:
     """Files of one inode are one inode again, large or small or empty."""
     backup = Backup()
-    for kind, content in ((b"small", b"x"), (b"large", DICE.randbytes(LARGE)), (b"empty", b"")):
+    for kind, content in (("small", b"x"), ("large", DICE.randbytes(LARGE)), ("empty", b"")):
         for n in range(3):
-            backup.file(b"/h/%s%d" % (kind, n), content, link=kind.decode())
+            backup.file(f"/h/{kind}{n}".encode(), content, link=kind)
     for entry in backup.entries:
         if isinstance(entry, File) and entry.link == "large":
             entry.version = next(e.version for e in backup.entries if isinstance(e, File) and e.link == "large")
