@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sysbackup.config import MIB, S3, Aws, CloudFormation, Config, Content, Run
+from sysbackup.config import MIB, S3, Aws, CloudFormation, Config, Content, Prices, Run
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
 from sysbackup.settings import ARCHIVES, SECTIONS, SETTINGS, STORAGE_CLASSES, Setting
@@ -244,6 +244,7 @@ def _config(directory: Path, cache: Path, values: Mapping[str, Mapping[str, obje
         cloudformation=msgspec.convert(values.get("cloudformation", {}), CloudFormation),
         content=msgspec.convert(values.get("content", {}), Content),
         run=msgspec.convert(values.get("run", {}), Run),
+        prices=msgspec.convert(values.get("prices", {}), Prices),
     )
 
 

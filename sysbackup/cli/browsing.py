@@ -82,7 +82,8 @@ def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -
     for row in found:
         promised = (when(row.promise) if row.promise else "?", _plain(row.tool or "?")) if long else ()
         table.add_row(row.run, _plain(row.host), when(row.started), *promised, size(row.size))
-    console.print(table)
+    # Never narrower than what is in it: a name that was cut cannot be given to `restore`.
+    Console(width=max(console.width, 240)).print(table)
     for row in found:
         if row.oddity:
             click.echo(f"sysbackup: {row.run}: {shown(row.oddity.encode())}", err=True)

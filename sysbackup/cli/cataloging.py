@@ -81,17 +81,20 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
     with exclusive(config.cache):
         path = catalog_path(config.cache)
         async with open_store(config) as store:
-            await store.check()  # before the old one is given up
-            if path.exists():
-                set_aside(path, "a new one is being made")
             names = naming(config.content, clock.now())
-            with Catalog(path) as catalog:
+            fresh = path.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
+            with Catalog(fresh) as catalog:
                 catalog.begin(bucket_identity(config, store.bucket), names.host, names.promise, names.started)
                 if from_objects:
                     await learn_objects(store, catalog, names.host, clock)
                 else:
                     await learn_all(store, catalog, Trust(names.host, config.content.share), clock)
                 info = shared.info(catalog)
+            # Only now: had anything failed, the old one would still be there.
+            if path.exists():
+                set_aside(path, "a new one was made")
+            fresh.rename(path)
             click.echo(
                 f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
                 f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."

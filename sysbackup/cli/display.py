@@ -129,7 +129,7 @@ def show_summary(console: Console, summary: Summary) -> None:
 
 
 def _rows(summary: Summary) -> Mapping[str, str]:
-    entries = ", ".join(f"{summary.entries[k]:,} {word}" for k, word in _KINDS.items() if summary.entries.get(k))
+    entries = ", ".join(count(summary.entries[k], *word) for k, word in _KINDS.items() if summary.entries.get(k))
     requests = ", ".join(f"{n:,} {kind}" for kind, n in summary.requests.items())
     rows = {
         "holds": f"{count(summary.files, 'file')}, {size(summary.bytes)}" + (f"; {entries}" if entries else ""),
@@ -151,12 +151,12 @@ def _rows(summary: Summary) -> Mapping[str, str]:
 
 
 _KINDS = {
-    "d": "directories",
-    "l": "links",
-    "p": "FIFOs",
-    "c": "character devices",
-    "b": "block devices",
-    "s": "snapshots",
+    "d": ("directory", "directories"),
+    "l": ("link",),
+    "p": ("FIFO",),
+    "c": ("character device",),
+    "b": ("block device",),
+    "s": ("snapshot",),
 }
 
 

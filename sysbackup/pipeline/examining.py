@@ -18,6 +18,7 @@ from typing import NamedTuple
 from sysbackup.catalog.known import Catalog, FileState
 from sysbackup.formats import gzipping, manifest
 from sysbackup.model import Problem
+from sysbackup.pipeline.recording import spooled
 from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place
 from sysbackup.sources.nodes import node
 from sysbackup.sources.owners import Owners
@@ -73,9 +74,7 @@ class Examined:
     warned: list[tuple[bytes, str]] = field(default_factory=list)
     states: list[FileState] = field(default_factory=list)
     files: int = 0
-    unchanged: int = 0
     bytes_read: int = 0
-    bytes_reused: int = 0
     sockets: int = 0
 
     @property
@@ -122,7 +121,7 @@ class Examiner:
                     self._look(folders, path, found, out)
                 except OSError as exc:
                     out.problems.append(unreadable(path, exc))
-                self._record_folders(folders, out)
+                self._record_folders(folders, path, out)
                 folders.trim()
             contents = self._read_all(folders, found, allowance, out)
         self._pack(contents, out)
@@ -157,13 +156,17 @@ class Examiner:
                 link_status(place)
             except OSError:
                 return  # dangling, circular or closed to us: the link itself is recorded
+            if _made_up(place.path) and not _made_up(path):
+                return
 
     def _record(self, place: Place, status: os.stat_result, out: Examined) -> None:
         entry = node(place, status, self._owners)
-        out.records.append((place.path, manifest.encode(entry)))
+        out.records.append((place.path, spooled(entry)))
 
-    def _record_folders(self, folders: Folders, out: Examined) -> None:
+    def _record_folders(self, folders: Folders, picked: bytes, out: Examined) -> None:
         for folder in folders.fresh():
+            if _made_up(folder.path) and not _made_up(picked):
+                continue
             with self._recorded_lock:
                 if folder.path in self._recorded:
                     continue
@@ -212,10 +215,8 @@ class Examiner:
             return
         assert isinstance(entry, manifest.File)
         describe_file(entry, status, status.st_size, sha, ())
-        out.records.append((path, manifest.encode(entry)))
+        out.records.append((path, spooled(entry, unchanged=True)))
         out.files += 1
-        out.unchanged += 1
-        out.bytes_reused += status.st_size
 
     def _read(
         self, folders: Folders, path: bytes, status: os.stat_result, deadline: float, out: Examined
@@ -232,7 +233,7 @@ class Examiner:
         assert isinstance(entry, manifest.File)
         sha = hashlib.sha256(reading.content).digest()
         describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
-        out.records.append((path, manifest.encode(entry)))
+        out.records.append((path, spooled(entry)))
         out.files += 1
         out.bytes_read += len(reading.content)
         out.warned += [(path, warning) for warning in reading.warnings]
@@ -246,7 +247,6 @@ class Examiner:
         for sha in [*contents]:
             content = contents.pop(sha)
             if sha not in mine:
-                out.bytes_reused += len(content)
                 continue
             if len(content) < self._packed_below:
                 out.small.append(Small(sha, gzipping.member(content), len(content)))
@@ -256,6 +256,17 @@ class Examiner:
                 out.whole.append(Whole(sha, packed, "gzip", len(content)))
             else:
                 out.whole.append(Whole(sha, content, None, len(content)))
+
+
+def _made_up(path: bytes) -> bool:
+    """
+    Whether the kernel makes a path up as it goes (proc(5), sysfs(5)).
+
+    Links lead there from real trees, /etc/mtab to /proc/self/mounts on every
+    machine: what they lead to belongs to this process and moment. It is followed
+    only where a picker names it.
+    """
+    return path.startswith((b"/proc/", b"/sys/")) or path in (b"/proc", b"/sys")
 
 
 def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:

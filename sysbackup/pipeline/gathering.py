@@ -208,8 +208,6 @@ class Gathering:
     async def _send_on(self, found: Examined, hold: Hold, stage: "_Stage") -> None:
         tally = self._tally
         tally.files += found.files
-        tally.unchanged += found.unchanged
-        tally.bytes_reused += found.bytes_reused
         tally.bytes_read += found.bytes_read
         tally.sockets += found.sockets
         for problem in found.problems:
@@ -229,7 +227,7 @@ class Gathering:
 
         async def confirmed(stored: StoredObject) -> None:
             await asyncio.to_thread(self._catalog.confirm, stored, encoding, contents)
-            self._tally.stored(stored)
+            self._tally.stored(stored, plain=contents[0].size)
 
         return Shipment(
             keys.content_key(whole.sha),

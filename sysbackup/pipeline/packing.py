@@ -67,7 +67,7 @@ class Packer:
 
         async def confirmed(stored: StoredObject) -> None:
             await asyncio.to_thread(self._catalog.confirm, stored, "gzip", contents)
-            self._tally.stored(stored, len(contents))
+            self._tally.stored(stored, len(contents), plain=sum(content.size for content in contents))
 
         await self._freight.send(
             Shipment(

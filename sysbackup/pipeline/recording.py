@@ -23,8 +23,21 @@ from sysbackup.store.port import Body
 _BATCH = 500
 
 
+_UNCHANGED, _SEEN = b"u", b"-"
+
+
+def spooled(entry: manifest.FileNode, *, unchanged: bool = False) -> bytes:
+    """An entry as the spool holds it until the manifest is written; `unchanged` files were not opened."""
+    return (_UNCHANGED if unchanged else _SEEN) + manifest.encode(entry)
+
+
 class Recorder:
-    """The manifest as a stream's source; `counts` and `bytes` are complete when it has ended."""
+    """
+    The manifest as a stream's source.
+
+    `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
+    complete when it has ended: a path that was examined twice counts once.
+    """
 
     def __init__(
         self,
@@ -43,6 +56,7 @@ class Recorder:
         self._carry = bytearray()
         self.counts: Counter[str] = Counter()
         self.bytes = 0
+        self.unchanged = 0
 
     async def take(self, size: int) -> Body:
         """The next bytes of the compressed manifest."""
@@ -88,7 +102,8 @@ class Recorder:
 
     def _placed(self, some: Sequence[Record]) -> Iterator[bytes]:
         """The entries of these records, files with the places of their contents."""
-        entries = [manifest.decode(line) for _, line in some]
+        entries = [manifest.decode(value[1:]) for _, value in some]
+        self.unchanged += sum(value.startswith(_UNCHANGED) for _, value in some)
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
         places = self._catalog.locate(bytes.fromhex(file.sha) for file in files)
         for file in files:
@@ -114,7 +129,7 @@ def lost(spool: Sorter, catalog: Catalog) -> Iterator[bytes]:
     """The paths of those files whose contents are stored nowhere (any more)."""
     latest = _latest(spool.sorted())
     while some := list(islice(latest, _BATCH)):
-        entries = [manifest.decode(line) for _, line in some]
+        entries = [manifest.decode(value[1:]) for _, value in some]
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
         places = catalog.locate(bytes.fromhex(file.sha) for file in files)
         yield from (file.path_bytes for file in files if bytes.fromhex(file.sha) not in places)

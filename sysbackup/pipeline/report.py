@@ -31,9 +31,8 @@ class Tally:
     stage: str = "starting"
     current: str = ""
     files: int = 0
-    unchanged: int = 0
     bytes_read: int = 0
-    bytes_reused: int = 0
+    bytes_fresh: int = 0
     renewed: int = 0
     repacked: int = 0
     contents: int = 0
@@ -60,7 +59,7 @@ class Tally:
         if self.problems <= LOGGED_AT_MOST:
             log.warning(problem.event, path=problem.shown, reason=problem.reason)
         if self.problems == LOGGED_AT_MOST:
-            log.warning("problems.quiet", reason="further problems are in the manifest only: sysbackup ls --problems")
+            log.warning("problems.quiet", reason="further problems are in the manifest alone")
 
     def warned(self, path: bytes, warnings: Sequence[str]) -> None:
         """Note that a file was kept, but not as it should be."""
@@ -73,11 +72,12 @@ class Tally:
         """Say what is being read."""
         self.current = shown(path)
 
-    def stored(self, stored: StoredObject, contents: int = 1) -> None:
-        """Note an object that the store has confirmed."""
+    def stored(self, stored: StoredObject, contents: int = 1, *, plain: int) -> None:
+        """Note an object that the store has confirmed, and the `plain` bytes of its contents."""
         if stored.fresh:
             self.objects += 1
             self.contents += contents
+            self.bytes_fresh += plain
             self.bytes_stored += stored.size
         log.debug("object.stored", key=stored.key, bytes=stored.size, fresh=stored.fresh)
 

@@ -180,7 +180,7 @@ class Snapshotting:
                 self.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
                 return None
         description, restore = said.understood()
-        self.tally.stored(stored)
+        self.tally.stored(stored, plain=data.size)
         self.tally.snapshots += 1
         log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
         return manifest.Snapshot(

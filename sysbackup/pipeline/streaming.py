@@ -22,6 +22,7 @@ from sysbackup.formats.pack import Packed
 from sysbackup.model import Location, StoredObject
 from sysbackup.pipeline.examining import describe_file, link_status, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.recording import spooled
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Refused, Sender
 from sysbackup.sources import reading
@@ -115,7 +116,7 @@ class Streamer:
             describe_file(entry, file.before, file.size, file.sha, warnings)
             if at is not None:
                 entry.place(at)
-            await self._in_thread(lambda: self._spool.add(path, manifest.encode(entry)))
+            await self._in_thread(lambda: self._spool.add(path, spooled(entry)))
             if not warnings and at is None and settled(file.before, begun):
                 await self._in_thread(lambda: self._catalog.remember([state_of(file.before, file.sha)]))
             self._tally.files += 1
@@ -151,7 +152,7 @@ class Streamer:
             raise
         else:
             await self._in_thread(lambda: self._catalog.confirm(stored, encoding, [Packed(file.sha, 0, 0, file.size)]))
-            self._tally.stored(stored)
+            self._tally.stored(stored, plain=file.size)
             return True
         finally:
             del self._under_way[file.sha]
@@ -163,7 +164,7 @@ class Streamer:
         key = keys.moving_file_key(self._naming.host, self._naming.run, path)
         stored: StoredObject = await self._sender.send(key, self._naming.promise, moving, length=None)
         file.sha, file.size = moving.sha, moving.size
-        self._tally.stored(stored)
+        self._tally.stored(stored, plain=file.size)
         return Location(stored.key, stored.version)
 
 

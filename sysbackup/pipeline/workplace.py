@@ -36,7 +36,8 @@ def exclusive(cache: Path) -> Iterator[None]:
 
 def bucket_identity(config: Config, bucket: str) -> str:
     """What a catalog is bound to: a bucket of that name at another address is another bucket."""
-    return f"{bucket} at {config.s3.endpoint_url or 'AWS'}"
+    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    return f"{bucket} at {config.s3.endpoint_url or next(filter(None, named), 'AWS')}"
 
 
 def catalog_path(cache: Path) -> Path:

@@ -101,8 +101,8 @@ def spooling(directory: Path) -> Iterator[None]:
         full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else exc.strerror or str(exc)
         raise SpoolError(
-            f"cannot write to the cache directory {directory}: {what}. Nothing in the bucket was harmed and"
-            " no manifest was written; make room there, or set another directory with CACHE_DIRECTORY"
+            f"cannot write to the cache directory {directory}: {what}. What is in the bucket is safe;"
+            " make room there, or name another directory with SYSBACKUP_CACHE_DIR"
         ) from exc
 
 

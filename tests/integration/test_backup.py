@@ -318,3 +318,22 @@ def test_runs_are_named_by_their_start(store: MemoryStore, tmp_path: Path) -> No
     summary = backups.backed_up(config, store, clock)
     assert summary.manifest.startswith("manifests/alpha/20261123T041500Z-")
     assert summary.manifest in store.bucket.objects
+
+
+def test_links_into_proc_are_not_followed(store: MemoryStore, tmp_path: Path) -> None:
+    """/etc/mtab leads to /proc/self/mounts: the link is kept, not what this process happens to see there."""
+    config = backups.configured(tmp_path)
+    (tmp_path / "mtab").symlink_to("/proc/self/mounts")
+    backups.picker(config, bytes(tmp_path / "mtab"))
+    nodes = backups.nodes(backups.entries(store, backups.backed_up(config, store)))
+    assert isinstance(nodes[bytes(tmp_path / "mtab")], manifest.Link)
+    assert not [path for path in nodes if path.startswith(b"/proc")]
+
+
+def test_a_picked_file_of_proc_is_kept(store: MemoryStore, tmp_path: Path) -> None:
+    """Its size by stat(2) is nought, its content is not: what can be read is kept."""
+    config = backups.configured(tmp_path)
+    backups.picker(config, b"/proc/version")
+    node = backups.nodes(backups.entries(store, backups.backed_up(config, store)))[b"/proc/version"]
+    assert isinstance(node, manifest.File)
+    assert node.size == len(Path("/proc/version").read_bytes())

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sysbackup.config import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Run
+from sysbackup.config import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Prices, Run
 from sysbackup.errors import ConfigError
 from sysbackup.loading import cache_directory, config_directory, load_config, read_config
 from sysbackup.model import LockMode
@@ -144,6 +144,7 @@ def test_the_table_has_every_setting_that_there_is() -> None:
         "cloudformation": CloudFormation,
         "content": Content,
         "run": Run,
+        "prices": Prices,
     }
     assert {(setting.section, setting.name) for setting in SETTINGS} == {
         (section, field.name) for section, struct in structs.items() for field in msgspec.structs.fields(struct)
@@ -210,7 +211,7 @@ regoin = x
     [
         ("[S3]", "[S3] is no section: is it [s3]?"),
         ("[DEFAULT]\nbucket = x", "[DEFAULT] has no meaning here: write each setting in its own section"),
-        ("[zzz]", "[zzz] is no section: there are [aws], [s3], [cloudformation], [content], [run]"),
+        ("[zzz]", "[zzz] is no section: there are [aws], [s3], [cloudformation], [content], [run], [prices]"),
         ("[aws]\nbucket = x", "[aws] bucket is no setting: it belongs into another section, as [s3] bucket"),
         ("[aws]\nregion = x", "[aws] region is no setting: it belongs into another section, as [s3] region or "
                               "[cloudformation] region"),
