@@ -26,6 +26,7 @@ from sysbackup.pipeline.workplace import catalog_path
 from sysbackup.recovery.report import Report
 from sysbackup.store.port import ObjectStore
 from tests import backups
+from tests.clock import ManualClock
 from tests.memory_store import MemoryBucket, MemoryStore
 
 
@@ -41,6 +42,11 @@ class Told:
     def kinds(self) -> Counter[str]:
         """How many objects of each kind it stored."""
         return Counter(key.split("/")[0] for key in self.stored)
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests of each kind it made."""
+        return Counter(self.summary.requests)
 
     def said(self, event: str) -> list[EventDict]:
         """The log's lines of one event."""
@@ -80,13 +86,13 @@ class Machine:
         return msgspec.structs.replace(self.config, content=msgspec.structs.replace(self.config.content, **content))
 
     def back_up(self, store: ObjectStore | None = None, *, rescan: bool = False, **content: Any) -> Told:
-        """One run, with other settings of `[content]` for this once."""
+        """One run, with other settings of `[content]` for this once. No two runs begin in the same second."""
+        if isinstance(self.clock, ManualClock):
+            self.clock.turn(seconds=5)
         store = store or MemoryStore(self.bucket)
         before = self._versions()
         with capture_logs() as log:
-            summary = backups.run(
-                back_up(self.with_settings(**content), store, "bucket", self.clock, rescan=rescan)
-            )
+            summary = backups.run(back_up(self.with_settings(**content), store, "bucket", self.clock, rescan=rescan))
         return Told(summary, log, [key for key, version in self._versions() if (key, version) not in before])
 
     def _versions(self) -> dict[tuple[str, str], None]:
@@ -120,9 +126,7 @@ class Machine:
             if file.sha != hashlib.sha256((self.tree / name).read_bytes()).hexdigest():
                 return False
         report = self.restored(told)
-        found = {
-            str(path.relative_to(self.tree)): path.read_bytes() for path in self.tree.rglob("*") if path.is_file()
-        }
+        found = {str(path.relative_to(self.tree)): path.read_bytes() for path in self.tree.rglob("*") if path.is_file()}
         back = Path(f"{self.base / 'restored' / told.summary.run}{self.tree}")
         return not report.problems and found == {name: (back / name).read_bytes() for name in self.files(told)}
 

@@ -174,13 +174,15 @@ def moto_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def rgw_server(folder: Path) -> Iterator[Server]:
-    """Ceph's gateway. Where it is not installed a test fails in CI, and is skipped elsewhere."""
+def rgw_server(folder: Path, *, lifecycle_day: int = -1) -> Iterator[Server]:
+    """
+    Ceph's gateway, see `rgw.gateway`. Where it is not installed a test fails in CI, and is skipped elsewhere.
+    """
     if reason := rgw.missing():
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI tests against a real S3, but {reason}")
         pytest.skip(reason)
-    with rgw.gateway(folder / "ceph") as endpoint:
+    with rgw.gateway(folder / "ceph", lifecycle_day=lifecycle_day) as endpoint:
         credentials = _credentials(folder, rgw.ACCESS_KEY, rgw.SECRET_KEY)
         yield Server(endpoint, credentials, Traits(conditions=False, multipart_locks=False))
 

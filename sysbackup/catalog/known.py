@@ -64,10 +64,10 @@ class Catalog:
     `begin` says what a run promises; from then on every content that the run
     reuses although its object's lock ends earlier, or nobody has compared it
     with its hash, is noted as used. `SpoolError` where the disk is full or the
-    file cannot be written, `CatalogUnusable` where it is no database any more.
+    file cannot be written; with `read_only` nothing ever is. `CatalogUnusable` where it is no database any more.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()
@@ -76,7 +76,7 @@ class Catalog:
         self._today = 0
         self._seen: list[tuple[int, int, int]] = []
         with self._trouble():
-            self._db = schema.opened(path)
+            self._db = schema.read_only(path) if read_only else schema.opened(path)
             # A new catalog need not be asked 100,000 times what a file looked like.
             self._knows_files = self._db.execute("SELECT 1 FROM files LIMIT 1").fetchone() is not None
 
@@ -109,6 +109,7 @@ class Catalog:
             if known != bucket:
                 raise schema.CatalogUnusable(f"it is about the bucket {known}, not about {bucket}")
             db.execute("DELETE FROM used")
+            db.execute("DELETE FROM leaving")
             db.execute("UPDATE objects SET news = 1 WHERE news = 2")
 
     # ---- contents
@@ -124,7 +125,8 @@ class Catalog:
             used = []
             rows = _select(
                 db,
-                f"SELECT sha, {self._short} FROM contents JOIN objects ON id = object WHERE sha IN ({{}})",
+                f"SELECT sha, {self._short} FROM contents JOIN objects ON id = object WHERE sha IN ({{}})"
+                " AND object NOT IN (SELECT object FROM leaving)",
                 list(wanted),
             )
             for sha, short in rows:
@@ -190,14 +192,19 @@ class Catalog:
             ((c.sha, number, c.offset if c.length else None, c.length or None, c.size) for c in contents),
         )
 
-    def locate(self, shas: Iterable[bytes]) -> dict[bytes, Location]:
-        """Where the contents lie; those that are not stored are missing from the answer."""
+    def locate(self, shas: Iterable[bytes], *, leaving: bool = True) -> dict[bytes, Location]:
+        """
+        Where the contents lie; those that are not stored are missing from the answer.
+
+        Without `leaving`, so are those that are to be stored anew.
+        """
+        kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
         found = {}
         with self.held() as db:
             rows = _select(
                 db,
                 "SELECT sha, key, version, start, length, encoding FROM contents"
-                " JOIN objects ON id = object WHERE sha IN ({})",
+                f" JOIN objects ON id = object WHERE sha IN ({{}}){kept}",
                 list(set(shas)),
             )
             for sha, key, version, start, length, encoding in rows:
@@ -218,7 +225,8 @@ class Catalog:
         asked = {(s.device, s.inode): s for s in states}
         query = (
             f"SELECT inode, files.size, mtime, ctime, files.sha, seen, object, {self._short} FROM files"
-            " LEFT JOIN contents ON contents.sha = files.sha LEFT JOIN objects ON id = object"
+            " LEFT JOIN contents ON contents.sha = files.sha AND object NOT IN (SELECT object FROM leaving)"
+            " LEFT JOIN objects ON id = object"
             " WHERE device = {} AND inode IN ({{}})"
         )
         with self.held() as db:
@@ -264,6 +272,7 @@ class Catalog:
             )
             db.execute("DELETE FROM objects WHERE until < ?", ((day - 60) * _DAY,))
             db.execute("DELETE FROM used")
+            db.execute("DELETE FROM leaving")
 
     def _write_seen(self, db: sqlite3.Connection) -> None:
         db.executemany("UPDATE files SET seen = ? WHERE device = ? AND inode = ?", self._seen)
@@ -286,7 +295,7 @@ class Catalog:
     def _trouble(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as exc:
+        except (sqlite3.OperationalError, OSError) as exc:
             raise SpoolError(
                 f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"
                 " directory, or delete the file: it is only a cache"
@@ -316,6 +325,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # a full disk has ended it already
+            db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")

@@ -16,7 +16,8 @@ class Due:
     """
     One object that is reused although its lock ends too early, or nobody has checked it.
 
-    `used` is how many of its `stored.size` bytes the run refers to.
+    `leaving`: its living contents were to be stored anew, and some could not be
+    read again, so it must stay after all. `used` is how many of its `stored.size` bytes the run refers to.
     """
 
     number: int
@@ -24,6 +25,7 @@ class Due:
     encoding: str | None
     host: str
     checked: bool
+    leaving: bool
     used: int
 
 
@@ -33,7 +35,9 @@ def collect(catalog: Catalog) -> int:
         db.execute("DROP TABLE IF EXISTS temp.due")
         db.execute(
             "CREATE TEMP TABLE due AS SELECT object, sum(coalesce(length, objects.size)) AS bytes FROM used"
-            f" JOIN contents USING (sha) JOIN objects ON id = object WHERE {catalog.short} GROUP BY object"
+            # CROSS JOIN: what is used is looked up, the catalog is not searched for it (sqlite.org/optoverview.html)
+            " CROSS JOIN contents ON contents.sha = used.sha CROSS JOIN objects ON id = object"
+            f" WHERE {catalog.short} GROUP BY object"
         )
         number: int = db.execute("SELECT count(*) FROM due").fetchone()[0]
         return number
@@ -45,7 +49,8 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
     while True:
         with catalog.held() as db:
             rows = db.execute(
-                "SELECT id, key, version, size, mode, until, encoding, host, checked, bytes FROM due"
+                "SELECT id, key, version, size, mode, until, encoding, host, checked,"
+                " id IN (SELECT object FROM leaving), bytes FROM due"
                 " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
                 (last, _PAGE),
             ).fetchall()
@@ -61,9 +66,10 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
                 encoding,
                 host,
                 bool(checked),
+                bool(leaving),
                 used,
             )
-            for number, key, version, size, mode, until, encoding, host, checked, used in rows
+            for number, key, version, size, mode, until, encoding, host, checked, leaving, used in rows
         ]
 
 
@@ -76,6 +82,12 @@ def renewed(catalog: Catalog, number: int, lock: Lock, *, checked: bool) -> None
             " news = CASE WHEN until < ? THEN 1 ELSE news END WHERE id = ?",
             (lock.mode.value, until, int(checked), until, number),
         )
+
+
+def leave(catalog: Catalog, number: int) -> None:
+    """From now on what an object holds is to be stored anew; until that has happened, it still counts as stored."""
+    with catalog.held() as db:
+        db.execute("INSERT OR IGNORE INTO leaving VALUES (?)", (number,))
 
 
 def forget(catalog: Catalog, number: int) -> None:

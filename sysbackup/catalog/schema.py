@@ -4,6 +4,7 @@ import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import structlog
 
@@ -53,6 +54,9 @@ CREATE TABLE files (
 CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
     sha BLOB PRIMARY KEY
 ) WITHOUT ROWID;
+CREATE TABLE leaving (           -- packs hardly used any more, whose living contents this run stores anew
+    object INTEGER PRIMARY KEY
+);
 CREATE TABLE indexes (
     host TEXT PRIMARY KEY,
     key TEXT NOT NULL,           -- the last index object of that host that was read or published
@@ -86,6 +90,24 @@ def opened(path: Path) -> sqlite3.Connection:
     return db
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """
+    The catalog at `path` for looking at, whoever else may be writing to it.
+
+    `CatalogUnusable` where it is none of ours; sqlite3.Error where it cannot be opened.
+    """
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+    try:
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if (application, version) != (APPLICATION, VERSION):
+            raise CatalogUnusable(f"{path} is no catalog of this sysbackup: the next run sets it aside")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     try:
@@ -114,8 +136,12 @@ def _unusable(path: Path) -> str | None:
             return "it was not made by sysbackup"
         if version != VERSION:
             return f"it has version {version}, this sysbackup writes version {VERSION}"
-        for table in ("objects", "contents", "files", "used", "indexes", "bucket"):
+        for table in ("objects", "contents", "files", "used", "leaving", "indexes", "bucket"):
             db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+    except sqlite3.OperationalError as exc:
+        if "no such" not in str(exc):
+            raise  # a busy or failing disk says nothing about the file
+        return str(exc)
     except sqlite3.DatabaseError as exc:
         return str(exc)
     else:
@@ -125,7 +151,9 @@ def _unusable(path: Path) -> str | None:
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Rename a catalog that cannot be used, so that a new one takes its place."""
+    """Rename a catalog that cannot be used, so that a new one takes its place; of those before it none is kept."""
+    for earlier in path.parent.glob(f"{path.name}.unusable-*"):
+        earlier.unlink()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     aside = path.with_name(f"{path.name}.unusable-{stamp}")
     for ending in ("-wal", "-shm"):

@@ -21,7 +21,8 @@ def learn(
     ended and the new one's ends later. An object known already gets the later
     of both locks, but not with `doubting`: then another host's word changes
     nothing about it. What is in an object that we stored or checked ourselves,
-    no other host can tell us.
+    no other host can tell us. `own`: the index is certain to be our own; where
+    it passes on another host's word (`teller`), it is that host's all the same.
     """
     new = 0
     present = int(now.timestamp())
@@ -45,9 +46,13 @@ def learn(
                             fresh.append(content)
                             new += row is None
                 if fresh or checked is not None:
-                    catalog.enter(found.stored, found.encoding, fresh, host=host, checked=own, news=False)
+                    sure = own and found.teller is None
+                    catalog.enter(
+                        found.stored, found.encoding, fresh, host=found.teller or host, checked=sure, news=False
+                    )
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk has ended it already
+                db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
     return new
@@ -113,13 +118,14 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
     while True:
         with catalog.held() as db:
             row = db.execute(
-                "SELECT id, key, version, size, mode, until, encoding FROM objects WHERE news = 2 AND id > ?"
+                "SELECT id, key, version, size, mode, until, encoding, host, checked FROM objects"
+                " WHERE news = 2 AND id > ?"
                 " ORDER BY id LIMIT 1",
                 (last,),
             ).fetchone()
             if row is None:
                 return
-            last, key, version, size, mode, until, encoding = row
+            last, key, version, size, mode, until, encoding, host, checked = row
             contents = db.execute(
                 "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents"
                 " WHERE object = ? ORDER BY start",
@@ -127,14 +133,18 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
             ).fetchall()
         lock = Lock(LockMode(mode), datetime.fromtimestamp(until, UTC))
         stored = StoredObject(key, version or None, size, lock)
-        yield Indexed(stored, encoding, tuple(Packed(*content) for content in contents))
+        # What nobody has checked stays the word of the host that we have it from.
+        teller = None if checked else host
+        yield Indexed(stored, encoding, tuple(Packed(*content) for content in contents), teller)
 
 
-def published(catalog: Catalog, host: str, key: str, until: datetime) -> None:
+def published(catalog: Catalog, host: str, key: str, until: datetime | None) -> None:
     """The store has confirmed an index with what `begin_publishing` chose; what came since is yet to be."""
     with catalog.held() as db:
         db.execute("UPDATE objects SET news = 0 WHERE news = 2")
-        db.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", (host, key, int(until.timestamp())))
+        db.execute(
+            "INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", (host, key, int(until.timestamp()) if until else 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)

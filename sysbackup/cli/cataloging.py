@@ -17,8 +17,10 @@ from sysbackup.errors import UsageError
 from sysbackup.model import SystemClock
 from sysbackup.pipeline.naming import naming
 from sysbackup.pipeline.rebuilding import learn_objects
+from sysbackup.pipeline.renewing import Doubt
 from sysbackup.pipeline.sharing import Trust, learn_all
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
+from sysbackup.sources.sorting import spooling
 
 
 @click.group("catalog")
@@ -33,9 +35,11 @@ def info_command(frame: Frame, as_json: bool) -> None:
     """Show what the catalog knows."""
     config = frame.config()
     path = catalog_path(config.cache)
-    if not path.exists():
+    with spooling(config.cache):
+        exists = path.exists()
+    if not exists:
         raise UsageError(f"there is no catalog yet at {path}: the first run makes it (sysbackup run)")
-    with Catalog(path) as catalog:
+    with Catalog(path, read_only=True) as catalog:
         info = shared.info(catalog)
     if as_json:
         click.echo(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
@@ -82,14 +86,18 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
         path = catalog_path(config.cache)
         async with open_store(config) as store:
             names = naming(config.content, clock.now())
+            doubt = Doubt(config.content.verify_shared)
             fresh = path.with_suffix(".new")
             fresh.unlink(missing_ok=True)
             with Catalog(fresh) as catalog:
-                catalog.begin(bucket_identity(config, store.bucket), names.host, names.promise, names.started)
+                catalog.begin(
+                    bucket_identity(config, store.bucket), names.host, names.promise, names.started, doubting=doubt.any
+                )
                 if from_objects:
                     await learn_objects(store, catalog, names.host, clock)
                 else:
-                    await learn_all(store, catalog, Trust(names.host, config.content.share), clock)
+                    trust = Trust(names.host, config.content.share, doubt.any)
+                    await learn_all(store, catalog, trust, clock)
                 info = shared.info(catalog)
             # Only now: had anything failed, the old one would still be there.
             if path.exists():

@@ -38,7 +38,8 @@ class IndexHeader(Struct, tag_field="typ", tag="index", kw_only=True):
 class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=True):
     """
     One object. `contents` has `[sha256, offset, length, size]` of each content, offset and length 0 for a content
-    object; `size` is -1 where it is not known. `until` is in seconds since 1970.
+    object; `size` is -1 where it is not known. `until` is in seconds since 1970. `teller` is the host whose word the
+    contents are, where that is not the index's own: nobody has compared them with their hashes.
     """
 
     key: str
@@ -48,6 +49,7 @@ class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=Tr
     until: int
     encoding: str | None = msgspec.field(name="enc", default=None)
     contents: list[tuple[str, int, int, int]]
+    teller: str | None = msgspec.field(name="of", default=None)
 
 
 class Indexed(Struct, frozen=True):
@@ -56,6 +58,7 @@ class Indexed(Struct, frozen=True):
     stored: StoredObject
     encoding: str | None
     contents: tuple[Packed, ...]
+    teller: str | None = None
 
 
 _decoder: msgspec.json.Decoder[IndexHeader | IndexLine] = msgspec.json.Decoder(IndexHeader | IndexLine)
@@ -66,7 +69,7 @@ def header(host: str, run: str) -> bytes:
     return msgspec.json.encode(IndexHeader(format=FORMAT, host=host, run=run)) + b"\n"
 
 
-def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed]) -> bytes:
+def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed], teller: str | None = None) -> bytes:
     """One object's line, with its newline."""
     entry = IndexLine(
         key=stored.key,
@@ -76,6 +79,7 @@ def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed])
         until=int(stored.lock.until.timestamp()),
         encoding=encoding,
         contents=[(c.sha.hex(), c.offset, c.length, c.size) for c in contents],
+        teller=teller,
     )
     return msgspec.json.encode(entry) + b"\n"
 

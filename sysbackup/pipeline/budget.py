@@ -23,6 +23,15 @@ class Hold:
             self._budget.give(self._size - size)
             self._size = size
 
+    def absorb(self, other: "Hold") -> None:
+        """Take over what `other` holds."""
+        self._size += other.size
+        other.forget()
+
+    def forget(self) -> None:
+        """Hold nothing any more; what was held is someone else's now."""
+        self._size = 0
+
     def split(self, size: int) -> "Hold":
         """Part of this hold as one of its own, for what is released on its own."""
         size = min(size, self._size)
@@ -38,12 +47,14 @@ class Budget:
     """
     Grants `total` bytes, first come first served, so that a large request is not starved by small ones.
 
-    A request above the total gets the total: one thing at a time is always
-    possible, however small the budget.
+    `reserve` bytes may be held for long by one who waits for others; so no
+    request is granted more than the rest of the total, and one that is larger
+    gets that: one thing at a time is always possible, however small the budget.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, reserve: int = 0) -> None:
         self.total = total
+        self._most = total - reserve
         self._free = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -54,7 +65,7 @@ class Budget:
 
     async def take(self, size: int) -> Hold:
         """Wait until `size` bytes are free, and hold them."""
-        size = min(size, self.total)
+        size = min(size, self._most)
         if self._waiting or self._free < size:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((size, turn))

@@ -5,6 +5,7 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from contextlib import aclosing
+from itertools import pairwise
 
 from sysbackup.catalog.renewal import Due
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
@@ -45,7 +46,7 @@ class _Comparing:
     """
 
     def __init__(self, contents: Sequence[Packed], *, gzipped: bool) -> None:
-        if any(a.offset + a.length > b.offset for a, b in zip(contents, contents[1:], strict=False)):
+        if any(a.offset + a.length > b.offset for a, b in pairwise(contents)):
             raise FormatError("two contents are said to lie in the same place")
         self._waiting = deque(contents)
         self._gzipped = gzipped

@@ -22,7 +22,7 @@ from sysbackup.pipeline.recording import spooled
 from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place
 from sysbackup.sources.nodes import node
 from sysbackup.sources.owners import Owners
-from sysbackup.sources.reading import TooLarge, Unreadable, opened, read
+from sysbackup.sources.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.sources.sorting import Record, Sorter
 
 MIB = 1 << 20
@@ -35,6 +35,12 @@ ALLOWANCE = 8 * MIB
 _RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
 _SAMPLE = 64 << 10
 _SETTLED = 2_000_000_000  # ns
+
+# Looking at files is short system calls one after another: two threads that do it at the same time hand the
+# interpreter's lock to and fro at each of them (measured: 5.7 s of processor for 117,000 unchanged files, 4.0 s with
+# one thread). So they take turns, while hashing and compressing go on beside them. Where the turn takes longer than
+# this, the disk or the network is what they wait for, and waiting goes well together.
+_PATIENCE = 0.05  # seconds
 
 
 class Small(NamedTuple):
@@ -83,13 +89,23 @@ class Examined:
         return sum(len(s.member) for s in self.small) + sum(len(w.body) for w in self.whole)
 
 
+class _Read(NamedTuple):
+    """A file that was read, and yet to be hashed: `begun` (ns since 1970) is when its reading began."""
+
+    path: bytes
+    entry: manifest.File
+    reading: Reading
+    begun: int
+
+
 class Examiner:
     """
     The work of one job; one examiner serves all threads of a run.
 
     `packed_below`: contents smaller than this many bytes go into packs.
     `lock_timeout`: seconds that all files of one batch together wait for locks.
-    `rescan`: read every file, whatever the catalog says of it.
+    `stop`, once set, ends the waiting for locks. `rescan`: read every file,
+    whatever the catalog says of it.
     """
 
     def __init__(
@@ -99,21 +115,38 @@ class Examiner:
         owners: Owners,
         packed_below: int,
         lock_timeout: float,
+        stop: threading.Event,
         *,
         rescan: bool = False,
     ) -> None:
+        self._stop = stop
         self._catalog = catalog
         self._spool = spool
         self._owners = owners
         self._packed_below = packed_below
         self._lock_timeout = lock_timeout
         self._rescan = rescan
+        self._turn = threading.Lock()
         self._recorded: set[bytes] = set()
         self._recorded_lock = threading.Lock()
 
     def examine(self, paths: Sequence[bytes], allowance: int) -> Examined:
         """Record what lies at the paths and read the files among it, about `allowance` bytes of them."""
         out = Examined()
+        turn = self._turn.acquire(timeout=_PATIENCE)
+        try:
+            files = self._look_and_read(paths, allowance, out)
+        finally:
+            if turn:
+                self._turn.release()
+        self._pack(self._digest(files, out), out)
+        if out.states:
+            self._catalog.remember(out.states)
+        self._spool.add_all(out.records)
+        out.records.clear()
+        return out
+
+    def _look_and_read(self, paths: Sequence[bytes], allowance: int, out: Examined) -> "list[_Read]":
         found: list[tuple[bytes, os.stat_result]] = []
         with Folders() as folders:
             for path in paths:
@@ -121,15 +154,10 @@ class Examiner:
                     self._look(folders, path, found, out)
                 except OSError as exc:
                     out.problems.append(unreadable(path, exc))
+                # always, and before any of them is closed
                 self._record_folders(folders, path, out)
                 folders.trim()
-            contents = self._read_all(folders, found, allowance, out)
-        self._pack(contents, out)
-        if out.states:
-            self._catalog.remember(out.states)
-        self._spool.add_all(out.records)
-        out.records.clear()
-        return out
+            return self._read_all(folders, found, allowance, out)
 
     def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Examined) -> None:
         """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
@@ -160,7 +188,7 @@ class Examiner:
                 return
 
     def _record(self, place: Place, status: os.stat_result, out: Examined) -> None:
-        entry = node(place, status, self._owners)
+        entry = node(place, status, self._owners, out.problems)
         out.records.append((place.path, spooled(entry)))
 
     def _record_folders(self, folders: Folders, picked: bytes, out: Examined) -> None:
@@ -173,13 +201,16 @@ class Examiner:
                 if len(self._recorded) >= _RECORDED_AT_MOST:
                     self._recorded.clear()
                 self._recorded.add(folder.path)
-            self._record(Place(folder, b""), os.fstat(folder.fd), out)
+            try:
+                self._record(Place(folder, b""), os.fstat(folder.fd), out)
+            except OSError as exc:
+                out.problems.append(unreadable(folder.path, exc))
 
     def _read_all(
         self, folders: Folders, found: list[tuple[bytes, os.stat_result]], allowance: int, out: Examined
-    ) -> dict[bytes, bytes]:
-        deadline = time.monotonic() + self._lock_timeout
-        contents: dict[bytes, bytes] = {}
+    ) -> "list[_Read]":
+        patience = Patience(self._lock_timeout, self._stop)
+        files = []
         left = allowance
         known = {} if self._rescan else self._catalog.unchanged([state_of(status) for _, status in found])
         for path, status in found:
@@ -189,27 +220,23 @@ class Examiner:
             if status.st_size > IN_MEMORY:
                 out.large.append(path)
                 continue
-            if status.st_size > left and left < allowance:
+            if status.st_size > left and (left < allowance or status.st_size > allowance):
                 out.later.append((path, status.st_size))
                 continue
             left -= status.st_size
             try:
-                content = self._read(folders, path, status, deadline, out)
+                files.append(self._read(folders, path, status, patience, out))
             except TooLarge:
                 out.large.append(path)
-                continue
-            except (OSError, Unreadable) as exc:
+            except (OSError, Replaced) as exc:
                 out.problems.append(unreadable(path, exc))
-                continue
-            if content:
-                contents[content[0]] = content[1]
-        return contents
+        return files
 
     def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Examined) -> None:
         """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
         folders.trim()
         try:
-            entry = node(folders.find(path), status, self._owners)
+            entry = node(folders.find(path), status, self._owners, out.problems)
         except OSError as exc:
             out.problems.append(unreadable(path, exc))
             return
@@ -219,27 +246,47 @@ class Examiner:
         out.files += 1
 
     def _read(
-        self, folders: Folders, path: bytes, status: os.stat_result, deadline: float, out: Examined
-    ) -> tuple[bytes, bytes] | None:
-        folders.trim()
-        place = folders.find(path)
-        begun = time.time_ns()
-        fd = opened(place, status.st_dev, status.st_ino)
-        try:
-            reading = read(fd, IN_MEMORY, deadline)
-            entry = node(place, reading.status, self._owners, fd)
-        finally:
-            os.close(fd)
-        assert isinstance(entry, manifest.File)
-        sha = hashlib.sha256(reading.content).digest()
-        describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
-        out.records.append((path, spooled(entry)))
-        out.files += 1
-        out.bytes_read += len(reading.content)
-        out.warned += [(path, warning) for warning in reading.warnings]
-        if not reading.warnings and settled(reading.status, begun):
-            out.states.append(state_of(reading.status, sha))
-        return (sha, reading.content) if reading.content else None
+        self, folders: Folders, path: bytes, status: os.stat_result, patience: Patience, out: Examined
+    ) -> "_Read":
+        for attempt in range(1, TRIES + 1):
+            folders.trim()
+            place = folders.find(path)
+            begun = time.time_ns()
+            try:
+                fd = opened(place, status.st_dev, status.st_ino)
+            except Replaced:
+                # An editor saved it between our look and our opening: the file is the new one.
+                status = link_status(place)
+                if attempt == TRIES or not stat.S_ISREG(status.st_mode):
+                    raise
+                continue
+            try:
+                reading = read(fd, IN_MEMORY, patience)
+                entry = node(place, reading.status, self._owners, out.problems, fd)
+            finally:
+                os.close(fd)
+            assert isinstance(entry, manifest.File)
+            return _Read(path, entry, reading, begun)
+        raise AssertionError  # the last try returns or raises
+
+    def _digest(self, files: "list[_Read]", out: Examined) -> dict[bytes, bytes]:
+        """Finish the entries of files that were read; returns their contents by hash, each once."""
+        contents = {}
+        for path, entry, reading, begun in files:
+            sha = hashlib.sha256(reading.content).digest()
+            describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
+            out.records.append((path, spooled(entry)))
+            out.files += 1
+            out.bytes_read += len(reading.content)
+            out.warned += [(path, warning) for warning in reading.warnings]
+            # A size that is not what it holds (proc(5), some of FUSE) says nothing the next time either.
+            sized = len(reading.content) == reading.status.st_size
+            if sized and not reading.warnings and settled(reading.status, begun):
+                out.states.append(state_of(reading.status, sha))
+            if reading.content:
+                contents[sha] = reading.content
+        files.clear()
+        return contents
 
     def _pack(self, contents: dict[bytes, bytes], out: Examined) -> None:
         """Compress what is not stored yet; each content is let go of as soon as that is done."""

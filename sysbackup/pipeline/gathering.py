@@ -8,6 +8,7 @@ ended well. A failure anywhere cancels everything.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
 from sysbackup.pipeline.snapshotting import Snapshotting
-from sysbackup.pipeline.streaming import Streamer
+from sysbackup.pipeline.streaming import Streamer, finished
 from sysbackup.sources.owners import Owners
 from sysbackup.sources.programs import Program
 from sysbackup.sources.sorting import Sorter
@@ -81,8 +82,13 @@ class Gathering:
         self._spool = spool
         self._names = names
         self._owners = Owners()
-        self._budget = Budget(config.run.memory // 2)
+        # The other half is for the interpreter, and for what is between one stage and the next.
+        total = config.run.memory // 2
+        # The open pack waits for contents, so nothing may wait for the bytes that it holds.
+        self._pack_size = min(config.content.pack_size, total // 4)
+        self._budget = Budget(total, reserve=self._pack_size)
         self._rescan = rescan
+        self._stop = threading.Event()
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[Sender]:
@@ -131,11 +137,23 @@ class Gathering:
         """From paths to stored contents and entries in the spool; `produce` sends the paths and closes the channel."""
         paths: Channel[list[bytes]] = Channel(_WAITING)
         large: Channel[bytes] = Channel(_WAITING)
-        with ThreadPoolExecutor(self._config.run.workers, "sysbackup") as pool:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(produce(paths))
-                group.create_task(self._examine_all(sender.freight, pool, paths, large))
-                group.create_task(self._stream_all(sender, pool, large))
+        async with self._threads() as pool, asyncio.TaskGroup() as group:
+            group.create_task(produce(paths))
+            group.create_task(self._examine_all(sender.freight, pool, paths, large))
+            group.create_task(self._stream_all(sender, pool, large))
+
+    @asynccontextmanager
+    async def _threads(self) -> AsyncIterator[ThreadPoolExecutor]:
+        """The threads that work on files. Leaving waits for their last jobs, but does not hold up the loop."""
+        pool = ThreadPoolExecutor(self._config.run.workers, "sysbackup")
+        try:
+            yield pool
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(pool.shutdown)
 
     async def _publish_now_and_then(self, sender: Sender, ended: asyncio.Event) -> None:
         """While a long run goes on, tell the others what is stored: an interrupted one is not lost to them."""
@@ -146,7 +164,7 @@ class Gathering:
                     await ended.wait()
             except TimeoutError:
                 number += 1
-                await publish(sender, self._catalog, self._names, number)
+                await publish(sender, self._catalog, self._names, self._tally, number)
             else:
                 return
 
@@ -176,9 +194,10 @@ class Gathering:
             self._owners,
             content.pack_below,
             content.lock_timeout,
+            self._stop,
             rescan=self._rescan,
         )
-        packer = Packer(freight, self._catalog, self._budget, self._names.contents, content.pack_size, self._tally)
+        packer = Packer(freight, self._catalog, self._budget, self._names.contents, self._pack_size, self._tally)
         async with asyncio.TaskGroup() as group:
             # One more than threads: the next job is ready when a thread is.
             for _ in range(self._config.run.workers + 1):
@@ -196,7 +215,7 @@ class Gathering:
                 self._tally.reading(todo[0])
                 hold = await self._budget.take(allowance)
                 try:
-                    found = await loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance)
+                    found = await finished(loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance))
                 except BaseException:
                     hold.release()
                     raise
@@ -249,6 +268,7 @@ class Gathering:
             pool,
             self._names,
             self._config.content.lock_timeout,
+            stop=self._stop,
         )
 
         async def stream() -> None:

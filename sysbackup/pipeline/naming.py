@@ -1,6 +1,6 @@
 """Whose run it is and until when its objects are locked: what every stage that stores something must know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sysbackup.config import Content
@@ -21,6 +21,18 @@ class Naming:
     started: datetime
     promise: Lock
     contents: Lock
+
+    def lasting(self, now: datetime) -> "Naming":
+        """
+        The same, with locks that end a day from `now` at the earliest.
+
+        For a run that takes longer than what it promises: S3 refuses a lock that
+        has ended already.
+        """
+        least = now.replace(microsecond=0) + timedelta(days=1)
+        if self.promise.until >= least:
+            return self
+        return replace(self, promise=Lock(self.promise.mode, least))
 
 
 def naming(settings: Content, started: datetime) -> Naming:

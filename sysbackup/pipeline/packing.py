@@ -21,8 +21,7 @@ class Packer:
     """
     Fills packs up to `pack_size` bytes and sends them on.
 
-    The open pack is not in the budget: it waits for contents, and nobody may
-    wait for it. A full one is paid for before it is sent on.
+    The bytes of the open pack stay in the budget, under the packer's own hold.
     """
 
     def __init__(
@@ -36,23 +35,19 @@ class Packer:
     ) -> None:
         self._freight = freight
         self._catalog = catalog
-        self._budget = budget
         self._lock = lock
         self._pack_size = pack_size
         self._tally = tally
         self._open = PackWriter()
+        self._hold = Hold(budget, 0)
 
     async def add(self, contents: Sequence[Small], hold: Hold) -> None:
         """Take over contents, whose bytes are under `hold`; waits while full packs cannot be sent on."""
-        full = []
+        self._hold.absorb(hold)
         for content in contents:
             self._open.add(content.sha, content.member, content.size)
             if len(self._open) >= self._pack_size or self._open.contents >= CONTENTS_AT_MOST:
-                full.append(self._open)
-                self._open = PackWriter()
-        hold.release()
-        for pack in full:
-            await self._send(pack)
+                await self.flush()
 
     async def flush(self) -> None:
         """Send on what the open pack holds, however little."""
@@ -61,7 +56,7 @@ class Packer:
             await self._send(pack)
 
     async def _send(self, full: PackWriter) -> None:
-        hold = await self._budget.take(len(full))
+        hold = self._hold.split(len(full))
         pack = await asyncio.to_thread(full.finish)
         contents = pack.contents
 

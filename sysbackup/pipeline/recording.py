@@ -58,6 +58,9 @@ class Recorder:
         self.bytes = 0
         self.unchanged = 0
 
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
+
     async def take(self, size: int) -> Body:
         """The next bytes of the compressed manifest."""
         return await asyncio.to_thread(self._take, size)
@@ -126,12 +129,12 @@ class Recorder:
 
 
 def lost(spool: Sorter, catalog: Catalog) -> Iterator[bytes]:
-    """The paths of those files whose contents are stored nowhere (any more)."""
+    """The paths of those files whose contents are stored nowhere (any more), or where they are not to stay."""
     latest = _latest(spool.sorted())
     while some := list(islice(latest, _BATCH)):
         entries = [manifest.decode(value[1:]) for _, value in some]
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = catalog.locate(bytes.fromhex(file.sha) for file in files)
+        places = catalog.locate((bytes.fromhex(file.sha) for file in files), leaving=False)
         yield from (file.path_bytes for file in files if bytes.fromhex(file.sha) not in places)
 
 

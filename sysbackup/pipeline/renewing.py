@@ -19,7 +19,7 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.renewal import Due
 from sysbackup.errors import LockNotKept, ObjectGone
 from sysbackup.formats import keys
-from sysbackup.model import Problem
+from sysbackup.model import Lock, Problem
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.checking import holds_what_it_says
 from sysbackup.pipeline.naming import Naming
@@ -92,18 +92,20 @@ class Renewing:
         if doubted and not await self._check(due):
             return
         short = not stored.lock.covers(self._names.promise)
-        if short and keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size:
-            await self._forget(due)
+        hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size
+        if short and hardly_used and not due.leaving:
+            await asyncio.to_thread(renewal.leave, self._catalog, due.number)
+            self._lost += 1
             self._tally.repacked += 1
             log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
         elif short or doubted:
-            # of what is doubted, the lock is no more than another host's word either
-            await self._renew(due, checked=doubted)
+            # of what is doubted, the lock is no more than another host's word either: it is read, and mended
+            await self._renew(due, self._names.contents if short else self._names.promise, checked=doubted)
 
-    async def _renew(self, due: Due, *, checked: bool) -> None:
+    async def _renew(self, due: Due, asked: Lock, *, checked: bool) -> None:
         stored = due.stored
         try:
-            lock = await self._store.renew(stored.key, stored.version, self._names.contents)
+            lock = await self._store.renew(stored.key, stored.version, asked)
         except LockNotKept as exc:
             # A store need not let a GOVERNANCE lock become a COMPLIANCE one: what is stored anew gets the right one.
             log.warning("lock.refused", key=stored.key, version=stored.version, reason=str(exc))

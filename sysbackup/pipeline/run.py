@@ -18,7 +18,7 @@ import structlog
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import CatalogUnusable, set_aside
 from sysbackup.config import Config, Prices
-from sysbackup.errors import ConfigError, SysbackupError
+from sysbackup.errors import ConfigError, SpoolError, SysbackupError
 from sysbackup.model import Clock, LockMode, Problem, StoredObject
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
@@ -28,7 +28,7 @@ from sysbackup.pipeline.report import Summary, Tally
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.sources.programs import Program, find_programs
-from sysbackup.sources.sorting import Sorter
+from sysbackup.sources.sorting import Sorter, spooling
 from sysbackup.store.accounting import Requests
 from sysbackup.store.port import ObjectStore
 
@@ -88,7 +88,8 @@ async def back_up(
             return await run()
         except CatalogUnusable as exc:
             # Nothing is lost with it: what is stored is found again through the index, or by a conditional put.
-            set_aside(catalog_path(config.cache), str(exc))
+            with spooling(config.cache):
+                set_aside(catalog_path(config.cache), str(exc))
             return await run()
 
 
@@ -134,9 +135,9 @@ async def _run(
             tally.stage = "writing the manifest"
             recorder = Recorder(spool, snapshots, tally, catalog, names)
             async with gathering.sending() as sender:
-                await publish(sender, catalog, names)
-                stored = await write_manifest(sender, recorder, names)
-            await asyncio.to_thread(catalog.tidy, names.started)
+                await publish(sender, catalog, names, tally)
+                stored = await write_manifest(sender, recorder, names.lasting(clock.now()))
+            await _tidy(catalog, names)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
@@ -145,6 +146,14 @@ async def _run(
     finally:
         structlog.contextvars.unbind_contextvars("run")
     return summary
+
+
+async def _tidy(catalog: Catalog, names: Naming) -> None:
+    """The manifest is stored: whatever befalls the catalog now, the run has ended well."""
+    try:
+        await asyncio.to_thread(catalog.tidy, names.started)
+    except SpoolError as exc:
+        log.warning("catalog.untidy", reason=str(exc))
 
 
 def _log_start(names: Naming, bucket: str) -> None:

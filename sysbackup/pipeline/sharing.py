@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import structlog
+from msgspec.structs import replace
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import CatalogUnusable
-from sysbackup.errors import FormatError, ObjectGone, StoreError, StoreUnavailable
+from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.model import Clock
+from sysbackup.model import Clock, LockMode
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Sender
 from sysbackup.store.port import Body, ObjectStore
 
@@ -33,7 +35,8 @@ OWN = "own"  # the value of `share` that turns sharing off
 _READERS = 8
 # Contents learnt in one transaction.
 _BATCH = 20_000
-# Keys that a listing goes on past before a new one starts behind them: a page of S3 has 1,000.
+# Known keys after which a listing gives up and a new one starts behind them: a page of S3 has as many, and the next
+# one would cost a request as well.
 _SKIPPED_AT_MOST = 1000
 
 
@@ -69,6 +72,8 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     """
     for host in shared.restrict(catalog, trust.allows):
         log.info("host.forgotten", host=host, reason="share does not allow it any more")
+    # A catalog that has published knows all that is ours: what else appears under our name, another has written.
+    new = trust.host not in shared.last_read(catalog)
     found: Channel[tuple[str, str]] = Channel(_READERS)
     newest: dict[str, str] = {}
     read = 0
@@ -76,7 +81,7 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     async def reader() -> None:
         nonlocal read
         async for host, key in found:
-            await _learn(store, catalog, trust, host, key, clock)
+            await _learn(store, catalog, trust, host, key, clock, own=new and host == trust.host)
             read += 1
 
     async with asyncio.TaskGroup() as group:
@@ -119,7 +124,7 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
                     continue
                 skipped += 1
                 goal = behind[:-1] if trust.allows(host) else keys.index_prefix(host) + "\U0010ffff"
-                if skipped > _SKIPPED_AT_MOST and goal > found.key:
+                if skipped >= _SKIPPED_AT_MOST and goal > found.key:
                     after = goal
                     break
             else:
@@ -143,9 +148,10 @@ async def _hidden(store: ObjectStore, key: str) -> bool:
     return False
 
 
-async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock) -> None:
+async def _learn(
+    store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock, *, own: bool
+) -> None:
     """Take one index in, as far as it can be read: what it would have told is only stored once more."""
-    own = host == trust.host
     reader = index.IndexReader()
     batch: list[index.Indexed] = []
     contents = 0
@@ -153,7 +159,7 @@ async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, host: str, 
     def take(chunk: bytes) -> None:
         nonlocal contents
         for found in reader.feed(chunk):
-            batch.append(found)
+            batch.append(found if trust.allows(found.teller or host) else replace(found, contents=()))
             contents += 1 + len(found.contents)
             if contents >= _BATCH:
                 keep()
@@ -173,7 +179,7 @@ async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, host: str, 
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     except StoreError as exc:
         # another host can make an index that we may not or cannot read (encrypted, archived): our run goes on
-        if own or isinstance(exc, StoreUnavailable):
+        if isinstance(exc, StoreUnavailable) or (own and isinstance(exc, AccessDenied)):
             raise
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     await asyncio.to_thread(keep)
@@ -190,8 +196,11 @@ class _News:
         gzip = gzipping.compressor()
         yield gzip.compress(index.header(naming.host, naming.run))
         for found in shared.news(catalog):
-            yield gzip.compress(index.line(found.stored, found.encoding, found.contents))
+            yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller))
         yield gzip.flush()
+
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
         return await asyncio.to_thread(self._take, size)
@@ -208,11 +217,14 @@ class _News:
         """Every index is kept."""
 
 
-async def publish(sender: Sender, catalog: Catalog, naming: Naming, number: int | None = None) -> None:
+async def publish(sender: Sender, catalog: Catalog, naming: Naming, tally: Tally, number: int | None = None) -> None:
     """Publish what is in no index yet, if anything; `number` counts what one run publishes before its end."""
     if not await asyncio.to_thread(shared.begin_publishing, catalog):
         return
     key = keys.index_key(naming.host, naming.run, number)
     stored = await sender.send(key, naming.contents, _News(catalog, naming), length=None)
-    await asyncio.to_thread(shared.published, catalog, naming.host, key, stored.lock.until)
+    # Of what is not locked nobody can say that it must still be there.
+    until = None if stored.lock.mode is LockMode.NONE else stored.lock.until
+    await asyncio.to_thread(shared.published, catalog, naming.host, key, until)
+    tally.stored(stored, contents=0, plain=0)
     log.info("index.published", key=key, bytes=stored.size)

@@ -147,6 +147,10 @@ class Refused(Exception):
 class Source(Protocol):
     """Where a stream's bytes come from."""
 
+    async def ready(self, size: int) -> None:
+        """Wait until the next `size` bytes, or the end, are at hand: before memory is taken for them."""
+        ...
+
     async def take(self, size: int) -> Body:
         """The next `size` bytes; fewer only at the end, none after it."""
         ...
@@ -186,9 +190,10 @@ class Sender:
                 return await self._put(key, first, lock, hold, metadata, once=once)
             async with self._store.upload(key, lock, metadata=metadata, once=once) as upload:
                 parts = Parts(upload, self.freight)
-                body = first
+                body, first = first, b""
                 while body:
                     await parts.send(body, hold)
+                    body = b""  # its bytes are the part's alone, to be let go of when that has been sent
                     body, hold = await self._take(source, parts.number, length)
                 hold.release()
                 await source.approve()
@@ -199,6 +204,7 @@ class Sender:
 
     async def _take(self, source: Source, number: int, length: int | None) -> tuple[Body, Hold]:
         size = part_bytes(number, length)
+        await source.ready(size)
         hold = await self._budget.take(size)
         try:
             body = await source.take(size)

@@ -87,16 +87,20 @@ def _header(text: str) -> str:
 
 
 class _Data:
-    """The data as a stream's source: first what lies on disk, then what still comes from the program."""
+    """
+    The data as a stream's source, always by way of the spool's file.
+
+    What comes after the file's first filling is set down in it part by part: a
+    program that takes its time holds disk, not the memory that others need.
+    """
 
     def __init__(
         self, spool: AsyncBufferedReader, program: Running, spooled: int, rest: AsyncIterator[bytes] | None
     ) -> None:
-        self._spool: AsyncBufferedReader | None = spool
-        self._spooled = spooled
+        self._spool = spool
+        self._spooled = self._left = spooled
         self._program = program
         self._rest = rest
-        self._carry = bytearray()
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -104,24 +108,25 @@ class _Data:
     def sha(self) -> bytes:
         return self._hash.digest()
 
+    async def ready(self, size: int) -> None:
+        """Have the next `size` bytes in the file, or all that is to come."""
+        if self._rest is None or self._left >= size:
+            return
+        kept = await self._spool.read(self._left)
+        await self._spool.seek(0)
+        await self._spool.truncate()
+        await self._spool.write(kept)
+        while self._left < size and (chunk := await anext(self._rest, b"")):
+            await self._spool.write(chunk)
+            self._left += len(chunk)
+        await self._spool.seek(0)
+
     async def take(self, size: int) -> Body:
-        out = self._carry
-        while len(out) < size and (piece := await self._next()):
-            out += piece
-        self._carry = out[size:]
-        del out[size:]
+        out = await self._spool.read(min(size, self._left))
+        self._left -= len(out)
         await asyncio.to_thread(self._hash.update, out)
         self.size += len(out)
         return out
-
-    async def _next(self) -> bytes:
-        if self._spool is not None:
-            if piece := await self._spool.read(1 << 20):
-                return bytes(piece)
-            self._spool = None
-        if self._rest is None:
-            return b""
-        return await anext(self._rest, b"")
 
     async def approve(self) -> None:
         failure = await self._program.result()
@@ -171,7 +176,7 @@ class Snapshotting:
                     await data.approve()
                 stored = await self.sender.send(
                     keys.snapshot_key(self.naming.host, self.naming.run, program.name),
-                    self.naming.promise,
+                    self.naming.lasting(self.clock.now()).promise,
                     data,
                     length=length,
                     metadata=said.metadata(),
@@ -180,7 +185,7 @@ class Snapshotting:
                 self.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
                 return None
         description, restore = said.understood()
-        self.tally.stored(stored, plain=data.size)
+        self.tally.stored(stored, contents=0, plain=data.size)
         self.tally.snapshots += 1
         log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
         return manifest.Snapshot(

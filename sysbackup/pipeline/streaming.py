@@ -10,6 +10,7 @@ hash.
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -19,8 +20,8 @@ from typing import TypeVar
 from sysbackup.catalog.known import Catalog
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.pack import Packed
-from sysbackup.model import Location, StoredObject
-from sysbackup.pipeline.examining import describe_file, link_status, settled, state_of, unreadable
+from sysbackup.model import Location, Problem, StoredObject
+from sysbackup.pipeline.examining import describe_file, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.recording import spooled
 from sysbackup.pipeline.report import Tally
@@ -39,6 +40,19 @@ T = TypeVar("T")
 _SLICE = 64 << 20
 
 
+async def finished(job: "asyncio.Future[T]") -> T:
+    """
+    What a thread's job returns; a cancellation waits for its end first.
+
+    What the job works on, a descriptor above all, may be closed after this.
+    """
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
 class _Twice:
     """The second reading as a stream's source: approved if it saw what the first one did."""
 
@@ -46,8 +60,11 @@ class _Twice:
         self._file = file
         self._pool = pool
 
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
+
     async def take(self, size: int) -> Body:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
 
     async def approve(self) -> None:
         if not self._file.agrees:
@@ -72,6 +89,8 @@ class Streamer:
         pool: Executor,
         naming: Naming,
         lock_timeout: float,
+        *,
+        stop: threading.Event,
     ) -> None:
         self._sender = sender
         self._catalog = catalog
@@ -81,6 +100,7 @@ class Streamer:
         self._pool = pool
         self._naming = naming
         self._lock_timeout = lock_timeout
+        self._stop = stop
         self._under_way: dict[bytes, asyncio.Event] = {}
 
     async def store(self, path: bytes) -> None:
@@ -89,18 +109,20 @@ class Streamer:
             for attempt in range(1, reading.TRIES + 1):
                 if await self._try(path, last=attempt == reading.TRIES):
                     return
-        except (OSError, reading.Unreadable) as exc:
+        except (OSError, reading.Replaced) as exc:
             self._tally.problem(unreadable(path, exc))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work))
 
     async def _try(self, path: bytes, *, last: bool) -> bool:
         async with AsyncExitStack() as stack:
             folders = stack.enter_context(Folders())
             place = folders.find(path)
-            deadline = time.monotonic() + self._lock_timeout
-            file = stack.enter_context(await self._in_thread(lambda: LargeFile(place, link_status(place), deadline)))
+            patience = reading.Patience(self._lock_timeout, self._stop)
+            # registered before it is opened: a cancellation meanwhile must not lose descriptor and lock
+            file = stack.enter_context(LargeFile())
+            await self._in_thread(lambda: file.open(place, patience))
             self._tally.reading(path)
             begun = time.time_ns()
             while await self._in_thread(lambda: file.hash_on(_SLICE)):
@@ -109,10 +131,13 @@ class Streamer:
             if not stored and not last:
                 return False
             at = None if stored else await self._store_moving(path, file)
-            entry = node(place, os.fstat(file.fd), self._owners, file.fd)
+            shortfalls: list[Problem] = []
+            entry = node(place, os.fstat(file.fd), self._owners, shortfalls, file.fd)
+            for shortfall in shortfalls:
+                self._tally.problem(shortfall)
             assert isinstance(entry, manifest.File)
             warnings = [] if file.locked else [reading.UNLOCKED]
-            warnings += [] if file.steady else [reading.CHANGED]
+            warnings += [] if file.steady and at is None else [reading.CHANGED]
             describe_file(entry, file.before, file.size, file.sha, warnings)
             if at is not None:
                 entry.place(at)
@@ -181,8 +206,11 @@ class _Once:
     def sha(self) -> bytes:
         return self._hash.digest()
 
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
+
     async def take(self, size: int) -> Body:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._take, size)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._take, size))
 
     def _take(self, size: int) -> bytes:
         parts = []

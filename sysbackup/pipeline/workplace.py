@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sysbackup.config import Config
-from sysbackup.errors import BusyError
+from sysbackup.errors import BusyError, SpoolError
 from sysbackup.sources.sorting import spooling
 
 
@@ -29,6 +29,11 @@ def exclusive(cache: Path) -> Iterator[None]:
             raise BusyError(
                 f"another run is in progress: it holds {cache / 'run.lock'}. Wait for it to end; this one did nothing"
             ) from None
+        except OSError as exc:
+            raise SpoolError(
+                f"cannot lock {cache / 'run.lock'}: {exc.strerror}. The cache directory must be on a file system with"
+                " locks; name another with SYSBACKUP_CACHE_DIR"
+            ) from exc
         yield
     finally:
         os.close(fd)

@@ -17,6 +17,10 @@ from typing import NamedTuple, Self
 # What path_resolution(7) allows on the way to one file.
 LINKS_AT_MOST = 40
 
+# Twice the kernel's PATH_MAX: every directory on the way costs a descriptor and its path, and whoever may make
+# directories may nest them without end.
+_PATH_AT_MOST = 8192
+
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -136,6 +140,8 @@ class Folders:
 
     def _enter(self, above: Folder, name: bytes) -> Folder:
         path = above.child(name)
+        if len(path) > _PATH_AT_MOST:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         known = self._open.get(path)
         return known or self._keep(path, os.open(name, _OPEN, dir_fd=above.fd))
 

@@ -22,16 +22,15 @@ _SAMPLES = 8
 
 class LargeFile:
     """
-    One open file. Its methods block: call them in a worker thread, one at a time.
+    One file, opened by `open`. Its methods block: call them in a worker thread, one at a time.
 
-    OSError where it cannot be read any further.
+    OSError where it cannot be read any further. Leaving it as a context closes
+    it, and must wait for a call that has not returned.
     """
 
-    def __init__(self, place: Place, status: os.stat_result, deadline: float) -> None:
-        self.fd = reading.opened(place, status.st_dev, status.st_ino)
-        self.locked = reading.lock(self.fd, deadline)
-        self.before = os.fstat(self.fd)
-        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    def __init__(self) -> None:
+        self.fd = -1
+        self.locked = False
         self._buffer = bytearray(_CHUNK)
         self._hash = hashlib.sha256()
         self._at = 0
@@ -41,13 +40,22 @@ class LargeFile:
         self._carry = bytearray()
         self._ended = False
 
+    def open(self, place: Place, patience: reading.Patience) -> None:
+        """Open and lock the file at `place`. `Replaced` where it is no regular file any more."""
+        status = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
+        self.fd = reading.opened(place, status.st_dev, status.st_ino)
+        self.locked = reading.lock(self.fd, patience)
+        self.before = os.fstat(self.fd)
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def hash_on(self, size: int) -> bool:
         """Read on by about `size` bytes for the first time; False at the end, when `sha` and `size` are known."""

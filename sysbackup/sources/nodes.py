@@ -7,24 +7,32 @@ import stat
 from typing import Any
 
 from sysbackup.formats import manifest
+from sysbackup.model import Problem
 from sysbackup.sources import acl
 from sysbackup.sources.folders import Place
 from sysbackup.sources.owners import Owners
 
-# listxattr(2), getxattr(2): no such support, gone meanwhile, or not for us (trusted.*): what can be read is kept.
-_UNREADABLE = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ELOOP}
+# listxattr(2), getxattr(2): no such support, gone meanwhile, or not for us (trusted.*). Nothing is amiss then.
+_ABSENT = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ELOOP}
+
+# What one manifest entry takes of extended attributes. Some file systems let anybody give a file any amount of them,
+# and a line too long to read would be the loss of the whole manifest.
+_XATTRS_AT_MOST = 1 << 20
 
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
-def node(place: Place, status: os.stat_result, owners: Owners, fd: int | None = None) -> manifest.FileNode:
+def node(
+    place: Place, status: os.stat_result, owners: Owners, shortfalls: list[Problem], fd: int | None = None
+) -> manifest.FileNode:
     """
     The entry of what lies at `place`; a file's is yet without size and content.
 
     Extended attributes are read through `fd` where the file is open, else
-    through the directory, never following a link.
+    through the directory, never following a link. Those that cannot be read or
+    are too many are left out, which `shortfalls` is told.
     """
-    common = manifest.named(place.path) | attributes(place, status, owners, fd)
+    common = manifest.named(place.path) | _attributes(place, status, owners, shortfalls, fd)
     mode = status.st_mode
     if stat.S_ISREG(mode):
         return manifest.File(**common)
@@ -41,7 +49,9 @@ def node(place: Place, status: os.stat_result, owners: Owners, fd: int | None = 
     return kind(major=os.major(status.st_rdev), minor=os.minor(status.st_rdev), **common)
 
 
-def attributes(place: Place, status: os.stat_result, owners: Owners, fd: int | None = None) -> dict[str, Any]:
+def _attributes(
+    place: Place, status: os.stat_result, owners: Owners, shortfalls: list[Problem], fd: int | None
+) -> dict[str, Any]:
     """What all entries have but the path, as keyword arguments of `manifest.Node`."""
     uid, gid, mode = status.st_uid, status.st_gid, status.st_mode
     found: dict[str, Any] = {
@@ -53,7 +63,7 @@ def attributes(place: Place, status: os.stat_result, owners: Owners, fd: int | N
     }
     if mode & _SPECIAL and (flags := acl.flags_text(mode)) is not None:
         found["flags"] = flags
-    xattrs = _xattrs(place, fd)
+    xattrs = _xattrs(place, shortfalls, fd)
     if not stat.S_ISLNK(mode):  # a link has no permissions of its own (symlink(7))
         access, default = xattrs.pop(acl.ACCESS, None), xattrs.pop(acl.DEFAULT, None)
         try:
@@ -66,20 +76,29 @@ def attributes(place: Place, status: os.stat_result, owners: Owners, fd: int | N
     return found
 
 
-def _xattrs(place: Place, fd: int | None) -> dict[str, bytes]:
+def _xattrs(place: Place, shortfalls: list[Problem], fd: int | None) -> dict[str, bytes]:
     target: int | bytes = fd if fd is not None else place.folder.magic + (place.name or b".")
     follow = fd is not None
+    found: dict[str, bytes] = {}
+    size = 0
     try:
-        names = os.listxattr(target, follow_symlinks=follow)
-    except OSError as exc:
-        if exc.errno in _UNREADABLE:
-            return {}
-        raise
-    found = {}
-    for name in names:
-        try:
-            found[name] = os.getxattr(target, name, follow_symlinks=follow)
-        except OSError as exc:
-            if exc.errno not in _UNREADABLE:
+        # sorted: the ACLs (`system.`) come before what users may add (`user.`)
+        for name in sorted(os.listxattr(target, follow_symlinks=follow)):
+            try:
+                value = os.getxattr(target, name, follow_symlinks=follow)
+            except OSError as exc:
+                if exc.errno in _ABSENT:
+                    continue
                 raise
-    return {name: value for name, value in found.items() if name.isprintable()} if found else found
+            size += len(name) + len(value)
+            if size > _XATTRS_AT_MOST:
+                reason = f"its extended attributes hold more than {_XATTRS_AT_MOST >> 20} MiB: only the first were kept"
+                shortfalls.append(Problem("xattrs.left_out", place.path, reason))
+                break
+            if name.isprintable():
+                found[name] = value
+    except OSError as exc:
+        if exc.errno not in _ABSENT:
+            reason = f"its extended attributes could not be read: {exc.strerror}"
+            shortfalls.append(Problem("xattrs.left_out", place.path, reason))
+    return found

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import stat
-import time
+import threading
 from typing import NamedTuple
 
 from sysbackup.sources.folders import Place
@@ -26,8 +26,24 @@ _POLL = 0.05  # seconds between two tries for a lock: flock(2) has no time limit
 _CHUNK = 1 << 20
 
 
-class Unreadable(Exception):
-    """One file could not be read; the message is the reason, for people."""
+class Replaced(Exception):
+    """Another file has taken the place of the one that was looked at; the message is the reason, for people."""
+
+
+class Patience:
+    """How long to wait for locks in all: `seconds` of waiting, or until `stop` is set. For one thread."""
+
+    def __init__(self, seconds: float, stop: threading.Event) -> None:
+        self._left = seconds
+        self._stop = stop
+
+    def wait(self) -> bool:
+        """Wait a little; False, and no wait, where there is none left."""
+        if self._left <= 0:
+            return False
+        step = min(_POLL, self._left)
+        self._left -= step
+        return not self._stop.wait(step)
 
 
 class TooLarge(Exception):
@@ -46,14 +62,14 @@ def opened(place: Place, device: int, inode: int) -> int:
     """
     The descriptor of a regular file, opened for reading; the caller closes it.
 
-    OSError as open(2) gives it; `Unreadable` where another file has taken the
+    OSError as open(2) gives it; `Replaced` where another file has taken the
     place of the one that was looked at (by `device` and `inode`).
     """
     fd = _open(place)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (device, inode):
-            raise Unreadable("it was replaced by another file while it was being opened")
+            raise Replaced("it was replaced by another file while it was being opened")
     except BaseException:
         os.close(fd)
         raise
@@ -68,30 +84,28 @@ def _open(place: Place) -> int:
         return os.open(place.name, _FLAGS, dir_fd=place.folder.fd)
 
 
-def lock(fd: int, deadline: float) -> bool:
-    """Try for a shared lock until `deadline` (time.monotonic()); False where none was had."""
+def lock(fd: int, patience: Patience) -> bool:
+    """Try for a shared lock as long as there is patience; False where none was had."""
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as exc:
             if exc.errno not in (errno.EWOULDBLOCK, errno.EINTR):
                 return False  # a file system without locks
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if not patience.wait():
                 return False
-            time.sleep(min(_POLL, left))
         else:
             return True
 
 
-def read(fd: int, limit: int, deadline: float) -> Reading:
+def read(fd: int, limit: int, patience: Patience) -> Reading:
     """
     All of an open file, at most `limit` bytes of it.
 
     Read again, `TRIES` times in all, while it changes; then kept with a
     warning. `TooLarge` where it has more than `limit` bytes.
     """
-    warnings = () if lock(fd, deadline) else (UNLOCKED,)
+    warnings = () if lock(fd, patience) else (UNLOCKED,)
     before = os.fstat(fd)
     for _ in range(TRIES):
         content = _whole(fd, before.st_size, limit)

@@ -33,6 +33,8 @@ class Result:
     served: Served
     objects: int
     stored: int
+    kept: int
+    """Bytes that the tool keeps on this machine: its catalog or cache."""
     differences: int | None = None
     """How many differences a restored tree showed; None where nothing was restored."""
 
@@ -58,7 +60,7 @@ def main(description: str | None) -> int:
         print(f"{source}: {files:,} files, {size / MIB:,.0f} MiB; {os.cpu_count()} cores", flush=True)
         steps = ["backup"] + ["second"] * options.second + ["restore"] * options.restore
         results, versions = _in_turns(chosen, steps, options.runs, source, work)
-        print(_table(results, versions, size))
+        print(_table(results, versions, files, size))
     return 0
 
 
@@ -67,7 +69,8 @@ def _options(description: str | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("tree", nargs="?", type=Path, help="default: the largest Python installation here")
     what.add_argument("--file", type=float, metavar="GIB", help="one random file, beside rclone copy")
-    what.add_argument("--small", type=int, metavar="N", help="N files of 4 KiB")
+    what.add_argument("--small", type=int, metavar="N", help="N files of --size bytes")
+    parser.add_argument("--size", type=int, default=4096, help="of each file with --small (default: 4096)")
     parser.add_argument("--runs", type=int, default=1, help="how often each tool has its turn")
     parser.add_argument("--restore", action="store_true", help="restore too, and compare with the source")
     parser.add_argument("--second", action="store_true", help="back up again, nothing changed")
@@ -91,7 +94,7 @@ def _source(options: argparse.Namespace, work: Path) -> Path:
         big_file(bytes(work / "source"), options.file, compressible=options.compressible)
         return work / "source"
     if options.small:
-        many_small_files(bytes(work / "source"), options.small, 4096)
+        many_small_files(bytes(work / "source"), options.small, options.size)
         return work / "source"
     tree: Path = (options.tree or _largest_python()).resolve()
     if not tree.is_dir():
@@ -130,11 +133,12 @@ def _step(step: str, tool: Contender, server: Server, source: Path, home: Path) 
     with server.watched() as served:
         cost = measured(argv, tool.env, home / f"{step}.log")
     objects, size = stored(tool.bucket)
+    kept = sum(path.stat().st_size for path in (home / "cache").rglob("*") if path.is_file())
     if step != "restore":
-        return Result(cost, served[0], objects, size)
+        return Result(cost, served[0], objects, size, kept)
     found = _differences(source, target / source.relative_to("/"))
     shutil.rmtree(target)
-    return Result(cost, served[0], objects, size, found)
+    return Result(cost, served[0], objects, size, kept, found)
 
 
 def _differences(original: Path, restored: Path) -> int:
@@ -155,12 +159,12 @@ def _differences(original: Path, restored: Path) -> int:
 
 HEAD = (
     "step", "tool", "wall s", "each run", "cpu s", "peak MiB", "server cpu s", "requests", "objects",
-    "stored MiB", "MiB/s", "",
+    "stored MiB", "kept MiB", "files/s", "MiB/s", "",
 )  # fmt: skip
 
 
-def _table(results: Results, versions: dict[str, str], size: int) -> str:
-    rows = [HEAD, *(_row(step, tool, runs, size) for (step, tool), runs in results.items())]
+def _table(results: Results, versions: dict[str, str], files: int, size: int) -> str:
+    rows = [HEAD, *(_row(step, tool, runs, files, size) for (step, tool), runs in results.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = ["", "; ".join(versions.values())]
     for row in rows:
@@ -173,7 +177,7 @@ def _table(results: Results, versions: dict[str, str], size: int) -> str:
     return "\n".join(lines)
 
 
-def _row(step: str, tool: str, runs: list[Result], size: int) -> tuple[str, ...]:
+def _row(step: str, tool: str, runs: list[Result], files: int, size: int) -> tuple[str, ...]:
     def middle(value: Callable[[Result], float]) -> float:
         return statistics.median(map(value, runs))
 
@@ -192,6 +196,8 @@ def _row(step: str, tool: str, runs: list[Result], size: int) -> tuple[str, ...]
         f"{middle(lambda r: r.served.requests.total()):.0f}",
         f"{middle(lambda r: r.objects):.0f}",
         f"{middle(lambda r: r.stored) / MIB:.0f}",
+        f"{middle(lambda r: r.kept) / MIB:.1f}",
+        f"{files / wall:,.0f}",
         f"{size / MIB / wall:.0f}",
         ", ".join(remarks),
     )

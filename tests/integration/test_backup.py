@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.catalog.known import Catalog
 from sysbackup.formats import manifest
 from sysbackup.model import LockMode
+from sysbackup.pipeline.examining import Examined, Examiner
+from sysbackup.sources import acl
+from sysbackup.sources.folders import Folders
+from sysbackup.sources.owners import Owners
+from sysbackup.sources.reading import Patience
+from sysbackup.sources.sorting import Sorter
 from tests import backups, comparing, trees
 from tests.clock import ManualClock
 from tests.memory_store import MemoryBucket, MemoryStore
@@ -337,3 +345,92 @@ def test_a_picked_file_of_proc_is_kept(store: MemoryStore, tmp_path: Path) -> No
     node = backups.nodes(backups.entries(store, backups.backed_up(config, store)))[b"/proc/version"]
     assert isinstance(node, manifest.File)
     assert node.size == len(Path("/proc/version").read_bytes())
+
+
+@pytest.fixture
+def shared_memory(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs: it lets anybody give a file any number of extended attributes."""
+    place = tmp_path / "tmpfs"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_xattrs_without_end_cost_no_more_than_themselves(
+    store: MemoryStore, shared_memory: Path, tmp_path: Path
+) -> None:
+    """32 MiB of attributes on a file, more names than a listing holds on a directory: problems, all else is kept."""
+    config = backups.configured(tmp_path)
+    (shared_memory / "loaded").write_text("data")
+    for n in range(520):
+        os.setxattr(shared_memory / "loaded", f"user.{n}", bytes(65536))
+    (shared_memory / "listed").mkdir()
+    (shared_memory / "listed" / "file").write_text("inside")
+    for n in range(400):
+        os.setxattr(shared_memory / "listed", f"user.{'x' * 240}{n}", b"")
+    backups.finder(config, shared_memory)
+    summary = backups.backed_up(config, store)
+    assert {(p["event"], p["path"]) for p in summary.first_problems} == {
+        ("xattrs.left_out", str(shared_memory / "loaded")),
+        ("xattrs.left_out", str(shared_memory / "listed")),
+    }
+    nodes = backups.nodes(backups.entries(store, summary))
+    for name in ("loaded", "listed", "listed/file"):
+        assert bytes(shared_memory / name) in nodes
+
+
+def test_a_made_up_file_is_read_every_time(store: MemoryStore, tmp_path: Path) -> None:
+    """What stat(2) says of a file in /proc is no proof that it is as it was."""
+    config = backups.configured(tmp_path)
+    backups.picker(config, b"/proc/version")
+    for _ in range(2):
+        node = backups.nodes(backups.entries(store, backups.backed_up(config, store)))[b"/proc/version"]
+        assert isinstance(node, manifest.File)
+        assert node.size == len(Path("/proc/version").read_bytes())
+
+
+def test_directories_keep_their_own_modes_whatever_vanishes(store: MemoryStore, tmp_path: Path) -> None:
+    """Paths that are gone, each in a directory of its own, do not mix up what is recorded of the directories."""
+    config = backups.configured(tmp_path)
+    modes = {}
+    for n in range(300):
+        directory = tmp_path / "tree" / f"{n}" / "d"
+        directory.mkdir(parents=True)
+        directory.chmod(0o700 + n % 8)
+        modes[bytes(directory)] = 0o700 + n % 8
+    backups.picker(config, *(path + b"/gone" for path in modes), "/etc/hostname")
+    nodes = backups.nodes(backups.entries(store, backups.backed_up(config, store)))
+    for path, mode in modes.items():
+        assert acl.parse(str(nodes[path].acl), Owners()).mode == mode
+
+
+def test_a_file_saved_while_it_is_opened_is_the_new_one(store: MemoryStore, tmp_path: Path) -> None:
+    """An editor renames a new file over the old one between our look and our opening: the new one is read."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    status = path.stat()
+    (tmp_path / "new").write_text("newer")
+    (tmp_path / "new").rename(path)
+    stop = threading.Event()
+    with Catalog(tmp_path / "catalog") as catalog, Sorter(tmp_path) as spool, Folders() as folders:
+        examiner = Examiner(catalog, spool, Owners(), MIB, 0.1, stop)
+        found = examiner._read(folders, bytes(path), status, Patience(0.1, stop), Examined())
+    assert found.reading.content == b"newer"
+
+
+def test_a_deep_chain_of_directories_is_refused_not_followed(store: MemoryStore, tmp_path: Path) -> None:
+    """Whoever may make directories may nest them without end: beyond twice PATH_MAX it is a problem, no more."""
+    config = backups.configured(tmp_path)
+    path = bytes(tmp_path) + b"/deep" * 3000
+    backups.picker(config, "/etc/hostname", path)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("deep", dir_fd=fd)
+        deeper = os.open("deep", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = deeper
+    os.close(fd)
+    summary = backups.backed_up(config, store)
+    assert [p["reason"] for p in summary.first_problems] == ["File name too long"]
+    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
