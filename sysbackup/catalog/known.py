@@ -287,6 +287,11 @@ class Catalog:
             yield self._db
 
     @property
+    def own(self) -> str:
+        """The host whose run it is."""
+        return self._own
+
+    @property
     def short(self) -> str:
         """SQL that is true of objects that this run must see to before it may rely on them."""
         return self._short

@@ -17,7 +17,8 @@ class Due:
     One object that is reused although its lock ends too early, or nobody has checked it.
 
     `leaving`: its living contents were to be stored anew, and some could not be
-    read again, so it must stay after all. `used` is how many of its `stored.size` bytes the run refers to.
+    read again, so it must stay after all. `used` is how many of the bytes that its
+    contents take (`holds`: without a pack's list) the run refers to.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Due:
     checked: bool
     leaving: bool
     used: int
+    holds: int
 
 
 def collect(catalog: Catalog) -> int:
@@ -50,7 +52,8 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
         with catalog.held() as db:
             rows = db.execute(
                 "SELECT id, key, version, size, mode, until, encoding, host, checked,"
-                " id IN (SELECT object FROM leaving), bytes FROM due"
+                " id IN (SELECT object FROM leaving), bytes,"
+                " coalesce((SELECT max(start + length) FROM contents WHERE object = id), size) FROM due"
                 " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
                 (last, _PAGE),
             ).fetchall()
@@ -68,8 +71,9 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
                 bool(checked),
                 bool(leaving),
                 used,
+                holds,
             )
-            for number, key, version, size, mode, until, encoding, host, checked, leaving, used in rows
+            for number, key, version, size, mode, until, encoding, host, checked, leaving, used, holds in rows
         ]
 
 

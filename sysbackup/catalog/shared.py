@@ -91,7 +91,12 @@ def still_locked(catalog: Catalog, host: str, now: datetime) -> str | None:
 
 
 def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
-    """Forget what came from hosts that are not allowed any more; returns their names."""
+    """
+    Forget what came from hosts that are not allowed any more; returns their names.
+
+    They may have said it by way of others, or in the name of others: so all that
+    nobody has checked is forgotten with them, and other hosts' indexes count as unread.
+    """
     with catalog.held() as db:
         hosts = {row[0] for row in db.execute("SELECT DISTINCT host FROM objects")}
         hosts |= {row[0] for row in db.execute("SELECT host FROM indexes")}
@@ -100,6 +105,10 @@ def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
             db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ?)", (host,))
             db.execute("DELETE FROM objects WHERE host = ?", (host,))
             db.execute("DELETE FROM indexes WHERE host = ?", (host,))
+        if dropped:
+            db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE checked = 0)")
+            db.execute("DELETE FROM objects WHERE checked = 0")
+            db.execute("DELETE FROM indexes WHERE host != ?", (catalog.own,))
     return dropped
 
 

@@ -143,6 +143,5 @@ def _checked(entry: IndexLine) -> Indexed:
     possible = possible and entry.encoding in (None, "gzip") and until < _FURTHEST
     if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):
         raise FormatError(f"an index names what cannot be: {entry.key!r}")
-    return Indexed(
-        StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until)), entry.encoding, contents
-    )
+    stored = StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until))
+    return Indexed(stored, entry.encoding, contents, entry.teller)

@@ -92,7 +92,7 @@ class Renewing:
         if doubted and not await self._check(due):
             return
         short = not stored.lock.covers(self._names.promise)
-        hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < stored.size
+        hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < due.holds
         if short and hardly_used and not due.leaving:
             await asyncio.to_thread(renewal.leave, self._catalog, due.number)
             self._lost += 1

@@ -129,6 +129,17 @@ def test_a_pack_hardly_used_any_more_is_left_to_lapse(machine: Machine, clock: M
     }
 
 
+def test_a_pack_of_next_to_nothing_is_not_stored_again_for_its_list(machine: Machine, clock: ManualClock) -> None:
+    """Of tiny files a pack's own list takes up the most: all of it in use, it is renewed like any other."""
+    for path in [*machine.tree.iterdir()]:
+        path.unlink()
+    for n in range(50):
+        machine.write(f"tiny{n}", f"{n}")
+    machine.back_up()
+    clock.turn(days=10)
+    assert machine.back_up().kinds == {"index": 1, "manifests": 1}
+
+
 def test_a_pack_used_by_a_quarter_is_renewed(machine: Machine, clock: ManualClock) -> None:
     """At a quarter and more it stays where it is."""
     places = machine.places(machine.back_up())

@@ -93,6 +93,7 @@ def test_a_host_that_is_not_trusted_any_more_is_forgotten(bucket: MemoryBucket, 
     assert {*beta.knows().hosts} == {"beta"}
     assert beta.restores(alone)
     assert beta.back_up(share=("alpha",)).requests["GetObject"] == 1
+    assert {*beta.knows().hosts} <= {"alpha", "beta"}
 
 
 def test_a_later_lock_learnt_from_another_saves_the_renewal(

@@ -320,6 +320,51 @@ def test_the_order_in_which_indexes_are_read_does_not_matter(
     assert alpha.restores(told)
 
 
+@pytest.mark.parametrize("named", ["honest", "alpha"])
+def test_a_lie_in_the_name_of_another_goes_with_the_liar(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, named: str
+) -> None:
+    """An index may pass on what a third host said (`of`): whose word it really was nobody can tell, so it all goes."""
+    lie = said_of(f"content/{sha_of(MIDDLE).hex()}", [[sha_of(MIDDLE).hex(), 0, 0, len(MIDDLE)]], of=named)
+    published(bucket, clock, "evil", lines("evil", lie))
+    alpha = machine(tmp_path, bucket, "alpha", share=("evil", "honest"))
+    assert alpha.places(alpha.back_up())["middle"].version == "v"
+    assert alpha.restores(alpha.back_up(share=("honest",)))
+
+
+def test_contents_passed_on_are_taken_only_if_both_are_trusted(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """What a trusted host relies on unchecked it publishes as the word of the host that told it."""
+    first = machine(tmp_path, bucket, "first")
+    second, third = machine(tmp_path, bucket, "second"), machine(tmp_path, bucket, "third", share=("second",))
+    told = first.back_up()
+    clock.turn(days=10)
+    assert second.back_up().summary.renewed == 2
+    third.back_up(pack_size=8 * MIB)
+    assert {*third.knows().hosts} == {"third"}
+    other = machine(tmp_path, bucket, "other", share=("first", "second"))
+    assert other.places(other.back_up()) == first.places(told)
+
+
+def test_an_index_that_goes_while_it_is_read(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
+    """Lifecycle rules delete what nobody needs any more, also between a listing and a reading of it."""
+
+    class Late(MemoryStore):
+        """Deletes an index when it is asked for."""
+
+        def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
+            bucket.expire("index/")
+            return super().read(key, version, start, length)
+
+    alpha, beta = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "beta")
+    alpha.back_up()
+    clock.turn(days=30)
+    told = beta.back_up(Late(bucket))
+    assert told.said("index.refused")
+    assert beta.restores(told)
+
+
 def test_packed_sizes_need_not_be_known(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """Of a content whose size nobody knew (-1: it was learnt from objects alone) the hash decides."""
     sha = sha_of(MIDDLE)

@@ -345,15 +345,17 @@ def test_a_known_content_moves_only_from_a_lock_that_has_ended(
     assert (catalog.locate([sha(1)])[sha(1)].key == keys.pack_key(sha("q"))) == moved
 
 
-def test_a_host_is_forgotten_and_the_others_are_not(catalog: Catalog) -> None:
-    """With its contents, and how far its indexes were read."""
+def test_a_host_is_forgotten_with_all_that_it_may_have_said(catalog: Catalog) -> None:
+    """By way of others, too: what nobody has checked is learnt anew, so the others' indexes count as unread."""
     confirmed(catalog, pack("ours", until(30)), 1)
     for n, host in enumerate(("beta", "gamma"), 2):
         shared.learn(catalog, host, [Indexed(pack(host, until(30)), "gzip", tuple(members(n)))], NOW, own=False)
         shared.read_up_to(catalog, {host: f"index/{host}/x"})
+    shared.published(catalog, "alpha", "index/alpha/x", NOW + timedelta(days=21))
     assert shared.restrict(catalog, lambda host: host != "beta") == ["beta"]
-    assert catalog.locate(map(sha, (1, 2, 3))).keys() == {sha(1), sha(3)}
-    assert shared.last_read(catalog) == {"gamma": "index/gamma/x"}
+    assert catalog.locate(map(sha, (1, 2, 3))).keys() == {sha(1)}
+    assert shared.last_read(catalog) == {"alpha": "index/alpha/x"}
+    assert shared.restrict(catalog, lambda host: host != "beta") == []
 
 
 def test_forgetting_a_host_spares_what_was_checked(catalog: Catalog) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
@@ -23,6 +23,9 @@ LOCKS = st.builds(
     st.integers(-(10**6), 10**9).map(lambda seconds: START + timedelta(seconds=seconds)),
 )
 VERSIONS = st.none() | st.text(min_size=1, max_size=40)
+TELLERS = st.none() | st.text(min_size=1, max_size=10)
+
+unhurried = settings(deadline=None)  # the machine may be busy with other things
 
 
 @st.composite
@@ -35,7 +38,7 @@ def packs(draw: st.DrawFn) -> Indexed:
         at += length
     size = at + draw(st.integers(0, 100))
     stored = StoredObject(keys.pack_key(draw(HASHES)), draw(VERSIONS), size, draw(LOCKS))
-    return Indexed(stored, "gzip", tuple(contents))
+    return Indexed(stored, "gzip", tuple(contents), draw(TELLERS))
 
 
 @st.composite
@@ -43,12 +46,12 @@ def alone(draw: st.DrawFn) -> Indexed:
     sha = draw(HASHES)
     stored = StoredObject(keys.content_key(sha), draw(VERSIONS), draw(st.integers(0, 50 * 10**12)), draw(LOCKS))
     size = draw(st.integers(-1, 50 * 10**12))
-    return Indexed(stored, draw(st.sampled_from([None, "gzip"])), (Packed(sha, 0, 0, size),))
+    return Indexed(stored, draw(st.sampled_from([None, "gzip"])), (Packed(sha, 0, 0, size),), draw(TELLERS))
 
 
 def written(objects: Iterable[Indexed]) -> bytes:
     """An index with these objects, before it is compressed."""
-    lines = (index.line(o.stored, o.encoding, o.contents) for o in objects)
+    lines = (index.line(o.stored, o.encoding, o.contents, o.teller) for o in objects)
     return index.header("alpha", "20261123T041500Z-3fa9") + b"".join(lines)
 
 
@@ -60,12 +63,14 @@ def read(packed: bytes, step: int = 1 << 16) -> list[Indexed]:
     return found
 
 
+@unhurried
 @given(objects=st.lists(packs() | alone(), max_size=6), step=st.integers(1, 500))
 def test_what_was_written_is_read(objects: list[Indexed], step: int) -> None:
     """Keys, versions, locks to the second, encodings, and where each content lies, in whatever pieces it comes."""
     assert read(gzip.compress(written(objects)), step) == objects
 
 
+@unhurried
 @given(rubbish=st.binary(max_size=300), compressed=st.booleans(), begun=st.booleans())
 @example(rubbish=b"[" * 200_000, compressed=True, begun=True)
 @example(rubbish=b'{"typ":"o","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", compressed=True, begun=True)
@@ -82,6 +87,7 @@ def test_rubbish_is_refused_in_one_way(rubbish: bytes, compressed: bool, begun: 
     assert not rubbish
 
 
+@unhurried
 @given(objects=st.lists(packs() | alone(), min_size=1, max_size=3), data=st.data())
 def test_a_tampered_index_is_refused_or_possible(objects: list[Indexed], data: st.DataObject) -> None:
     """Bytes changed at random: what gets through names our own kinds of keys, and places that can be."""
@@ -107,6 +113,7 @@ def test_a_tampered_index_is_refused_or_possible(objects: list[Indexed], data: s
                 assert 0 <= content.offset < content.offset + content.length <= stored.size
 
 
+@unhurried
 @given(objects=st.lists(packs(), min_size=1, max_size=3), data=st.data())
 def test_an_index_cut_short_is_noticed(objects: list[Indexed], data: st.DataObject) -> None:
     """At every byte, although what came before it has been told already."""

@@ -20,6 +20,7 @@ import uvloop
 from sysbackup.errors import ProgramError
 from sysbackup.sources import programs
 from sysbackup.sources.programs import Program, pipe_into, running
+from tests.processes import children
 
 uvloop.run(asyncio.sleep(0))  # libuv opens a pipe for its process once and for all: no leak of ours
 type_of_run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -51,18 +52,6 @@ def nothing_left() -> Any:
     assert waiting == []
     assert descriptors() == before
     assert children() <= children_before
-
-
-def children() -> set[str]:
-    """The processes that are ours, zombies too: servers of other tests may be among them."""
-    return {n for task in os.listdir("/proc/self/task") for n in read(f"/proc/self/task/{task}/children").split()}
-
-
-def read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except FileNotFoundError:  # a thread that has ended
-        return ""
 
 
 def descriptors() -> set[str]:

@@ -19,6 +19,7 @@ from sysbackup.recovery.report import Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.sources.crew import Flag
 from sysbackup.store.port import ObjectStore
+from tests.processes import children, command_line
 from tests.unit.recovering import MTIME, RUN, Backup, reasons, restored, tree
 
 MIB = 1 << 20
@@ -42,10 +43,7 @@ def backup() -> Backup:
 
 def _helpers() -> list[int]:
     """The processes that help this one, whichever thread started them."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if b"crew.serve" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children() if b"crew.serve" in command_line(pid)]
 
 
 def test_the_same_with_helpers_and_without(backup: Backup, tmp_path: Path) -> None:
