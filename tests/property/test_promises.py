@@ -97,10 +97,11 @@ class Promises(RuleBasedStateMachine):
 
     @initialize(seed=SEEDS)
     def beginning(self, seed: int) -> None:
-        dice = random.Random(seed)
+        """Both begin with the same contents: what the one has stored the other relies on."""
+        contents = random.Random(seed).choices(CONTENTS, k=5)
         for host, machine in self._machines.items():
-            for name in ("a", "b", "c", "dir/f"):
-                machine.put(name, dice.choice(CONTENTS), in_place=True)
+            for name, content in zip(("a", "b", "c", "d", "dir/f"), contents, strict=True):
+                machine.put(name, content, in_place=True)
             self.backup(host)
             assert machine.catalog.exists()
 
@@ -110,9 +111,12 @@ class Promises(RuleBasedStateMachine):
     def write(self, host: str, name: str, data: int, in_place: bool) -> None:
         self._machines[host].put(name, CONTENTS[data], in_place=in_place)
 
-    @rule(host=HOSTS, name=NAMES, other=NAMES, how=st.sampled_from([*CHANGES]), seed=SEEDS)
-    def change(self, host: str, name: str, other: str, how: str, seed: int) -> None:
+    @rule(host=HOSTS, name=NAMES, other=NAMES, how=st.sampled_from([*CHANGES]), seed=SEEDS, at_once=st.booleans())
+    def change(self, host: str, name: str, other: str, how: str, seed: int, at_once: bool) -> None:
+        """One of the ways in which files change; perhaps the next run comes before any other change."""
         self._machines[host].change(name, other, how, random.Random(seed))
+        if at_once:
+            self._run(host)
 
     # ---- time, and what others do to the bucket
 
