@@ -215,7 +215,9 @@ class Gathering:
                 self._tally.reading(todo[0])
                 hold = await self._budget.take(allowance)
                 try:
-                    found = await finished(loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance))
+                    found = await finished(
+                        loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance), self._stop
+                    )
                 except BaseException:
                     hold.release()
                     raise

@@ -40,15 +40,18 @@ T = TypeVar("T")
 _SLICE = 64 << 20
 
 
-async def finished(job: "asyncio.Future[T]") -> T:
+async def finished(job: "asyncio.Future[T]", stop: threading.Event | None = None) -> T:
     """
     What a thread's job returns; a cancellation waits for its end first.
 
     What the job works on, a descriptor above all, may be closed after this.
+    `stop` is set by a cancellation, for the job to end what waiting it does.
     """
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
         await asyncio.wait([job])
         raise
 
@@ -113,7 +116,7 @@ class Streamer:
             self._tally.problem(unreadable(path, exc))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work))
+        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._stop)
 
     async def _try(self, path: bytes, *, last: bool) -> bool:
         async with AsyncExitStack() as stack:

@@ -1,5 +1,6 @@
 """One backup and its restore: real files and programs, the store in memory."""
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -16,8 +17,9 @@ import pytest
 
 from sysbackup.catalog.known import Catalog
 from sysbackup.formats import manifest
-from sysbackup.model import LockMode
+from sysbackup.model import LockMode, SystemClock
 from sysbackup.pipeline.examining import Examined, Examiner
+from sysbackup.pipeline.run import back_up
 from sysbackup.sources import acl
 from sysbackup.sources.folders import Folders
 from sysbackup.sources.owners import Owners
@@ -434,3 +436,26 @@ def test_a_deep_chain_of_directories_is_refused_not_followed(store: MemoryStore,
     summary = backups.backed_up(config, store)
     assert [p["reason"] for p in summary.first_problems] == ["File name too long"]
     subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
+
+
+def test_a_stop_does_not_wait_for_locks(store: MemoryStore, tmp_path: Path) -> None:
+    """However long `lock_timeout` is: a cancelled run ends, its threads too, and the file is closed."""
+    config = backups.configured(tmp_path, {"lock_timeout": 3600.0})
+    for name, size in (("small", 10), ("large", 33 * MIB)):
+        (tmp_path / name).write_bytes(bytes(size))
+    backups.picker(config, bytes(tmp_path / "small"), bytes(tmp_path / "large"))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(back_up(config, store, "bucket", SystemClock()))
+        await asyncio.sleep(1)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=20)
+        assert done == {task}
+
+    with (tmp_path / "small").open() as small, (tmp_path / "large").open() as large:
+        fcntl.flock(small, fcntl.LOCK_EX)
+        fcntl.flock(large, fcntl.LOCK_EX)
+        backups.run(cancelled())
+        links = [os.readlink(fd.path) for fd in os.scandir("/proc/self/fd") if os.path.lexists(fd.path)]
+        assert sorted(links).count(str(tmp_path / "small")) == 1
+        assert sorted(links).count(str(tmp_path / "large")) == 1
