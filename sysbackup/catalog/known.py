@@ -171,10 +171,10 @@ class Catalog:
             which = "key = ? AND version = ? AND checked = 0"
             db.execute(f"DELETE FROM contents WHERE object = (SELECT id FROM objects WHERE {which})", said)
             db.execute(f"DELETE FROM objects WHERE {which}", said)
-        number = db.execute(
+        db.execute(
             "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news)"
             f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, version) DO UPDATE SET {_LATER},"
-            " news = CASE WHEN excluded.news THEN 1 ELSE news END RETURNING id",
+            " news = CASE WHEN excluded.news THEN 1 ELSE news END",
             (
                 stored.key,
                 stored.version or "",
@@ -186,6 +186,10 @@ class Catalog:
                 int(checked),
                 int(news),
             ),
+        )
+        # Without RETURNING: enterprise systems of today still have SQLite 3.34.
+        number = db.execute(
+            "SELECT id FROM objects WHERE key = ? AND version = ?", (stored.key, stored.version or "")
         ).fetchone()[0]
         db.executemany(
             "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)",

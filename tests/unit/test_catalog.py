@@ -454,6 +454,20 @@ def test_a_damaged_file_is_set_aside_or_refused(path: Path, pages: Sequence[int]
     assert [line["event"] for line in log] == ["catalog.set_aside"]
 
 
+def test_rows_that_nobody_wrote_are_not_believed(path: Path) -> None:
+    """Cut off within a page, a database reads on: as rows of NULL, which SQLite does not mind."""
+    with Catalog(path) as catalog:
+        began(catalog)
+        for n in range(200):
+            confirmed(catalog, pack(str(n), until(21)), n)
+    os.truncate(path, path.stat().st_size - 3000)
+    with pytest.raises(CatalogUnusable, match="damaged"):
+        Catalog(path, read_only=True)
+    with capture_logs() as log, Catalog(path) as catalog:
+        assert shared.info(catalog).objects == 0
+    assert [line["event"] for line in log] == ["catalog.set_aside"]
+
+
 def test_a_catalog_that_cannot_be_made(tmp_path: Path) -> None:
     """A directory that is not there, a disk that takes no more files: an error for people that names the file."""
     with pytest.raises(SpoolError, match=r"none/catalog\.sqlite"):
