@@ -129,13 +129,40 @@ def test_a_pack_hardly_used_any_more_is_left_to_lapse(machine: Machine, clock: M
     }
 
 
+def test_a_file_that_goes_while_its_pack_is_left_is_kept(machine: Machine, clock: ManualClock) -> None:
+    """It was there when it was looked at, and its content still is: what was to be left is renewed after all."""
+    places = machine.places(machine.back_up())
+    inside = sorted(name for name, at in places.items() if at.key == places["small000"].key)
+    for name in inside[5:]:
+        (machine.tree / name).unlink()
+    clock.turn(days=10)
+
+    class Late(MemoryStore):
+        """The file goes at the first renewal: after it was examined."""
+
+        async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
+            (machine.tree / inside[0]).unlink(missing_ok=True)
+            return await super().renew(key, version, lock)
+
+    second = machine.back_up(Late(machine.bucket))
+    assert second.said("pack.left")
+    kept = machine.places(second)
+    assert kept[inside[0]] == places[inside[0]]
+    assert {kept[name].key for name in inside[1:5]} == {key for key in second.stored if key.startswith("packs/")}
+    lock = machine.bucket.find(kept[inside[0]].key, kept[inside[0]].version).lock
+    assert lock is not None
+    assert lock.until >= second.summary.promise
+
+
 def test_a_pack_of_next_to_nothing_is_not_stored_again_for_its_list(machine: Machine, clock: ManualClock) -> None:
-    """Of tiny files a pack's own list takes up the most: all of it in use, it is renewed like any other."""
+    """Of tiny files a pack's own list takes up the most: it does not count, only what lives of the contents does."""
     for path in [*machine.tree.iterdir()]:
         path.unlink()
-    for n in range(50):
+    for n in range(60):
         machine.write(f"tiny{n}", f"{n}")
     machine.back_up()
+    for n in range(36):
+        (machine.tree / f"tiny{n}").unlink()
     clock.turn(days=10)
     assert machine.back_up().kinds == {"index": 1, "manifests": 1}
 
@@ -232,14 +259,14 @@ def test_a_lock_that_cannot_be_made_firmer_means_storing_again(machine: Machine)
 
 
 def test_a_machine_without_locks_does_not_vouch_for_those_of_others(tmp_path: Path, clock: ManualClock) -> None:
-    """What a run with `lock_mode = none` reuses it may say what it likes of: others keep what they know."""
+    """Of what it found there (412) and lists with a date that is no lock's, the others go on knowing what they knew."""
     bucket = MemoryBucket(clock)
     alpha, beta = Machine(tmp_path, "alpha", bucket, clock), Machine(tmp_path, "beta", bucket, clock)
     for machine in (alpha, beta):
         machine.write("file", "the same on both")
     alpha.back_up()
     clock.turn(days=8)
-    beta.back_up(lock_mode=LockMode.NONE)
+    assert beta.back_up(lock_mode=LockMode.NONE, share=("own",)).kinds == {"index": 1, "manifests": 1}
     third = alpha.back_up()
     assert third.summary.renewed == 1
     assert alpha.restores(third)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,27 @@ def test_an_index_that_may_not_be_read_is_passed_over(bucket: MemoryBucket, cloc
 
 def test_a_host_cannot_speak_in_the_name_of_another(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """`index/%61lpha/` is not alpha's place, whatever it decodes to."""
-    alpha = machine(tmp_path, bucket, "alpha", share=("own",))
+    alpha = machine(tmp_path, bucket, "alpha", share=("beta",))
     body = lines("alpha", said_of(f"content/{SHA}", [[SHA, 0, 0, 20]]))
     bucket.add("index/%61lpha/20261123T041500Z-beef.jsonl.gz", body)
-    told = alpha.back_up()
-    assert told.requests["GetObject"] == 0
+    assert alpha.back_up().requests["GetObject"] == 0
     assert alpha.knows().contents == len(SMALL) + 1
+
+
+def test_a_small_index_of_very_many_objects_costs_no_memory(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """60,000 lines that come in one piece are taken in some at a time."""
+    line = json.dumps(said_of(f"packs/{SHA}", [])).encode() + b"\n"
+    published(bucket, clock, "evil", gzip.compress(index.header("evil", "x") + line * 60_000))
+    alpha = Machine(tmp_path, "alpha", bucket, clock)
+    alpha.write("one", "one")
+    tracemalloc.start()
+    try:
+        assert alpha.back_up().summary.exit_code == 0
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def false_pack(bucket: MemoryBucket, clock: ManualClock, host: str, contents: list[bytes]) -> str:
