@@ -70,6 +70,23 @@ class Run(Struct, frozen=True, kw_only=True):
     give_up_after: float = 15 * MINUTE
 
 
+class Daemon(Struct, frozen=True, kw_only=True):
+    """`[daemon]`: when the daemon starts runs by itself, and what it expects of them."""
+
+    schedule: str | None = None
+    time_zone: str | None = None
+    random_delay: float = 0.0
+    stale_after: float = 36 * HOUR
+    hook_limit: float = MINUTE
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    """`[metrics]`: where Prometheus finds out how backups go."""
+
+    listen: tuple[str, int] | None = None
+    textfile: Path | None = None
+
+
 class Prices(Struct, frozen=True, kw_only=True):
     """
     `[prices]`: what S3 charges for 1,000 requests, in US dollars.
@@ -83,15 +100,24 @@ class Prices(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """All settings of one configuration directory, and where the daemon keeps its own files."""
+    """
+    All settings of one configuration directory, and where sysbackup keeps its own files.
+
+    `cache` may be deleted at any time, `state` holds the history of runs,
+    `runtime` what is of use only as long as the daemon runs.
+    """
 
     directory: Path
     cache: Path
+    state: Path
+    runtime: Path
     aws: Aws = Aws()
     s3: S3 = S3()
     cloudformation: CloudFormation = CloudFormation()
     content: Content = field(default_factory=Content)
     run: Run = field(default_factory=Run)
+    daemon: Daemon = Daemon()
+    metrics: Metrics = Metrics()
     prices: Prices = Prices()
 
     @property
@@ -103,3 +129,8 @@ class Config(Struct, frozen=True, kw_only=True):
     def snapshotters(self) -> Path:
         """Where the snapshotters are."""
         return self.directory / "snapshots.d"
+
+    @property
+    def hooks(self) -> Path:
+        """Where the programs are that are told how runs went."""
+        return self.directory / "hooks.d"

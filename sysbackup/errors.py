@@ -9,6 +9,7 @@ command, and each class knows its exit code::
       UsageError                  2   the command was called wrongly
       ConfigError                78   the configuration cannot be used
       BusyError                  75   another run is in progress
+      DaemonUnreachable          69   no daemon runs, or it does not answer
       SpoolError                  1   the spool or the catalog cannot be written
       FormatError                 1   bytes from the bucket are not what they claim
       RestoreError                1   nothing could be restored at all
@@ -56,6 +57,12 @@ class BusyError(SysbackupError):
     exit_code = 75
 
 
+class DaemonUnreachable(SysbackupError):
+    """No daemon runs here, or it does not answer, or not to us."""
+
+    exit_code = 69
+
+
 class SpoolError(SysbackupError):
     """The cache directory cannot take what a run must set down: full, read-only, damaged."""
 
@@ -98,3 +105,18 @@ class LockNotKept(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store could not be reached, or went on refusing for lack of capacity, for `give_up_after`."""
+
+
+def expected(error: BaseException) -> list[SysbackupError] | None:
+    """The errors for people that this is, or is a group of; None where anything else is among them."""
+    if isinstance(error, SysbackupError):
+        return [error]
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found: list[SysbackupError] = []
+    for part in error.exceptions:
+        causes = expected(part)
+        if causes is None:
+            return None
+        found += causes
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sysbackup.config import MIB, S3, Aws, CloudFormation, Config, Content, Prices, Run
+from sysbackup.config import MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
 from sysbackup.settings import ARCHIVES, SECTIONS, SETTINGS, STORAGE_CLASSES, Setting
@@ -54,13 +54,38 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     `CACHE_DIRECTORY`, which systemd sets (the first of several), else
     `SYSBACKUP_CACHE_DIR`, else /var/cache/sysbackup for root, else the XDG place.
     """
-    named = environ.get("CACHE_DIRECTORY", "").partition(":")[0] or environ.get("SYSBACKUP_CACHE_DIR")
+    return _place(environ, "CACHE", "/var/cache") or _home(environ, "XDG_CACHE_HOME", "~/.cache")
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Where the history of runs is: likewise `STATE_DIRECTORY`, `SYSBACKUP_STATE_DIR`, /var/lib/sysbackup, XDG."""
+    return _place(environ, "STATE", "/var/lib") or _home(environ, "XDG_STATE_HOME", "~/.local/state")
+
+
+def runtime_directory(environ: Mapping[str, str]) -> Path:
+    """
+    Where the daemon says that it runs and how: `RUNTIME_DIRECTORY`, `SYSBACKUP_RUNTIME_DIR`, /run/sysbackup, XDG.
+
+    Where a user has no XDG_RUNTIME_DIR it is a folder of the state directory.
+    """
+    if found := _place(environ, "RUNTIME", "/run"):
+        return found
+    if environ.get("XDG_RUNTIME_DIR"):
+        return _home(environ, "XDG_RUNTIME_DIR", "")
+    return state_directory(environ) / "run"
+
+
+def _place(environ: Mapping[str, str], kind: str, root: str) -> Path | None:
+    """What systemd (the first of several) or the user names, or root's own place; None for anybody else."""
+    named = environ.get(f"{kind}_DIRECTORY", "").partition(":")[0] or environ.get(f"SYSBACKUP_{kind}_DIR")
     if named:
         return Path(os.path.abspath(named))
-    if os.geteuid() == 0:
-        return Path("/var/cache/sysbackup")
-    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(base)) / "sysbackup"
+    return Path(root) / "sysbackup" if os.geteuid() == 0 else None
+
+
+def _home(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
+    """The XDG base directory specification's places of a user."""
+    return Path(os.path.abspath(environ.get(variable) or os.path.expanduser(otherwise))) / "sysbackup"
 
 
 def load_config(directory: Path, environ: Mapping[str, str]) -> Config:
@@ -80,7 +105,7 @@ def read_config(directory: Path, environ: Mapping[str, str]) -> Reading:
     parser = _parse(reading, text)
     values = _values(reading, parser, environ)
     if not reading.mistakes:
-        config = _config(reading.path.parent, cache_directory(environ), values)
+        config = _config(reading.path.parent, environ, values)
         reading.mistakes += [f"{reading.path}: {mistake}" for mistake in _contradictions(config)]
         reading.config = None if reading.mistakes else config
     return reading
@@ -235,15 +260,19 @@ def _plain(name: str) -> str:
     return shown(name.encode())[:80]
 
 
-def _config(directory: Path, cache: Path, values: Mapping[str, Mapping[str, object]]) -> Config:
+def _config(directory: Path, environ: Mapping[str, str], values: Mapping[str, Mapping[str, object]]) -> Config:
     return Config(
         directory=directory,
-        cache=cache,
+        cache=cache_directory(environ),
+        state=state_directory(environ),
+        runtime=runtime_directory(environ),
         aws=msgspec.convert(values.get("aws", {}), Aws),
         s3=msgspec.convert(values.get("s3", {}), S3),
         cloudformation=msgspec.convert(values.get("cloudformation", {}), CloudFormation),
         content=msgspec.convert(values.get("content", {}), Content),
         run=msgspec.convert(values.get("run", {}), Run),
+        daemon=msgspec.convert(values.get("daemon", {}), Daemon),
+        metrics=msgspec.convert(values.get("metrics", {}), Metrics),
         prices=msgspec.convert(values.get("prices", {}), Prices),
     )
 

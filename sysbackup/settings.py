@@ -7,12 +7,17 @@ the structs in `config`.
 """
 
 import fnmatch
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import cronsim
 
 from sysbackup.config import DAY, GIB, HOUR, KIB, MIB
 from sysbackup.model import LockMode
@@ -176,6 +181,70 @@ class Hosts:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """A cron expression; crontab(5), https://github.com/cuu508/cronsim."""
+
+    allowed: str = "minute, hour, day of month, month and day of week as in crontab(5), such as 15 2 * * *"
+
+    def parse(self, text: str) -> str:
+        if len(text.split()) != 5:
+            raise ValueError("does not have five fields")
+        try:
+            cronsim.CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)).__next__()
+        except cronsim.CronSimError as error:
+            raise ValueError(f"is no cron expression ({error})") from None
+        except StopIteration:
+            raise ValueError("names a time that never comes") from None
+        return text
+
+    def text(self, value: object) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A time zone's name in the IANA database."""
+
+    allowed: str = "a time zone's name such as Europe/Berlin or UTC"
+
+    def parse(self, text: str) -> str:
+        try:
+            ZoneInfo(text)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is no time zone that this system knows (is tzdata installed?)") from None
+        return text
+
+    def text(self, value: object) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and a port to listen at; a port alone means loopback."""
+
+    allowed: str = "a port such as 9797, or an address with one: 127.0.0.1:9797, [::1]:9797"
+
+    def parse(self, text: str) -> tuple[str, int]:
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]:|([0-9.]+):)?(\d{1,5})", text, re.ASCII)
+        if found is None:
+            raise ValueError("is no such address")
+        host, port = found[1] or found[2] or "127.0.0.1", int(found[3])
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError("has no IP address before its port") from None
+        if not 1 <= port <= 65535:
+            raise ValueError("has no port from 1 to 65535")
+        return host, port
+
+    def text(self, value: object) -> str:
+        if not isinstance(value, tuple):
+            return str(value)
+        host, port = value
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """An amount of money."""
 
@@ -310,6 +379,24 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("run", "snapshot_idle_limit", _seconds(1, 7 * DAY), "for how long a snapshotter may be silent"),
     Setting("run", "snapshots_at_once", Whole(1, 100), "snapshotters that run at the same time"),
     Setting("run", "give_up_after", _seconds(1, 7 * DAY), "for how long a store that does not answer is tried"),
+    Setting("daemon", "schedule", Schedule(), "when the daemon starts runs by itself", "it waits to be triggered"),
+    Setting("daemon", "time_zone", Zone(), "the time zone of the schedule", "the system's"),
+    Setting("daemon", "random_delay", _seconds(0, DAY), "the most by which a scheduled run is put off, by chance"),
+    Setting(
+        "daemon",
+        "stale_after",
+        _seconds(60, 366 * DAY),
+        "how long ago the last complete backup may have ended before sysbackup status calls it stale",
+    ),
+    Setting("daemon", "hook_limit", _seconds(1, HOUR), "for how long a hook may run"),
+    Setting("metrics", "listen", Address(), "where the daemon serves Prometheus metrics over HTTP", "it does not"),
+    Setting(
+        "metrics",
+        "textfile",
+        File("an absolute path, ending in .prom for node_exporter"),
+        "the file that metrics are written to after each run",
+        "none is written",
+    ),
     Setting("prices", "write", Price(), "US dollars for 1,000 requests that write or list"),
     Setting("prices", "read", Price(), "US dollars for 1,000 requests that read"),
 )

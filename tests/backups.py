@@ -58,6 +58,8 @@ def configured(base: Path, content: Mapping[str, Any] | None = None, run: Mappin
     return Config(
         directory=base / "conf",
         cache=base / "cache",
+        state=base / "state",
+        runtime=base / "run",
         s3=S3(bucket="bucket"),
         content=msgspec.structs.replace(Content(host="alpha", lock_timeout=0.2), **dict(content or {})),
         run=msgspec.structs.replace(

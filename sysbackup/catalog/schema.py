@@ -9,6 +9,7 @@ from urllib.parse import quote
 import structlog
 
 from sysbackup.errors import SpoolError
+from sysbackup.owning import leave_to_owner
 
 log = structlog.get_logger()
 
@@ -83,7 +84,9 @@ def opened(path: Path) -> sqlite3.Connection:
         set_aside(path, reason)
     fresh = not path.exists()
     if fresh:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        leave_to_owner(fd, path.parent)
+        os.close(fd)
     db = _connected(path)
     if fresh:
         db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError
+from sysbackup.owning import leave_to_owner
 from sysbackup.sources.sorting import spooling
 
 
@@ -23,6 +24,7 @@ def exclusive(cache: Path) -> Iterator[None]:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(cache / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        leave_to_owner(fd, cache)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

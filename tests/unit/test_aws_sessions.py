@@ -19,7 +19,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def config(tmp_path: Path, **aws: object) -> Config:
-    return Config(directory=tmp_path, cache=tmp_path, aws=Aws(**aws))  # type: ignore[arg-type]  # any mix of settings
+    settings = Aws(**aws)  # type: ignore[arg-type]  # any mix of them
+    return Config(directory=tmp_path, cache=tmp_path, state=tmp_path, runtime=tmp_path, aws=settings)
 
 
 def credentials(tmp_path: Path, text: str) -> Path:

@@ -7,9 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sysbackup.config import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Prices, Run
+from sysbackup.config import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
 from sysbackup.errors import ConfigError
-from sysbackup.loading import cache_directory, config_directory, load_config, read_config
+from sysbackup.loading import (
+    cache_directory,
+    config_directory,
+    load_config,
+    read_config,
+    runtime_directory,
+    state_directory,
+)
 from sysbackup.model import LockMode
 from sysbackup.settings import SETTINGS
 
@@ -144,6 +151,8 @@ def test_the_table_has_every_setting_that_there_is() -> None:
         "cloudformation": CloudFormation,
         "content": Content,
         "run": Run,
+        "daemon": Daemon,
+        "metrics": Metrics,
         "prices": Prices,
     }
     assert {(setting.section, setting.name) for setting in SETTINGS} == {
@@ -211,7 +220,8 @@ regoin = x
     [
         ("[S3]", "[S3] is no section: is it [s3]?"),
         ("[DEFAULT]\nbucket = x", "[DEFAULT] has no meaning here: write each setting in its own section"),
-        ("[zzz]", "[zzz] is no section: there are [aws], [s3], [cloudformation], [content], [run], [prices]"),
+        ("[zzz]", "[zzz] is no section: there are [aws], [s3], [cloudformation], [content], [run], [daemon], "
+                  "[metrics], [prices]"),
         ("[aws]\nbucket = x", "[aws] bucket is no setting: it belongs into another section, as [s3] bucket"),
         ("[aws]\nregion = x", "[aws] region is no setting: it belongs into another section, as [s3] region or "
                               "[cloudformation] region"),
@@ -254,6 +264,21 @@ def test_unknown_names_lead_to_known_ones(conf: Conf, text: str, expected: str) 
         ("run", "uploads = 1001"),
         ("run", "memory = 63 MiB"),
         ("run", "picker_idle_limit = 0"),
+        ("daemon", "schedule = daily"),
+        ("daemon", "schedule = 0 25 * * *"),
+        ("daemon", "schedule = 0 0 31 2 *"),
+        ("daemon", "schedule = * * *"),
+        ("daemon", "schedule = */5 * * * * *"),
+        ("daemon", "time_zone = Berlin"),
+        ("daemon", "time_zone = ../../etc/passwd"),
+        ("daemon", "random_delay = 25 h"),
+        ("daemon", "stale_after = 1 s"),
+        ("metrics", "listen = 0"),
+        ("metrics", "listen = 65536"),
+        ("metrics", "listen = localhost:9797"),
+        ("metrics", "listen = 300.0.0.1:9797"),
+        ("metrics", "listen = ::1:9797"),
+        ("metrics", "textfile = sysbackup.prom"),
     ],
 )
 def test_a_value_that_cannot_be_is_shown_with_what_can(conf: Conf, section: str, line: str) -> None:
@@ -372,6 +397,31 @@ def test_the_directory_comes_from_the_option_then_the_environment_then_etc(tmp_p
     assert config_directory(Path("here"), {}).is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("written", "meant", "shown"),
+    [
+        ("9797", ("127.0.0.1", 9797), "127.0.0.1:9797"),
+        ("0.0.0.0:9797", ("0.0.0.0", 9797), "0.0.0.0:9797"),
+        ("[::1]:9797", ("::1", 9797), "[::1]:9797"),
+    ],
+)
+def test_metrics_listen_on_loopback_unless_told_otherwise(
+    conf: Conf, written: str, meant: tuple[str, int], shown: str
+) -> None:
+    """A port alone is not open to the network."""
+    listen = load(conf(f"[metrics]\nlisten = {written}")).metrics.listen
+    assert listen == meant
+    (setting,) = (s for s in SETTINGS if s.label == "[metrics] listen")
+    assert setting.kind.text(listen) == shown
+
+
+@pytest.mark.parametrize("schedule", ["15 2 * * *", "*/10 8-18 * * MON-FRI", "0 3 1,15 * *", "0 4 L * *"])
+def test_schedules_are_cron_expressions(conf: Conf, schedule: str) -> None:
+    """In a time zone that has a name."""
+    daemon = load(conf(f"[daemon]\nschedule = {schedule}\ntime_zone = Europe/Berlin")).daemon
+    assert (daemon.schedule, daemon.time_zone) == (schedule, "Europe/Berlin")
+
+
 def test_the_cache_comes_from_systemd_then_the_environment_then_the_users_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -385,6 +435,20 @@ def test_the_cache_comes_from_systemd_then_the_environment_then_the_users_place(
     assert cache_directory({"XDG_CACHE_HOME": "/x"}) == Path("/x/sysbackup")
     monkeypatch.setenv("HOME", "/home/me")
     assert cache_directory({}) == Path("/home/me/.cache/sysbackup")
+
+
+def test_state_and_runtime_have_places_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same rules; a user without XDG_RUNTIME_DIR, in a cron job for instance, has a folder of the state's."""
+    assert state_directory({"STATE_DIRECTORY": "/a:/b", "SYSBACKUP_STATE_DIR": "/mine"}) == Path("/a")
+    assert runtime_directory({"SYSBACKUP_RUNTIME_DIR": "/mine"}) == Path("/mine")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert state_directory({"XDG_STATE_HOME": "/x"}) == Path("/var/lib/sysbackup")
+    assert runtime_directory({"XDG_RUNTIME_DIR": "/x"}) == Path("/run/sysbackup")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert state_directory({}) == Path("/home/me/.local/state/sysbackup")
+    assert runtime_directory({"XDG_RUNTIME_DIR": "/run/user/1000"}) == Path("/run/user/1000/sysbackup")
+    assert runtime_directory({}) == Path("/home/me/.local/state/sysbackup/run")
 
 
 def test_large_values_are_exact(conf: Conf) -> None:

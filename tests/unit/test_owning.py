@@ -1,0 +1,40 @@
+"""Root's files in the service's directories are the service's."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.owning import leave_to_owner
+from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.workplace import catalog_path, exclusive
+from sysbackup.service import history
+from tests import backups
+from tests.clock import START
+
+SERVICE = 4711
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+def test_what_root_makes_in_the_services_directories_is_the_services(tmp_path: Path) -> None:
+    """Lock, catalog with the files beside it, and history: after a run by root the service can go on."""
+    config = backups.configured(tmp_path)
+    for place in (config.cache, config.state):
+        place.mkdir()
+        os.chown(place, SERVICE, SERVICE)
+    with exclusive(config.cache), Catalog(catalog_path(config.cache)):
+        owners = {path.name: path.stat().st_uid for path in config.cache.iterdir()}
+    ended = Ended(outcome="failed", exit_code=1, host="alpha", run=None, started=START, finished=START, reason="")
+    history.remember(config, ended)
+    owners |= {path.name: path.stat().st_uid for path in config.state.iterdir()}
+    assert owners.keys() >= {"run.lock", "catalog.sqlite", "catalog.sqlite-wal", "history.jsonl"}
+    assert set(owners.values()) == {SERVICE}
+
+
+def test_in_a_directory_of_its_own_root_keeps_them(tmp_path: Path) -> None:
+    """Nothing changes hands there."""
+    with (tmp_path / "file").open("w") as file:
+        leave_to_owner(file.fileno(), tmp_path)
+        assert os.fstat(file.fileno()).st_uid == 0
