@@ -5,13 +5,15 @@ To standard error always: on a terminal coloured lines, under systemd one line
 with the journal's `<N>` priority prefix (sd-daemon(3)), elsewhere JSON lines.
 Exceptions are rendered without local variables: those hold credentials. A log
 that cannot be written (a full disk, a closed pipe) never stops a backup.
+
+What a run logs names the run (`about`), from whichever thread it comes.
 """
 
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import structlog
@@ -25,6 +27,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _merge_subjects,
         structlog.processors.add_log_level,
     ]
     if stream.isatty():
@@ -51,6 +54,35 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     )
     # What asyncio and the AWS libraries have to say. Their debug logs hold signatures: never, at no level of ours.
     logging.basicConfig(handlers=[_Forward(logging.WARNING)], level=logging.WARNING, force=True)
+
+
+_subjects: tuple[dict[str, object], ...] = ()
+
+
+@contextmanager
+def about(**fields: object) -> Iterator[None]:
+    """
+    While it lasts, every line of this process has these fields too, unless it says otherwise itself.
+
+    Context variables alone would not do: threads of an executor, and callbacks
+    that the loop was given earlier (signal handlers), do not see ours. Where
+    several last at once, each task has its own, and everything else the latest.
+    """
+    global _subjects  # noqa: PLW0603  # a process has one log
+    subject = dict(fields)
+    _subjects = (*_subjects, subject)
+    try:
+        with structlog.contextvars.bound_contextvars(**fields):
+            yield
+    finally:
+        _subjects = tuple(other for other in _subjects if other is not subject)
+
+
+def _merge_subjects(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for subject in _subjects[-1:]:
+        for name, value in subject.items():
+            event.setdefault(name, value)
+    return event
 
 
 class _Steadfast:

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -277,6 +277,13 @@ class Catalog:
             db.execute("DELETE FROM objects WHERE until < ?", ((day - 60) * _DAY,))
             db.execute("DELETE FROM used")
             db.execute("DELETE FROM leaving")
+
+    def next_lock_end(self, now: datetime) -> datetime | None:
+        """The first end of a lock that is still in force; None where nothing is locked."""
+        with self.held() as db:
+            query = "SELECT min(until) FROM objects WHERE until > ? AND mode != 'none'"
+            until = db.execute(query, (int(now.timestamp()),)).fetchone()[0]
+        return None if until is None else datetime.fromtimestamp(until, UTC)
 
     def _write_seen(self, db: sqlite3.Connection) -> None:
         db.executemany("UPDATE files SET seen = ? WHERE device = ? AND inode = ?", self._seen)

@@ -28,6 +28,10 @@ class Tally:
 
     clock: Clock
     problems_spool: Sorter
+    host: str
+    run: str
+    started: datetime
+    promise: datetime
     stage: str = "starting"
     current: str = ""
     files: int = 0
@@ -42,6 +46,7 @@ class Tally:
     sockets: int = 0
     problems: int = 0
     warnings: int = 0
+    next_lock_end: datetime | None = None
     first_problems: list[Problem] = field(default_factory=list)
 
     def problem(self, problem: Problem) -> None:
@@ -94,7 +99,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     was read to find that out, `stored` what was newly sent, `reused` what the
     files hold whose contents were stored already, all in bytes; `unchanged` files
     were not even opened; `renewed` objects got a later lock; `price`
-    in US dollars for the requests alone.
+    in US dollars for the requests alone. `next_lock_end` is the first end of a lock
+    that this machine knows of and that is still in force.
     """
 
     outcome: str
@@ -125,3 +131,41 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     first_problems: list[dict[str, str]]
     requests: dict[str, int]
     price: float
+    next_lock_end: datetime | None
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How one run ended, with a manifest or without one; a line of the history.
+
+    `outcome` is `complete`, `incomplete` (with a manifest, and with problems),
+    `failed` or `stopped`; these two have a `reason`, for people, and no
+    `summary`. `run` is None where it came to no run at all.
+    """
+
+    outcome: str
+    exit_code: int
+    host: str
+    run: str | None
+    started: datetime
+    finished: datetime
+    reason: str | None = None
+    summary: Summary | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether there is a manifest of it."""
+        return self.summary is not None
+
+
+def well(summary: Summary) -> Ended:
+    """The end of a run that has stored its manifest."""
+    return Ended(
+        outcome=summary.outcome,
+        exit_code=summary.exit_code,
+        host=summary.host,
+        run=summary.run,
+        started=summary.started,
+        finished=summary.finished,
+        summary=summary,
+    )

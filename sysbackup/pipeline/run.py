@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import structlog
 
+from sysbackup import logs
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import CatalogUnusable, set_aside
 from sysbackup.config import Config, Prices
@@ -26,6 +28,7 @@ from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.report import Summary, Tally
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
+from sysbackup.pipeline.streaming import finished
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.sources.programs import Program, find_programs
 from sysbackup.sources.sorting import Sorter, spooling
@@ -105,13 +108,14 @@ async def _run(
     rescan: bool,
 ) -> Summary:
     names = naming(config.content, clock.now())
-    structlog.contextvars.bind_contextvars(run=names.run)
     try:
         with ExitStack() as stack:
-            tally = Tally(clock, stack.enter_context(Sorter(config.cache, memory=4 << 20)))
+            stack.enter_context(logs.about(run=names.run))
+            problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
+            tally = Tally(clock, problems, names.host, names.run, names.started, names.promise.until)
             watch(tally)
             _log_start(names, bucket)
-            catalog = stack.enter_context(Catalog(catalog_path(config.cache)))
+            catalog = stack.enter_context(await _catalog(config))
             spool = stack.enter_context(Sorter(config.cache))
             doubt = Doubt(config.content.verify_shared)
             catalog.begin(
@@ -137,23 +141,37 @@ async def _run(
             async with gathering.sending() as sender:
                 await publish(sender, catalog, names, tally)
                 stored = await write_manifest(sender, recorder, names.lasting(clock.now()))
-            await _tidy(catalog, names)
+            tally.next_lock_end = await _tidy(catalog, names)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
     except BaseExceptionGroup as group:
         raise _first(group) from group
-    finally:
-        structlog.contextvars.unbind_contextvars("run")
     return summary
 
 
-async def _tidy(catalog: Catalog, names: Naming) -> None:
-    """The manifest is stored: whatever befalls the catalog now, the run has ended well."""
+async def _catalog(config: Config) -> Catalog:
+    """The catalog, opened in a thread: every page of it is looked over."""
+    opening = asyncio.get_running_loop().run_in_executor(None, Catalog, catalog_path(config.cache))
+    try:
+        return await finished(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda job: None if job.exception() else job.result().close())
+        raise
+
+
+async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
+    """
+    When the next of all locks ends.
+
+    The manifest is stored: whatever befalls the catalog now, the run has ended well.
+    """
     try:
         await asyncio.to_thread(catalog.tidy, names.started)
+        return await asyncio.to_thread(catalog.next_lock_end, names.started)
     except SpoolError as exc:
         log.warning("catalog.untidy", reason=str(exc))
+        return None
 
 
 def _log_start(names: Naming, bucket: str) -> None:
@@ -224,6 +242,7 @@ def _summary(
         first_problems=[{"event": p.event, "path": p.shown, "reason": p.reason} for p in tally.first_problems],
         requests=dict(requests.by_kind.most_common()),
         price=round(requests.price(prices), 6),
+        next_lock_end=tally.next_lock_end,
     )
     log.info(
         "run.finished",

@@ -52,6 +52,8 @@ async def finished(job: "asyncio.Future[T]", stop: threading.Event | None = None
     except asyncio.CancelledError:
         if stop is not None:
             stop.set()
+        # An error of its own is of no interest any more; asyncio would log that nobody has looked at it.
+        job.add_done_callback(lambda job: job.cancelled() or job.exception())
         await asyncio.wait([job])
         raise
 

@@ -1,12 +1,14 @@
 """The log's three forms."""
 
+import asyncio
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -129,3 +131,72 @@ def test_what_libraries_log_becomes_events_but_never_their_debug_logs() -> None:
     event = json.loads(line)
     assert (event["event"], event["level"]) == ("library.said", "error")
     assert (event["library"], event["message"]) == ("asyncio", "Task exception was never retrieved")
+
+
+def test_lines_about_a_run_name_it_wherever_they_come_from() -> None:
+    """Threads and callbacks that were there before it do not see context variables; their lines name it too."""
+    stream = io.StringIO()
+    logs.configure("info", stream)
+    log = structlog.get_logger()
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(log.info, "before").result()
+            earlier = asyncio.Event()
+            told = loop.create_task(_after(earlier, log.info, "task"))
+            await asyncio.sleep(0)
+            with logs.about(run="a"):
+                log.info("own")
+                log.info("other", run="b")
+                await loop.run_in_executor(pool, log.info, "thread")
+                earlier.set()
+                await told
+            pool.submit(log.info, "after").result()
+
+    asyncio.run(work())
+    said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["event"], line.get("run")) for line in said] == [
+        ("before", None),
+        ("own", "a"),
+        ("other", "b"),
+        ("thread", "a"),
+        ("task", "a"),
+        ("after", None),
+    ]
+
+
+def test_of_two_runs_at_once_each_names_itself() -> None:
+    """In one process, as tests have them; the end of the first takes nothing from the second."""
+    stream = io.StringIO()
+    logs.configure("info", stream)
+    log = structlog.get_logger()
+
+    async def work() -> None:
+        first_over, second_on = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            with logs.about(run="a"):
+                await second_on.wait()
+                log.info("first")
+            first_over.set()
+
+        async def second() -> None:
+            with logs.about(run="b"):
+                second_on.set()
+                await first_over.wait()
+                log.info("second")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first())
+            group.create_task(second())
+        log.info("neither")
+
+    asyncio.run(work())
+    said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["event"], line.get("run")) for line in said] == [("first", "a"), ("second", "b"), ("neither", None)]
+
+
+async def _after(event: asyncio.Event, say: Callable[[str], None], what: str) -> None:
+    await event.wait()
+    say(what)
