@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 # What sysbackup has and its children need not: credentials (a program of the administrator's reaches for
@@ -47,6 +47,12 @@ _WITHHELD = frozenset(
 # sets standard input, output and error alone; so the pipe goes in as the first of them, and a shell moves it.
 _MOVE_INPUT = b'exec "$0" 3 3>&0 0</dev/null'
 
+spawning = threading.Lock()
+"""Held while a child is started and noted in `known`, so that nobody takes it for a stranger's."""
+
+known: set[int] = set()
+"""The numbers of our children, until they are reaped: see `adopting`."""
+
 Streams = tuple[int, int | None, int | None]
 """A child's standard input, output and error: descriptors, or None to inherit ours."""
 
@@ -56,46 +62,68 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _WITHHELD}
 
 
-async def start(arguments: Sequence[bytes], streams: Streams, data: int | None = None) -> "Child":
+async def start(
+    arguments: Sequence[bytes],
+    streams: Streams,
+    data: int | None = None,
+    environ: Mapping[str, str] | None = None,
+    held: Sequence[signal.Signals] = (),
+) -> "Child":
     """
     Start a program in its own session, in `/`, with default signal handling.
 
     Where `data` is given, a descriptor open for writing, `arguments` is a
     path alone: the program has that descriptor as its number 3, `3` as its
     argument, and nothing on standard input. The descriptors stay ours to close.
+    `environ` is for processes of our own; others have what `environment` gives.
+    So is `held`, signals that wait until the process lets them through.
     `OSError` where it cannot be started. When cancelled nothing is left.
     """
     if data is not None:
         arguments = [b"/bin/sh", b"-c", _MOVE_INPUT, *arguments]
         streams = (data, *streams[1:])
     loop = asyncio.get_running_loop()
-    spawning = loop.run_in_executor(None, _spawn, arguments, streams)
+    starting = loop.run_in_executor(None, _spawn, arguments, streams, environ, held)
     cancelled: asyncio.CancelledError | None = None
-    while not spawning.done():
+    while not starting.done():
         try:
             # A thread cannot be called back: wait for it, and end what it started.
-            await asyncio.wait((spawning,))
+            await asyncio.wait((starting,))
         except asyncio.CancelledError as caught:
             cancelled = caught
     if cancelled is None:
-        return Child(spawning.result())
-    if spawning.exception() is None:
-        Child(spawning.result()).release()
+        return Child(starting.result())
+    if starting.exception() is None:
+        Child(starting.result()).release()
     raise cancelled
 
 
-def _spawn(arguments: Sequence[bytes], streams: Streams) -> subprocess.Popen[bytes]:
+def _spawn(
+    arguments: Sequence[bytes], streams: Streams, environ: Mapping[str, str] | None, held: Sequence[signal.Signals]
+) -> subprocess.Popen[bytes]:
     stdin, stdout, stderr = streams
-    return subprocess.Popen(
-        arguments,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        close_fds=True,  # neither our descriptors nor the pipes of another child that starts at this moment
-        cwd="/",
-        env=environment(),
-        start_new_session=True,
-    )
+    with spawning:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, held)  # of this thread alone; a child inherits it
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                close_fds=True,  # neither our descriptors nor the pipes of another child that starts at this moment
+                cwd="/",
+                env=environment() if environ is None else environ,
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        known.add(process.pid)
+    return process
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    process.wait()
+    known.discard(process.pid)
 
 
 class Child:
@@ -120,12 +148,12 @@ class Child:
         else:
             self._loop.add_reader(self._pidfd, self._look)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the child and all that it started."""
+    def signal(self, number: signal.Signals, *, alone: bool = False) -> None:
+        """Send a signal to the child and all that it started, or to the child `alone`."""
         if not self._released:
             # Nobody is there any more, or all who are have become another user (sudo).
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+                (os.kill if alone else os.killpg)(self._process.pid, number)
 
     async def end(self, grace: float, also: "Sequence[asyncio.Future[None]]" = ()) -> None:
         """
@@ -153,7 +181,9 @@ class Child:
             os.close(self._pidfd)
         if self._process.poll() is None:
             # Killed this moment, or in a system call that cannot be interrupted: only a thread waits for it.
-            threading.Thread(target=self._process.wait, name=f"reap-{self._process.pid}", daemon=True).start()
+            threading.Thread(target=_reap, args=(self._process,), name=f"reap-{self._process.pid}", daemon=True).start()
+        else:
+            known.discard(self._process.pid)
 
     def _look(self) -> None:
         self._done(os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))

@@ -1,5 +1,5 @@
 """
-Running the administrator's programs: pickers, snapshotters, restore commands.
+Running the administrator's programs: pickers, snapshotters, hooks, restore commands.
 
 What goes wrong with one program is a sentence in `Running.result`, not an
 exception: it must not stop a run.
@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from sysbackup.errors import ProgramError
 from sysbackup.model import shown
@@ -21,7 +21,7 @@ from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
 from sysbackup.sources.said import Said
 from sysbackup.units import duration_text
 
-__all__ = ["PassedOver", "Program", "Running", "find_programs", "pipe_into", "running"]
+__all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running"]
 
 GRACE = 10.0
 """Seconds between TERM and KILL for a program that was silent too long."""
@@ -92,9 +92,7 @@ class Running:
             self._output, self._errors, *rest = self._inlets
             self._data = rest[0] if rest else None
         except OSError as error:
-            self._failure = f"could not be started: {error.strerror}"
-            if error.errno == errno.EACCES:
-                self._failure += ": is it on a file system mounted noexec?"
+            self._failure = _unstarted(error)
             return
         finally:
             for descriptor in (*ours, *theirs):
@@ -153,10 +151,8 @@ class Running:
             why = f"wrote nothing for {duration_text(self._idle_limit)} and was stopped"
             if status is None:
                 why += ", but cannot be killed: does a file system not answer it?"
-        elif status is not None and status < 0:
-            why = f"was killed by {_signal_name(-status)}"
         elif status:
-            why = f"ended with exit status {status}"
+            why = _badly(status)
         elif cut_off:
             why = (
                 "ended, but something that it had started kept its output open, wrote nothing more for "
@@ -164,8 +160,7 @@ class Running:
             )
         else:
             return None
-        last = self._said.last if self._said is not None else ""
-        return f"{why}; its last words: {last}" if last else why
+        return _with_last_words(why, self._said)
 
     async def _until(self, awaited: "Sequence[asyncio.Future[None]]", limit: float) -> bool:
         """Wait for `awaited`; False where before that nothing has come on any pipe for `limit` seconds."""
@@ -204,6 +199,64 @@ async def running(program: Program, *, idle_limit: float, with_data: bool = Fals
         yield this
     finally:
         await this.leave()
+
+
+async def call(program: Program, argument: bytes, data: bytes, limit: float) -> str | None:
+    """
+    Run a hook with one argument and `data` on its standard input; None where it ended well, else why it did not.
+
+    Its session, working directory and environment are those of `running`; what
+    it says goes to the log. It need not read its input. After `limit` seconds
+    it is ended with all that it started, and so is what keeps its output open
+    for longer than it lives. When this is cancelled all of it is killed at once.
+    """
+    if reason := await asyncio.to_thread(_unfit, program.path):
+        return f"could not be started: {reason}"
+    try:
+        child, outlet, inlet = await _start_hook([program.path, argument])
+    except OSError as error:
+        return _unstarted(error)
+    said = Said(program.name)
+    inlet.pour(said.feed)
+    why: str | None = None
+    try:
+        async with asyncio.timeout(limit):
+            await outlet.write(data)
+            outlet.close()
+            await asyncio.shield(child.gone)
+            await asyncio.wait((inlet.ended,), timeout=LINGER)
+        if child.status:
+            why = _badly(child.status)
+        elif not inlet.ended.done():
+            why = "ended, but something that it had started kept its output open and was stopped"
+    except TimeoutError:
+        why = f"had not ended after {duration_text(limit)} and was stopped"
+    finally:
+        outlet.close()
+        try:
+            if why is not None:
+                await child.end(LEAVING_GRACE, (inlet.ended,))
+        finally:
+            if not inlet.ended.done():
+                child.signal(signal.SIGKILL)
+            child.release()
+            inlet.close()
+            said.finish()
+    return why if why is None else _with_last_words(why, said)
+
+
+async def _start_hook(arguments: Sequence[bytes]) -> tuple[Child, Outlet, Inlet]:
+    """Start it, with our ends of its input and of its output and errors, which are one pipe."""
+    with ExitStack() as theirs, ExitStack() as ours:
+        reading, writing = open_pipe()
+        theirs.callback(os.close, reading)
+        ours.callback(os.close, writing)
+        listening, saying = open_pipe()
+        theirs.callback(os.close, saying)
+        ours.callback(os.close, listening)
+        child = await start(arguments, (reading, saying, saying))
+        ours.pop_all()
+    return child, Outlet(writing, child.gone), Inlet(listening, lambda: None)
 
 
 async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
@@ -245,6 +298,20 @@ async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
 
 def _unfit(path: bytes) -> str | None:
     return unsafe(path) or unstartable(path)
+
+
+def _unstarted(error: OSError) -> str:
+    hint = ": is it on a file system mounted noexec?" if error.errno == errno.EACCES else ""
+    return f"could not be started: {error.strerror}{hint}"
+
+
+def _badly(status: int) -> str:
+    """How a program ended that did not end well, from its exit status or its signal's negative number."""
+    return f"ended with exit status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
+
+
+def _with_last_words(why: str, said: Said | None) -> str:
+    return f"{why}; its last words: {said.last}" if said is not None and said.last else why
 
 
 def _signal_name(number: int) -> str:
