@@ -1,5 +1,6 @@
 """`sysbackup check-config`: every mistake at once, what holds, and which programs will be run."""
 
+import ipaddress
 import os
 import stat
 import sys
@@ -15,14 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup.cli.frame import Frame, pass_frame
-from sysbackup.config import Config
+from sysbackup.config import Config, Metrics
 from sysbackup.errors import ConfigError
 from sysbackup.loading import Reading, cache_directory, read_config
 from sysbackup.model import LockMode, shown
 from sysbackup.settings import SECTIONS, SETTINGS, Setting
 from sysbackup.sources.listing import find_programs, unstartable
 
-_FOLDERS = {"pickers.d": "pickers", "snapshots.d": "snapshotters"}
+_FOLDERS = {"pickers.d": "pickers", "snapshots.d": "snapshotters", "hooks.d": "hooks"}
+_NEEDED = ("pickers", "snapshotters")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -70,8 +72,9 @@ def command(frame: Frame, *, as_json: bool) -> int:
     Check the configuration and show what holds.
 
     Prints every mistake at once; each setting with its value, whether it comes
-    from the file, and its meaning; and which pickers and snapshotters will be
-    run. Asks nothing of the store. Exit status 78 where there are mistakes.
+    from the file, and its meaning; and which pickers, snapshotters and hooks
+    will be run. Asks nothing of the store. Exit status 78 where there are
+    mistakes.
     """
     findings = examine(frame.directory, os.environ)
     if as_json:
@@ -102,9 +105,9 @@ def examine(directory: Path, environ: Mapping[str, str]) -> Findings:
             mistakes += error.mistakes
             continue
         warnings += _open_to_others(path)
-        if directory.is_dir() and not path.is_dir():
+        if called in _NEEDED and directory.is_dir() and not path.is_dir():
             warnings.append(f"{path} does not exist: there are no {called}")
-    if directory.is_dir() and not any(file.run for files in programs.values() for file in files):
+    if directory.is_dir() and not any(file.run for called in _NEEDED for file in programs.get(called, [])):
         warnings.append("nothing will be backed up: there is neither a picker nor a snapshotter")
     return Findings(
         conf=str(reading.path),
@@ -155,6 +158,21 @@ def _warnings(config: Config) -> Iterator[str]:
     keys = config.aws.credentials_file
     if keys is not None and keys.stat().st_mode & stat.S_IROTH:
         yield f"{keys} can be read by everybody: chmod 600 {keys}"
+    yield from _unwatched(config.metrics)
+
+
+def _unwatched(metrics: Metrics) -> Iterator[str]:
+    """Why Prometheus would not see what it is to see, or others would."""
+    if metrics.listen is not None and not ipaddress.ip_address(metrics.listen[0]).is_loopback:
+        yield "[metrics] listen: whoever reaches this address can read how backups go, without a password"
+    if (path := metrics.textfile) is None:
+        return
+    if path.suffix != ".prom":
+        yield f"[metrics] textfile = {path}: node_exporter reads only files whose names end in .prom"
+    if not path.parent.is_dir():
+        yield f"[metrics] textfile: the directory {path.parent} does not exist: no metrics will be written"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        yield f"[metrics] textfile: this user may not write to {path.parent}: no metrics will be written"
 
 
 def _open_to_others(directory: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from time import monotonic
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup import logs
-from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.model import shown
+from sysbackup.pipeline.report import Summary
 
 
 def size(number: float) -> str:
@@ -46,6 +48,25 @@ def when(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def one_line(text: str) -> str:
+    """What somebody else has said, as a terminal may show it."""
+    return "; ".join(shown(line.encode()) for line in text.splitlines())
+
+
+def doing(counts: "Counts", seconds: float) -> str:
+    """How far a run of so many seconds is: `reading, 1,200 files, 3.4 MiB read, 1.2 MiB stored, 8.4 s`."""
+    parts = [
+        counts.stage,
+        count(counts.files, "file"),
+        f"{size(counts.bytes_read)} read",
+        f"{size(counts.bytes_stored)} stored",
+        duration(max(seconds, 0)),
+    ]
+    if counts.problems:
+        parts.append(count(counts.problems, "problem"))
+    return ", ".join(parts)
+
+
 class _Above(StringIO):
     """A stream whose lines appear above a live display instead of tearing it."""
 
@@ -62,12 +83,35 @@ class _Above(StringIO):
         return len(text)
 
 
+class Counts(Protocol):
+    """How far a run is: its own counts as they grow, or what the daemon says of them."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def current(self) -> str: ...
+
+    @property
+    def files(self) -> int: ...
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    @property
+    def bytes_stored(self) -> int: ...
+
+    @property
+    def problems(self) -> int: ...
+
+
 class Progress:
     """A few lines at the bottom of the terminal that follow a run's counts."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tally: Tally | None = None
+        self._counts: Counts | None = None
+        self._note = ""
         self._begun = monotonic()
         self._spinner = Spinner("dots")
 
@@ -88,27 +132,34 @@ class Progress:
         finally:
             logs.configure(log_level)
 
-    def watch(self, tally: Tally) -> None:
-        """Follow these counts."""
-        self._tally = tally
-        self._begun = monotonic()
+    def watch(self, counts: Counts, seconds: float = 0.0, note: str = "") -> None:
+        """Follow the counts of a run that has gone on for so long; `note` stands before its stage."""
+        self._counts = counts
+        self._note = note
+        self._begun = monotonic() - seconds
+
+    def rest(self, note: str) -> None:
+        """Follow nothing for the time being; `note` says why."""
+        self._counts = None
+        self._note = note
 
     def _render(self) -> RenderableType:
-        tally = self._tally
-        if tally is None:
-            return Text("")
+        counts = self._counts
+        if counts is None:
+            self._spinner.update(text=Text(f" {self._note}", "cyan"))
+            return self._spinner if self._note else Text("")
         passed = max(monotonic() - self._begun, 0.001)
         grid = Table.grid(padding=(0, 3))
         grid.add_row(
-            Text(count(tally.files, "file"), "bold"),
-            f"{size(tally.bytes_read)} read",
-            f"{size(tally.bytes_stored)} stored",
-            f"{size(tally.bytes_read / passed)}/s",
+            Text(count(counts.files, "file"), "bold"),
+            f"{size(counts.bytes_read)} read",
+            f"{size(counts.bytes_stored)} stored",
+            f"{size(counts.bytes_read / passed)}/s",
             duration(passed),
-            Text(count(tally.problems, "problem"), "yellow") if tally.problems else "",
+            Text(count(counts.problems, "problem"), "yellow") if counts.problems else "",
         )
-        self._spinner.update(text=Text(f" {tally.stage}", "cyan"))
-        current = Text(tally.current, "dim", no_wrap=True, overflow="ellipsis")
+        self._spinner.update(text=Text(f" {self._note}{counts.stage}", "cyan"))
+        current = Text(counts.current, "dim", no_wrap=True, overflow="ellipsis")
         return Group(self._spinner, grid, current)
 
 
@@ -118,13 +169,19 @@ def show_summary(console: Console, summary: Summary) -> None:
     mark, colour = ("✔", "green") if good else ("!", "yellow")
     console.print(
         f"[{colour}]{mark} Backup {escape(summary.run)} of {escape(summary.host)} is "
-        f"{'complete' if good else 'stored, with problems'}[/] in {duration(summary.seconds)}."
+        f"{'complete' if good else 'stored, with problems'}[/] in {duration(summary.seconds)}.",
+        soft_wrap=True,
     )
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim")
-    for name, value in _rows(summary).items():
-        grid.add_row(name, value)
-    console.print(grid)
+    rows = _rows(summary)
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(justify="right", style="dim")
+        for name, value in rows.items():
+            grid.add_row(name, value)
+        console.print(grid)
+    else:  # a log's or a mail's lines are as long as they are
+        for name, value in rows.items():
+            console.print(f"{name:>8}  {value}", soft_wrap=True, highlight=False)
     _show_problems(console, summary)
 
 
@@ -165,7 +222,7 @@ def _show_problems(console: Console, summary: Summary) -> None:
         return
     console.print(f"[yellow]{count(summary.problems, 'source')} could not be backed up as asked:[/]")
     for problem in summary.first_problems:
-        console.print(f"  {problem['path']}: {problem['reason']}", markup=False, highlight=False)
+        console.print(f"  {problem['path']}: {problem['reason']}", markup=False, highlight=False, soft_wrap=True)
     if summary.problems > len(summary.first_problems):
         more = summary.problems - len(summary.first_problems)
         console.print(f"  … and {more:,} more: all of them are in the manifest")

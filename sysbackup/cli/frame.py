@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sysbackup.config import Config
-from sysbackup.loading import load_config
+from sysbackup.loading import cache_directory, load_config, runtime_directory, state_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,15 @@ class Frame:
     def config(self) -> Config:
         """The configuration. `ConfigError` with all its mistakes."""
         return load_config(self.directory, os.environ)
+
+    def places(self) -> Config:
+        """The directories alone, with all else as by default: for what must work whatever is in the file."""
+        return Config(
+            directory=self.directory,
+            cache=cache_directory(os.environ),
+            state=state_directory(os.environ),
+            runtime=runtime_directory(os.environ),
+        )
 
 
 pass_frame = click.make_pass_decorator(Frame)

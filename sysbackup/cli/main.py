@@ -22,11 +22,14 @@ import click
 from sysbackup import __version__, logs
 from sysbackup.cli.frame import Frame
 from sysbackup.cli.looping import Stopped
-from sysbackup.errors import ConfigError, SysbackupError
+from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
 
 _COMMANDS = {
     "run": ("sysbackup.cli.running:command", "Make one backup now."),
+    "daemon": ("sysbackup.cli.serving:command", "Wait, and make backups when asked or scheduled."),
+    "trigger": ("sysbackup.cli.triggering:command", "Have the daemon make a backup."),
+    "status": ("sysbackup.cli.reporting:command", "Tell whether backups happen."),
     "list": ("sysbackup.cli.restoring:list_command", "List the backups in the bucket."),
     "ls": ("sysbackup.cli.restoring:ls_command", "List what a backup holds."),
     "restore": ("sysbackup.cli.restoring:restore_command", "Restore files from a backup."),
@@ -41,8 +44,8 @@ _COMMANDS = {
 
 _EPILOG = """\b
 Exit status: 0 all went well; 3 the backup was made, some sources had problems;
-1 it failed; 2 wrong usage; 75 another run is in progress; 77 access denied;
-78 the configuration cannot be used.
+1 it failed; 2 wrong usage; 69 no daemon answers; 75 another run is in progress;
+77 access denied; 78 the configuration cannot be used.
 """
 
 
@@ -151,7 +154,7 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: Exception) -> int:
-    causes = _expected(error)
+    causes = expected(error)
     if causes is None:
         traceback.print_exception(error)  # without local variables, which may hold credentials
         return _say(
@@ -160,21 +163,6 @@ def _failed(error: Exception) -> int:
     for cause in causes:
         _say(*(cause.mistakes if isinstance(cause, ConfigError) else (str(cause),)), status=cause.exit_code)
     return causes[0].exit_code
-
-
-def _expected(error: BaseException) -> list[SysbackupError] | None:
-    """The errors for people that this is, or is a group of; None where anything else is among them."""
-    if isinstance(error, SysbackupError):
-        return [error]
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    found: list[SysbackupError] = []
-    for part in error.exceptions:
-        causes = _expected(part)
-        if causes is None:
-            return None
-        found += causes
-    return found
 
 
 def _say(*sentences: str, status: int) -> int:

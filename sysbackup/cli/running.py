@@ -1,20 +1,31 @@
 """`sysbackup run`: one backup now."""
 
+import asyncio
 from contextlib import nullcontext
+from datetime import datetime
 
 import click
 import msgspec
+import structlog
 from rich.console import Console
 
 from sysbackup.cli import process
 from sysbackup.cli.display import Progress, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
-from sysbackup.cli.looping import run
+from sysbackup.cli.looping import Stopped, run
 from sysbackup.cli.opening import open_store
 from sysbackup.config import Config
-from sysbackup.model import SystemClock
-from sysbackup.pipeline.report import Summary
+from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
+from sysbackup.model import Clock, SystemClock
+from sysbackup.pipeline.report import Ended, Summary, Tally, well
 from sysbackup.pipeline.run import back_up
+from sysbackup.service import history, messages
+from sysbackup.service.telling import Telling
+
+log = structlog.get_logger()
+
+TELL_STOPPED_WITHIN = 10.0
+"""Seconds that hooks get for a run that was stopped by a signal: somebody waits for us to end."""
 
 
 @click.command("run")
@@ -29,13 +40,18 @@ def command(frame: Frame, as_json: bool, rescan: bool) -> int:
     manifest. Exit status 0: complete. 3: the manifest is stored, some sources
     had problems. Any other: there is no manifest of this run; what it had
     stored stays locked and serves the next one.
+
+    The history, the metrics' textfile and the hooks hear of it as they do of
+    the daemon's runs; not where another run is in progress or the configuration
+    has mistakes.
     """
     process.prepare()
     config = frame.config()
     errors = Console(stderr=True)
     progress = Progress(errors)
+    attempt = _Attempt(config, progress, SystemClock())
     with progress.live(frame.log_level) if errors.is_terminal else nullcontext():
-        summary = run(_run(config, progress, rescan=rescan))
+        summary = attempt.make(rescan=rescan)
     if as_json:
         click.echo(msgspec.json.encode(summary))
     else:
@@ -43,6 +59,94 @@ def command(frame: Frame, as_json: bool, rescan: bool) -> int:
     return summary.exit_code
 
 
-async def _run(config: Config, progress: Progress, *, rescan: bool) -> Summary:
-    async with open_store(config) as store:
-        return await back_up(config, store, store.bucket, SystemClock(), progress.watch, rescan=rescan)
+class _Attempt:
+    """A run, and all who hear of it. Whatever goes wrong with telling them changes nothing about the run."""
+
+    def __init__(self, config: Config, progress: Progress, clock: Clock) -> None:
+        self._config = config
+        self._progress = progress
+        self._clock = clock
+        self._started: datetime = clock.now()
+        self._tally: Tally | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def make(self, *, rescan: bool) -> Summary:
+        """Make it and tell how it ended, also where it ends with an exception."""
+        try:
+            summary = run(self._back_up(rescan=rescan))
+        except BusyError:
+            raise  # no attempt at a backup: the run that goes on tells how that one ends
+        except Stopped as stopped:
+            self._tell(self._badly("stopped", stopped.exit_code, str(stopped)), within=TELL_STOPPED_WITHIN)
+            raise
+        except Exception as error:
+            causes = expected(error)
+            status = causes[0].exit_code if causes else SysbackupError.exit_code
+            reason = "; ".join(map(str, causes)) if causes else f"{type(error).__name__}: {error}"
+            self._tell(self._badly("failed", status, reason))
+            raise
+        self._tell(well(summary))
+        return summary
+
+    async def _back_up(self, *, rescan: bool) -> Summary:
+        telling = Telling(single=True)
+        telling.configured(self._config)
+
+        def watch(tally: Tally) -> None:
+            self._tally = tally
+            self._progress.watch(tally)
+            self._telling.add(asyncio.create_task(telling.began(messages.began(tally)), name="hooks"))
+
+        try:
+            async with open_store(self._config) as store:
+                return await back_up(self._config, store, store.bucket, self._clock, watch, rescan=rescan)
+        except asyncio.CancelledError:
+            for task in self._telling:
+                task.cancel()
+            raise
+        finally:
+            await self._told_of_start()
+
+    async def _told_of_start(self) -> None:
+        """The end is told after the start. A signal ends the telling, not what has ended well meanwhile."""
+        while pending := [task for task in self._telling if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError:
+                for task in pending:
+                    task.cancel()
+
+    def _badly(self, outcome: str, status: int, reason: str) -> Ended:
+        tally = self._tally
+        return Ended(
+            outcome=outcome,
+            exit_code=status,
+            host=self._config.content.host,
+            run=tally.run if tally else None,
+            started=tally.started if tally else self._started,
+            finished=self._clock.now(),
+            reason=reason,
+        )
+
+    def _tell(self, ended: Ended, within: float | None = None) -> None:
+        try:
+            history.remember(self._config, ended)
+        except SpoolError as exc:
+            log.error("history.unwritable", reason=str(exc))
+        try:
+            run(self._tell_others(ended, within))
+        except Stopped as stopped:
+            log.warning("telling.cut_short", reason=str(stopped))
+        except Exception:  # how the run ended stands, and is what our exit status says
+            log.exception("telling.failed")
+
+    async def _tell_others(self, ended: Ended, within: float | None) -> None:
+        telling = Telling(single=True)
+        telling.configured(self._config)
+        try:
+            async with asyncio.timeout(within):
+                await telling.ended(ended)
+        except TimeoutError:
+            log.warning("telling.cut_short", reason="the run was stopped: its hooks may not take long")
+        finally:
+            await telling.close()

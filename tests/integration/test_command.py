@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Machine:
                 "LANG": "C.UTF-8",
                 "SYSBACKUP_CONFIG_DIR": str(self.directory),
                 "SYSBACKUP_CACHE_DIR": str(self.base / "cache"),
+                "SYSBACKUP_STATE_DIR": str(self.base / "state"),
                 **environ,
             },
         )
@@ -317,19 +319,36 @@ def test_a_full_spool_disk(machine: Machine, small_disk: Path, tmp_path: Path, s
 
 def test_two_runs_at_once(machine: Machine) -> None:
     """The second gives way with exit 75 and disturbs nothing."""
-    machine.program("pickers.d", "slow", f"#!/bin/sh\ntouch {machine.base}/begun\nsleep 3\necho /etc/passwd\n")
+    machine.program(
+        "pickers.d",
+        "slow",
+        f"""
+        #!/bin/sh
+        touch {machine.base}/begun
+        until [ -e {machine.base}/refused ]; do sleep 0.05; done
+        echo /etc/passwd
+        """,
+    )
     first = subprocess.Popen(
         [sys.executable, "-m", "sysbackup", "run", "--json"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ
-        | {"SYSBACKUP_CONFIG_DIR": str(machine.directory), "SYSBACKUP_CACHE_DIR": str(machine.base / "cache")},
+        | {
+            "SYSBACKUP_CONFIG_DIR": str(machine.directory),
+            "SYSBACKUP_CACHE_DIR": str(machine.base / "cache"),
+            "SYSBACKUP_STATE_DIR": str(machine.base / "state"),
+        },
     )
     with first:
         while not (machine.base / "begun").exists():
             assert first.poll() is None
-        machine.refuse(75, "another run")
+            time.sleep(0.05)
+        try:
+            machine.refuse(75, "another run")
+        finally:
+            (machine.base / "refused").touch()
         assert first.stdout is not None
         assert json.loads(first.stdout.read())["files"] == 1
     assert first.returncode == 0
@@ -344,11 +363,16 @@ def test_an_interrupted_run(machine: Machine, tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
         stderr=subprocess.PIPE,
         env=os.environ
-        | {"SYSBACKUP_CONFIG_DIR": str(machine.directory), "SYSBACKUP_CACHE_DIR": str(machine.base / "cache")},
+        | {
+            "SYSBACKUP_CONFIG_DIR": str(machine.directory),
+            "SYSBACKUP_CACHE_DIR": str(machine.base / "cache"),
+            "SYSBACKUP_STATE_DIR": str(machine.base / "state"),
+        },
     )
     with process:
         while uvloop.run(machine.bucket.unfinished()) == 0:
             assert process.poll() is None
+            time.sleep(0.1)
         process.terminate()
         _, said = process.communicate(timeout=20)
     assert process.returncode == 143

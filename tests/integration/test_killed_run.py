@@ -64,6 +64,7 @@ def running(base: Path, bucket: OnServer, endpoint: str, tree: Path) -> Iterator
             "PATH": os.environ["PATH"],
             "SYSBACKUP_CONFIG_DIR": str(directory),
             "SYSBACKUP_CACHE_DIR": str(base / "cache"),
+            "SYSBACKUP_STATE_DIR": str(base / "state"),
         },
         start_new_session=True,
     )

@@ -1,0 +1,116 @@
+"""`sysbackup daemon`: the service."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+import structlog
+import uvloop
+
+from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.config import Config
+from sysbackup.errors import BusyError, SpoolError
+from sysbackup.model import SystemClock
+from sysbackup.service import history, signals
+from sysbackup.service.attempts import Processes
+from sysbackup.service.control import listening
+from sysbackup.service.daemon import Daemon
+from sysbackup.service.history import Past
+from sysbackup.service.notify import Notify
+from sysbackup.service.status import socket_path, status_path
+from sysbackup.service.telling import Telling
+from sysbackup.sources import adopting
+
+log = structlog.get_logger()
+
+# Named, not imported: what it imports is of no use to a daemon that waits.
+_WORK = "sysbackup.cli.working:main"
+
+
+@click.command("daemon")
+@pass_frame
+def command(frame: Frame) -> int:
+    """
+    Wait, and make backups when asked or scheduled.
+
+    For systemd, or any other supervisor: stays in the foreground and logs to
+    standard error. SIGUSR1 starts a run (during a run: one more after it),
+    SIGHUP reads the configuration again, SIGUSR2 logs what goes on, SIGTERM and
+    SIGINT stop within 10 s; a second one stops at once. Runs that fail leave
+    it alive: see `sysbackup status`.
+    """
+    os.environ["SYSBACKUP_LOG_LEVEL"] = frame.log_level  # for the processes that do the runs
+    config = frame.config()
+    with _alone(config):
+        _adopt()
+        uvloop.run(_serve(frame, config))
+    return 0
+
+
+async def _serve(frame: Frame, config: Config) -> None:
+    clock = SystemClock()
+    notify = Notify(os.environ)
+    daemon = Daemon(
+        config,
+        frame.config,
+        Processes(_WORK, clock),
+        Telling(),
+        clock,
+        notify,
+        _past(config),
+    )
+    log.info("daemon.started", pid=os.getpid(), directory=str(config.directory), host=config.content.host)
+    try:
+        async with listening(socket_path(config), daemon):
+            with signals.obeyed(daemon):
+                await daemon.serve()
+    finally:
+        notify.close()
+        log.info("daemon.ended")
+        with suppress(OSError):
+            os.unlink(status_path(config))
+
+
+def _past(config: Config) -> Past:
+    # Not in a thread: no thread may begin before signals are obeyed, for what it starts holds those that it holds.
+    try:
+        return history.recall_past(config)[0]
+    except SpoolError as exc:
+        log.error("history.unreadable", reason=str(exc))
+        return Past()
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Hold the runtime directory, made if it is missing. `BusyError` where another daemon holds it."""
+    path = config.runtime / "daemon.lock"
+    try:
+        config.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise SpoolError(
+            f"cannot write to the runtime directory {config.runtime}: {exc.strerror}. Name another with"
+            " SYSBACKUP_RUNTIME_DIR"
+        ) from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"another daemon is running: it holds {path}. See: sysbackup status") from None
+        except OSError as exc:
+            raise SpoolError(
+                f"cannot lock {path}: {exc.strerror}. The runtime directory must be on a file system with locks;"
+                " name another with SYSBACKUP_RUNTIME_DIR"
+            ) from exc
+        yield
+    finally:
+        os.close(fd)
+
+
+def _adopt() -> None:
+    try:
+        adopting.adopt()
+    except OSError as exc:  # a sandbox: what a killed run leaves behind is left to the control group then
+        log.warning("programs.unadopted", reason=exc.strerror)

@@ -1,0 +1,1 @@
+"""The long-running service: when runs start, who hears of them, and how it is told what to do."""

@@ -1,0 +1,171 @@
+"""
+The history: how the runs of this machine ended, a line of JSON for each.
+
+Not in the catalog: that is a cache, set aside when it is damaged or about
+another bucket, and just then people want to know when the last backup was.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from sysbackup.config import Config
+from sysbackup.errors import BusyError, SpoolError
+from sysbackup.owning import leave_to_owner
+from sysbackup.pipeline.report import Ended
+
+log = structlog.get_logger()
+
+KEPT = 1000
+"""Runs that are remembered: almost three years of daily ones."""
+
+# Read back from the end: a line has at most 50 problems with their paths.
+_TAIL = 8 << 20
+
+_ENOUGH = 16  # runs among which there is a complete one, as a rule
+
+_lines = msgspec.json.Decoder(Ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The last run, the last that was complete, and the last that stored a manifest."""
+
+    last: Ended | None = None
+    complete: Ended | None = None
+    stored: Ended | None = None
+
+    def after(self, ended: Ended) -> "Past":
+        """The same one run later."""
+        return Past(
+            ended,
+            ended if ended.outcome == "complete" else self.complete,
+            ended if ended.stored else self.stored,
+        )
+
+
+def no_attempt(ended: Ended) -> bool:
+    """Whether it found another run in progress: that one tells how backups go."""
+    return ended.run is None and ended.exit_code == BusyError.exit_code
+
+
+def past(runs: Iterable[Ended]) -> Past:
+    """What a history says, the latest run first as `history.recall` gives it."""
+    attempts = [ended for ended in runs if not no_attempt(ended)]
+    return Past(
+        next(iter(attempts), None),
+        next((ended for ended in attempts if ended.outcome == "complete"), None),
+        next((ended for ended in attempts if ended.stored), None),
+    )
+
+
+def history_path(config: Config) -> Path:
+    """Where the history is."""
+    return config.state / "history.jsonl"
+
+
+def remember(config: Config, ended: Ended) -> None:
+    """Add a run to the history, and forget the oldest. `SpoolError` where the state directory cannot take it."""
+    path = history_path(config)
+    line = msgspec.json.encode(ended) + b"\n"
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with _held(path) as fd:
+            size = os.fstat(fd).st_size
+            # A line that was cut off by a full disk must not swallow this one.
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            _write(fd, b"\n" + line if torn else line)
+            if size > 2 * _TAIL or _count(fd) > 2 * KEPT:
+                _shorten(path, fd)
+    except OSError as exc:
+        raise SpoolError(
+            f"cannot write the history of runs {path}: {exc.strerror}. The backup itself is not affected;"
+            " name another directory with SYSBACKUP_STATE_DIR"
+        ) from exc
+
+
+def recall(config: Config, most: int = KEPT) -> list[Ended]:
+    """The last runs, the latest first; damaged lines are passed over. `SpoolError` where it may not be read."""
+    path = history_path(config)
+    try:
+        with path.open("rb") as file:
+            return list(_last(file.fileno(), most))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise SpoolError(f"cannot read the history of runs {path}: {exc.strerror}") from exc
+
+
+def recall_past(config: Config) -> tuple[Past, list[Ended]]:
+    """What was last, and as much of the history as it took to know it: a thousand bad runs are 30 MiB of memory."""
+    runs = recall(config, _ENOUGH)
+    found = past(runs)
+    if found.complete is None and len(runs) == _ENOUGH:
+        runs = recall(config)
+        found = past(runs)
+    return found, runs
+
+
+def _last(fd: int, most: int) -> Iterator[Ended]:
+    for line in reversed(_tail(fd).splitlines()):
+        if most <= 0:
+            return
+        try:
+            yield _lines.decode(line)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        most -= 1
+
+
+def _tail(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, _TAIL, max(0, size - _TAIL))
+    return data if size <= _TAIL else data.partition(b"\n")[2]
+
+
+def _count(fd: int) -> int:
+    return _tail(fd).count(b"\n")
+
+
+def _shorten(path: Path, fd: int) -> None:
+    lines = _tail(fd).splitlines(keepends=True)[-KEPT:]
+    fresh = path.with_name(path.name + ".new")
+    with open(fresh, "wb", opener=_private) as file:
+        leave_to_owner(file.fileno(), path.parent)
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[int]:
+    """The file, locked against others who add to it; a lock of its own, for the file itself may be replaced."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        leave_to_owner(lock, path.parent)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            leave_to_owner(fd, path.parent)
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    finally:
+        os.close(lock)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o640)

@@ -1,0 +1,98 @@
+"""What the daemon and the process that does one run say to each other: lines of JSON."""
+
+import base64
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sysbackup.config import Config
+from sysbackup.pipeline.report import Ended, Tally
+
+CURRENT_AT_MOST = 300
+"""Characters of a path in `Progress`: a message must fit into PIPE_BUF (pipe(7)), so that it is written whole."""
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """The run has a name, and says until when it will promise."""
+
+    host: str
+    run: str
+    started: datetime
+    promise: datetime
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """What a run has done so far; sizes in bytes."""
+
+    stage: str = "starting"
+    current: str = ""
+    files: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    renewed: int = 0
+    problems: int = 0
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """The last word."""
+
+    ended: Ended
+
+
+Message = Began | Progress | Over
+"""What a run says."""
+
+_messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+
+def read(line: bytes) -> Message:
+    """A line as a message. `msgspec.DecodeError` (`ValidationError` is one) where it is none."""
+    return _messages.decode(line)
+
+
+def write(message: Message) -> bytes:
+    """A message as a line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def began(tally: Tally) -> Began:
+    """What a run says when its counts begin."""
+    return Began(tally.host, tally.run, tally.started, tally.promise)
+
+
+def progress(tally: Tally) -> Progress:
+    """How far a run is."""
+    return Progress(
+        tally.stage,
+        tally.current[:CURRENT_AT_MOST],
+        tally.files,
+        tally.bytes_read,
+        tally.bytes_stored,
+        tally.renewed,
+        tally.problems,
+    )
+
+
+def write_config(config: Config) -> bytes:
+    """A configuration as a line: a run works by what the daemon has accepted, not by what is in the file now."""
+    return msgspec.json.encode(config, enc_hook=_bytes_of) + b"\n"
+
+
+def read_config(line: bytes) -> Config:
+    """The same, read."""
+    return msgspec.json.decode(line, type=Config, dec_hook=_path_of)
+
+
+def _bytes_of(value: Any) -> Any:
+    if isinstance(value, Path):
+        return os.fsencode(value)  # base64 in JSON: a path need not be text
+    raise NotImplementedError(type(value))
+
+
+def _path_of(kind: type, value: Any) -> Any:
+    if issubclass(kind, Path):
+        return Path(os.fsdecode(base64.b64decode(value)))
+    raise NotImplementedError(kind)

@@ -1,0 +1,101 @@
+"""
+How the daemon is, in a file that is replaced as a whole: whoever reads it sees one moment.
+
+It names its process by number and birth, so that a file left behind by a
+daemon that was killed is known for what it is, whoever has that number now.
+"""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from sysbackup.config import Config
+from sysbackup.pipeline.report import Ended
+from sysbackup.service.messages import Progress
+
+
+class Current(msgspec.Struct, frozen=True, kw_only=True):
+    """The run that goes on; `run` and `promise` are None until it has a name."""
+
+    started: datetime
+    run: str | None = None
+    promise: datetime | None = None
+    progress: Progress = Progress()
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One moment of a daemon.
+
+    `state` is `waiting`, `running` or `stopping`; `born` the process's start as
+    the kernel counts it (proc(5): stat's field 22). `next` is when the daemon
+    itself will start a run, None where it waits to be triggered. `asked`: a run
+    will follow the one that goes on. `last_complete` and `last_stored` are the
+    last runs without any problem, and with a manifest. `refused` says what was
+    wrong with a configuration that was not taken. `stale_after` in seconds.
+    """
+
+    format: int = 1
+    pid: int
+    born: int
+    since: datetime
+    written: datetime
+    directory: str
+    state: str
+    asked: bool
+    current: Current | None
+    last: Ended | None
+    last_complete: Ended | None
+    last_stored: Ended | None
+    next: datetime | None
+    refused: list[str]
+    stale_after: float
+
+
+def status_path(config: Config) -> Path:
+    """Where the daemon's status is."""
+    return config.runtime / "status.json"
+
+
+def socket_path(config: Config) -> Path:
+    """Where the daemon listens to `sysbackup trigger`."""
+    return config.runtime / "control"
+
+
+def born(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None where none of that number lives."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The second field is the command's name in brackets, and may hold anything.
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])  # a zombie is dead, though nobody has noticed
+
+
+def write(path: Path, status: Status) -> None:
+    """Replace the file. OSError where that cannot be done."""
+    fresh = path.with_name(path.name + ".new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    with open(fd, "wb") as file:
+        file.write(msgspec.json.encode(status) + b"\n")
+    os.replace(fresh, path)
+
+
+def read(path: Path) -> Status | None:
+    """
+    What the last daemon wrote there, whether it still lives or not (`lives`); None where none has, or it is damaged.
+
+    OSError, but for FileNotFoundError, where it may not be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def lives(status: Status) -> bool:
+    """Whether the process that wrote it is still there."""
+    return born(status.pid) == status.born

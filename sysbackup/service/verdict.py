@@ -1,0 +1,224 @@
+"""Whether backups happen: what `sysbackup status` answers, to people and to monitoring."""
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from sysbackup.pipeline.report import Ended
+from sysbackup.service.status import Current, Status
+from sysbackup.units import duration_text
+
+FRESH, STALE, FAILING = "fresh", "stale", "failing"
+
+EXIT_CODES = {FRESH: 0, STALE: 1, FAILING: 2}
+
+_SILENT = 120.0
+"""Seconds after which a run that says nothing is worth a word: it speaks once a second."""
+
+_START = "Start it: systemctl start sysbackup, or elsewhere sysbackup daemon"
+
+# By how much an end may lie ahead of us and be believed: a clock that is being set right.
+_AHEAD = timedelta(hours=1)
+
+
+class Promises(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is promised: `last_until`, how long the last backup with a manifest stays.
+
+    `backups` of the history are still promised now; the first of these
+    promises ends at `first_end`, the last at `last_end`.
+    """
+
+    last_until: datetime | None
+    backups: int
+    first_end: datetime | None
+    last_end: datetime | None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is known. `status` is the daemon's, or what a dead one has left behind (`alive`).
+
+    It was looked for in `runtime`. `past` is the history, the latest run first.
+    `next_timer` is when systemd's timer elapses. `warnings` are what was in the way of knowing more.
+    """
+
+    now: datetime
+    runtime: str
+    status: Status | None
+    alive: bool
+    past: list[Ended]
+    stale_after: float
+    next_timer: datetime | None
+    warnings: list[str]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What `sysbackup status --json` prints.
+
+    `verdict` is `fresh` (exit code 0), `stale` (1) or `failing` (2); `reasons`
+    has a sentence for each thing that keeps it from being fresh, `warnings` for
+    what else somebody should know. `daemon` is `waiting`, `running`,
+    `stopping`, `dead` (it left its status behind) or `absent`, `pid` and
+    `since` its process and start. `current` is the run that goes on, `asked`
+    whether one more will follow it. `last` is this machine's last run,
+    `last_complete` the last without any problem, `last_stored` the last with a
+    manifest; `runs` are the last few, the latest first, each
+    with its `summary` where it has a manifest, as `sysbackup run --json` prints
+    it. `next` is when the next run starts, as far as is known, by the daemon's
+    `schedule` or systemd's `timer` (`next_by`). `refused` has the mistakes of a
+    configuration that the daemon did not take. `stale_after` in seconds; all
+    times in UTC.
+    """
+
+    verdict: str
+    exit_code: int
+    reasons: list[str]
+    warnings: list[str]
+    time: datetime
+    daemon: str
+    pid: int | None
+    since: datetime | None
+    asked: bool
+    current: Current | None
+    last: Ended | None
+    last_complete: Ended | None
+    last_stored: Ended | None
+    next: datetime | None
+    next_by: str | None
+    promises: Promises
+    refused: list[str]
+    stale_after: float
+    runs: list[Ended]
+
+
+def report(facts: Facts, most: int = 5) -> Report:
+    """All of it, with the last `most` runs."""
+    status, now = facts.status, facts.now
+    living = status if facts.alive else None
+    runs = _runs(facts)
+    last, last_complete, last_stored = _lasts(facts, runs)
+    failing = _failing(facts, last)
+    reasons = [*failing, *_stale(facts, last_complete, last_stored)]
+    verdict = FAILING if failing else STALE if reasons else FRESH
+    next_run, next_by = (living.next, "schedule") if living and living.next else (facts.next_timer, "timer")
+    return Report(
+        verdict=verdict,
+        exit_code=EXIT_CODES[verdict],
+        reasons=reasons,
+        warnings=[*_warnings(facts, living, last, next_run), *facts.warnings],
+        time=now,
+        daemon=living.state if living else "dead" if status else "absent",
+        pid=living.pid if living else None,
+        since=living.since if living else None,
+        asked=living is not None and living.asked,
+        current=living.current if living else None,
+        last=last,
+        last_complete=last_complete,
+        last_stored=last_stored,
+        next=next_run,
+        next_by=next_by if next_run else None,
+        promises=_promises(runs, last_stored, now),
+        refused=living.refused if living else [],
+        stale_after=facts.stale_after,
+        runs=runs[:most],
+    )
+
+
+def roughly(seconds: float) -> str:
+    """A duration as people say it: `12 s`, `3 h 12 min`, `3 d 4 h`."""
+    least = 3600 if seconds >= 86400 else 60 if seconds >= 3600 else 1
+    return duration_text(round(seconds) // least * least)
+
+
+def ago(seconds: float) -> str:
+    """`3 h 12 min ago`."""
+    return f"{roughly(seconds)} ago" if seconds >= 1 else "just now"
+
+
+def _runs(facts: Facts) -> list[Ended]:
+    """The history, or where there is none to be read what the daemon remembers."""
+    if facts.past or facts.status is None:
+        return facts.past
+    status = facts.status
+    known = {e.started: e for e in (status.last_complete, status.last_stored, status.last) if e is not None}
+    return [known[started] for started in sorted(known, reverse=True)]
+
+
+def _lasts(facts: Facts, runs: list[Ended]) -> tuple[Ended | None, Ended | None, Ended | None]:
+    """The last run, the last complete one and the last with a manifest."""
+    said = facts.status
+    return (
+        _last(said.last if said else None, runs),
+        _last(said.last_complete if said else None, [e for e in runs if e.outcome == "complete"]),
+        _last(said.last_stored if said else None, [e for e in runs if e.stored]),
+    )
+
+
+def _last(said: Ended | None, remembered: list[Ended]) -> Ended | None:
+    """
+    The later of what the daemon says and what is in the history.
+
+    The history goes by the order of its lines, not by a clock that may have
+    been wrong. It has runs that were not the daemon's, and may lack some where
+    it could not be written.
+    """
+    if said is None or not remembered or said in remembered:
+        return remembered[0] if remembered else said
+    return max(said, remembered[0], key=lambda ended: ended.finished)
+
+
+def _failing(facts: Facts, last: Ended | None) -> list[str]:
+    found, status = [], facts.status
+    if status is None:
+        found.append(f"no daemon runs: there is nothing in {facts.runtime}. {_START}")
+    elif not facts.alive:
+        during = " during a run" if status.current else ""
+        found.append(f"the daemon (process {status.pid}) is gone: it was killed, or crashed{during}. {_START}")
+    elif last is None and status.current is None:
+        up = (facts.now - status.since).total_seconds()
+        if up > facts.stale_after:
+            found.append(f"the daemon started {ago(up)}, and there has been no run yet")
+    if last is not None and not last.stored:
+        how = "was stopped" if last.outcome == "stopped" else "failed"
+        age = ago((facts.now - last.finished).total_seconds())
+        found.append(f"the last run {how} {age}, without a manifest: {last.reason or 'nobody knows why'}")
+    return found
+
+
+def _stale(facts: Facts, complete: Ended | None, stored: Ended | None) -> list[str]:
+    limit = f"stale_after is {duration_text(facts.stale_after)}"
+    if complete is None:
+        return ["there is no complete backup yet" + (": each has had problems" if stored else "")]
+    if complete.finished > facts.now + _AHEAD:
+        instant = f"{complete.finished:%Y-%m-%d %H:%M} UTC"
+        return [f"the last complete backup ended in the future, at {instant}: the clock is wrong, or was then"]
+    age = (facts.now - complete.finished).total_seconds()
+    return [f"the last complete backup ended {ago(age)}: {limit}"] if age > facts.stale_after else []
+
+
+def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run: datetime | None) -> list[str]:
+    found = []
+    if last is not None and last.summary is not None and last.summary.problems:
+        number = last.summary.problems
+        found.append(f"the last run could not back up {number:,} source{'s' if number > 1 else ''} as asked")
+    if living is None:
+        return found
+    found += [f"the daemon has refused a changed configuration: {mistake}" for mistake in living.refused]
+    silent = (facts.now - living.written).total_seconds()
+    if living.current is not None and silent > _SILENT:
+        found.append(f"the run, or the daemon, has said nothing for {roughly(silent)}: it may hang")
+    if next_run is None and living.state == "waiting":
+        found.append("nothing is known to start the next run: no schedule in [daemon], no sysbackup.timer")
+    return found
+
+
+def _promises(runs: list[Ended], stored: Ended | None, now: datetime) -> Promises:
+    ends = sorted(e.summary.promise for e in runs if e.summary is not None and e.summary.promise > now)
+    return Promises(
+        last_until=stored.summary.promise if stored is not None and stored.summary is not None else None,
+        backups=len(ends),
+        first_end=ends[0] if ends else None,
+        last_end=ends[-1] if ends else None,
+    )

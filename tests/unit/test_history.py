@@ -1,0 +1,155 @@
+"""The history of runs: kept whatever happens to the file."""
+
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sysbackup.errors import SpoolError
+from sysbackup.pipeline.report import Ended
+from sysbackup.service import history
+from tests import backups
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def ended(number: int, reason: str | None = None) -> Ended:
+    at = NOON + timedelta(hours=number)
+    return Ended(
+        outcome="failed", exit_code=1, host="alpha", run=f"{number}", started=at, finished=at, reason=reason or "late"
+    )
+
+
+def numbers(found: list[Ended]) -> list[int]:
+    return [int(one.run or "-1") for one in found]
+
+
+def test_runs_are_remembered_the_latest_first(tmp_path: Path) -> None:
+    """As many as asked for; where there is no history it is empty."""
+    config = backups.configured(tmp_path)
+    assert history.recall(config) == []
+    for number in range(5):
+        history.remember(config, ended(number))
+    assert history.recall(config) == [ended(number) for number in (4, 3, 2, 1, 0)]
+    assert numbers(history.recall(config, 2)) == [4, 3]
+    assert history.recall(config, 0) == []
+
+
+def test_its_owner_and_group_alone_may_read_it(tmp_path: Path) -> None:
+    """It names files."""
+    config = backups.configured(tmp_path)
+    old = os.umask(0)
+    try:
+        history.remember(config, ended(1))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(history.history_path(config).stat().st_mode) == 0o640
+    assert stat.S_IMODE(config.state.stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b'{"outcome": "fai', b"\0\0\0\0", b"\n\n", b"[" * 100_000, b"\xff\n{}\n", b'{"outcome":1}\n']
+)
+def test_a_damaged_line_costs_itself_alone(tmp_path: Path, rubbish: bytes) -> None:
+    """A crash, a full disk: what was remembered before and after it is still known."""
+    config = backups.configured(tmp_path)
+    history.remember(config, ended(1))
+    with history.history_path(config).open("ab") as file:
+        file.write(rubbish)
+    assert numbers(history.recall(config)) == [1]
+    history.remember(config, ended(2))
+    history.remember(config, ended(3))
+    assert numbers(history.recall(config)) == [3, 2, 1]
+
+
+def test_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays within bounds, by number and by size; the latest are always there."""
+    config = backups.configured(tmp_path)
+    monkeypatch.setattr(history, "KEPT", 10)
+    for number in range(100):
+        history.remember(config, ended(number))
+        assert numbers(history.recall(config))[0] == number
+    assert len(history.history_path(config).read_bytes().splitlines()) <= 20
+    assert numbers(history.recall(config, 10)) == list(range(99, 89, -1))
+
+
+def test_long_lines_do_not_grow_it_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reasons may be long: the size is bounded too."""
+    config = backups.configured(tmp_path)
+    monkeypatch.setattr(history, "_TAIL", 100_000)
+    for number in range(60):
+        history.remember(config, ended(number, "x" * 10_000))
+        assert history.history_path(config).stat().st_size <= 2 * 100_000 + 2 * 11_000
+        assert numbers(history.recall(config))[0] == number
+    assert len(numbers(history.recall(config))) >= 8
+
+
+def test_many_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's run and `sysbackup run` may end at the same moment, while it is being shortened, too."""
+    config = backups.configured(tmp_path)
+    monkeypatch.setattr(history, "KEPT", 30)
+
+    def remember(first: int) -> None:
+        for number in range(first, first + 20):
+            history.remember(config, ended(number))
+
+    threads = [threading.Thread(target=remember, args=(1000 * n,)) for n in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = numbers(history.recall(config))
+    assert len(found) == len(set(found)) >= 30
+    assert {1019, 2019, 3019, 4019} & set(found)
+    last = [line for line in history.history_path(config).read_bytes().splitlines() if not line.startswith(b"{")]
+    assert last == []
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    """Who may write to the directory shall not have us write elsewhere."""
+    config = backups.configured(tmp_path)
+    config.state.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    history.history_path(config).symlink_to(victim)
+    with pytest.raises(SpoolError, match=r"history\.jsonl"):
+        history.remember(config, ended(1))
+    assert victim.read_text() == "untouched"
+
+
+def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
+    """By name, with what is safe and what to do."""
+    config = backups.configured(tmp_path)
+    config.state.write_text("a file")
+    with pytest.raises(SpoolError, match=r"backup itself is not affected.*SYSBACKUP_STATE_DIR"):
+        history.remember(config, ended(1))
+    with pytest.raises(SpoolError, match=str(config.state)):
+        history.recall(config)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, at the state directory's place."""
+    place = tmp_path / "state"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_costs_the_run_that_did_not_fit_alone(tmp_path: Path, small_disk: Path) -> None:
+    """The line may be cut off in the middle; what comes when there is room again is whole."""
+    config = backups.configured(tmp_path)
+    history.remember(config, ended(1, "x" * 5000))
+    (small_disk / "filler").write_bytes(bytes(4096 * os.statvfs(small_disk).f_bavail))
+    with pytest.raises(SpoolError, match="No space left"):
+        history.remember(config, ended(2, "x" * 9000))
+    assert numbers(history.recall(config)) == [1]
+    (small_disk / "filler").unlink()
+    history.remember(config, ended(3))
+    assert numbers(history.recall(config)) == [3, 1]

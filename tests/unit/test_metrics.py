@@ -1,0 +1,204 @@
+"""What Prometheus is told, after which runs, and the textfile that it is written to."""
+
+import os
+import stat
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from sysbackup import config
+from sysbackup.config import Config
+from sysbackup.pipeline.report import Ended, well
+from sysbackup.service import history
+from sysbackup.service.metrics import Metrics
+from sysbackup.service.telling import Telling
+from tests import backups
+from tests.clock import START
+from tests.unit.test_hooks import BEGAN, PROMISE, badly, summary
+
+
+def configured(base: Path) -> Config:
+    return msgspec.structs.replace(
+        backups.configured(base), metrics=config.Metrics(textfile=base / "collected" / "sysbackup.prom")
+    )
+
+
+def values(text: str) -> dict[str, float]:
+    """`name{label="value"}`, without the host alpha, to its value."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = [f'{key}="{value}"' for key, value in sample.labels.items() if (key, value) != ("host", "alpha")]
+            name = sample.name.removeprefix("sysbackup_") + ("{" + ",".join(labels) + "}" if labels else "")
+            assert name not in found
+            found[name] = sample.value
+    return found
+
+
+def told(metrics: Metrics) -> dict[str, float]:
+    return values(backups.run(metrics.exposition()).decode())
+
+
+def after(base: Path, *runs: Ended) -> dict[str, float]:
+    """What is told after these runs of one daemon."""
+    metrics = Metrics(configured(base), counting=True)
+    for ended in runs:
+        metrics.began()
+        metrics.ended(ended)
+    return told(metrics)
+
+
+def test_a_daemon_without_a_past_tells_what_it_is(tmp_path: Path) -> None:
+    """No success has no time: it is not 1970. All outcomes are counted from nought, so that increases are seen."""
+    found = after(tmp_path)
+    (build,) = (name for name in found if name.startswith("build_info"))
+    assert found.pop(build) == 1
+    assert found == {
+        "run_in_progress": 0,
+        **{f'runs_total{{outcome="{outcome}"}}': 0 for outcome in ("complete", "incomplete", "failed", "stopped")},
+    }
+
+
+def test_a_complete_run_tells_all_of_itself(tmp_path: Path) -> None:
+    """Times since 1970 in seconds, sizes in bytes, requests by their kind."""
+    found = after(tmp_path, well(summary()))
+    start = START.timestamp()
+    expected = {
+        "last_run_start_timestamp_seconds": start,
+        "last_run_end_timestamp_seconds": start + 90,
+        "last_run_duration_seconds": 90,
+        "last_run_exit_code": 0,
+        'last_run_outcome{outcome="complete"}': 1,
+        'last_run_outcome{outcome="failed"}': 0,
+        "last_success_timestamp_seconds": start + 90,
+        "last_backup_timestamp_seconds": start + 90,
+        "last_backup_duration_seconds": 90,
+        "last_backup_files": 3,
+        "last_backup_snapshots": 1,
+        "last_backup_bytes": 3000,
+        "last_backup_read_bytes": 2000,
+        "last_backup_stored_bytes": 1500,
+        "last_backup_problems": 0,
+        "last_backup_warnings": 4,
+        "last_backup_price_dollars": 0.000015,
+        "last_backup_promise_timestamp_seconds": PROMISE.timestamp(),
+        'last_backup_requests{kind="PutObject"}': 2,
+        'last_backup_requests{kind="ListObjectsV2"}': 1,
+        "next_lock_end_timestamp_seconds": start + 3 * 86400,
+        'runs_total{outcome="complete"}': 1,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("outcome", ["failed", "stopped"])
+def test_a_run_that_fails_leaves_the_last_good_one_as_it_was(tmp_path: Path, outcome: str) -> None:
+    """It is the last run, and nothing else: neither a success nor a backup."""
+    good = after(tmp_path, well(summary()))
+    bad = after(tmp_path, well(summary()), badly(outcome))
+    kept = {name for name in good if name.startswith(("last_success", "last_backup", "next_lock"))}
+    assert {name: bad[name] for name in kept} == {name: good[name] for name in kept}
+    assert bad["last_run_end_timestamp_seconds"] == START.timestamp() + 3605
+    assert bad["last_run_exit_code"] == 1
+    assert bad[f'last_run_outcome{{outcome="{outcome}"}}'] == 1
+    assert (bad['runs_total{outcome="complete"}'], bad[f'runs_total{{outcome="{outcome}"}}']) == (1, 1)
+
+
+def test_an_incomplete_run_is_a_backup_and_no_success(tmp_path: Path) -> None:
+    """There is a manifest, and something is missing in it."""
+    later = summary("incomplete", finished=START + timedelta(days=1), next_lock_end=None)
+    found = after(tmp_path, well(summary()), well(later))
+    assert found["last_success_timestamp_seconds"] == START.timestamp() + 90
+    assert found["last_backup_timestamp_seconds"] == START.timestamp() + 86400
+    assert (found["last_backup_problems"], found["last_run_exit_code"]) == (2, 3)
+    assert "next_lock_end_timestamp_seconds" not in found
+
+
+def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
+    """And of those that `sysbackup run` makes beside it, as soon as they have ended; its own are not lost thereby."""
+    config = configured(tmp_path)
+    history.remember(config, well(summary()))
+    history.remember(config, badly())
+    metrics = Metrics(config, counting=True)
+    first = told(metrics)
+    assert first["last_success_timestamp_seconds"] == START.timestamp() + 90
+    assert first['last_run_outcome{outcome="failed"}'] == 1
+    assert first['runs_total{outcome="complete"}'] == 0
+
+    history.remember(config, well(summary(finished=START + timedelta(days=1))))
+    assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 86400
+    metrics.ended(well(summary(finished=START + timedelta(days=2))))  # which the history could not take
+    history.remember(config, badly())
+    assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 2 * 86400
+
+
+def test_a_run_that_gave_way_to_another_is_no_run(tmp_path: Path) -> None:
+    """Whatever wrote it into the history: backups are not failing."""
+    config = configured(tmp_path)
+    history.remember(config, well(summary()))
+    history.remember(config, badly(exit_code=75, run=None))
+    found = told(Metrics(config, counting=False))
+    assert found['last_run_outcome{outcome="complete"}'] == 1
+    assert not [name for name in found if name.startswith("runs_total")]
+
+
+def test_the_textfile_is_replaced_as_a_whole_and_can_be_read_by_all(tmp_path: Path) -> None:
+    """node_exporter is another user; it sees a run that goes on and the end of it, never half a file."""
+    config = configured(tmp_path)
+    path = config.metrics.textfile
+    assert path is not None
+    path.parent.mkdir()
+
+    async def work(*events: Any) -> None:
+        telling = Telling(single=True)
+        telling.configured(config)
+        for event in events:
+            await (telling.ended(event) if isinstance(event, Ended) else telling.began(event))
+        await telling.close()
+
+    before = os.umask(0o077)
+    try:
+        backups.run(work(BEGAN))
+    finally:
+        os.umask(before)
+    assert values(path.read_text())["run_in_progress"] == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    with path.open() as reader:
+        backups.run(work(BEGAN, well(summary())))
+        assert values(reader.read())["run_in_progress"] == 1
+    found = values(path.read_text())
+    assert (found["run_in_progress"], found["last_backup_files"]) == (0, 3)
+    assert os.listdir(path.parent) == ["sysbackup.prom"]
+
+
+def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    """A directory that is missing, or a directory in its place; nothing is left beside it."""
+    config = configured(tmp_path)
+    path = config.metrics.textfile
+    assert path is not None
+
+    def warned() -> str:
+        metrics = Metrics(config, counting=False)
+        with structlog.testing.capture_logs() as said:
+            backups.run(metrics.write())
+        ((event, level, reason),) = ((line["event"], line["log_level"], line["reason"]) for line in said)
+        assert (event, level) == ("metrics.unwritten", "warning")
+        return str(reason)
+
+    assert warned() == "No such file or directory"
+    path.mkdir(parents=True)
+    assert warned() == "Is a directory"
+    assert os.listdir(path.parent) == ["sysbackup.prom"]
+
+
+def test_the_last_success_is_found_behind_many_failures(tmp_path: Path) -> None:
+    """It is what an alarm goes by, the longer ago the more."""
+    config = configured(tmp_path)
+    history.remember(config, well(summary()))
+    for _ in range(40):
+        history.remember(config, badly())
+    assert told(Metrics(config, counting=False))["last_success_timestamp_seconds"] == START.timestamp() + 90
