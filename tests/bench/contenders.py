@@ -59,6 +59,7 @@ class Sysbackup:
             "PYTHONPATH": str(REPOSITORY),
             "SYSBACKUP_CONFIG_DIR": str(home / "conf.d"),
             "CACHE_DIRECTORY": str(home / "cache"),
+            "STATE_DIRECTORY": str(home / "state"),
             "RUNTIME_DIRECTORY": str(home / "run"),
         }  # fmt: skip
 
