@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from sysbackup.cli.display import count, doing, duration, one_line, size, when
+from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config
 from sysbackup.errors import SpoolError
@@ -22,6 +22,9 @@ from sysbackup.service.verdict import FAILING, FRESH, STALE, Facts, Report, ago,
 from sysbackup.sources import timers
 
 TIMER = "sysbackup.timer"
+
+SYSTEM_RUNTIME, SYSTEM_STATE = Path("/run/sysbackup"), Path("/var/lib/sysbackup")
+_NAMED = ("RUNTIME_DIRECTORY", "SYSBACKUP_RUNTIME_DIR", "STATE_DIRECTORY", "SYSBACKUP_STATE_DIR")
 
 _PROBLEMS_AT_MOST = 5
 _COLOURS = {FRESH: "green", STALE: "yellow", FAILING: "red"}
@@ -66,8 +69,8 @@ def command(frame: Frame, *, as_json: bool) -> int:
 
 def gather(frame: Frame) -> Facts:
     """Look at the daemon, the history and systemd. `DaemonUnreachable` where the daemon's status may not be read."""
-    places = frame.places()
     warnings: list[str] = []
+    places = _places(frame, warnings)
     path = status_path(places)
     status = asking.look(path)
     alive = status is not None and _alive(status, warnings)
@@ -76,7 +79,6 @@ def gather(frame: Frame) -> Facts:
         scheduled = status.next is not None
     else:
         stale_after, scheduled = _expected(frame, warnings), False
-        warnings += _elsewhere(path)
     return Facts(
         now=datetime.now(UTC),
         runtime=str(path.parent),
@@ -114,14 +116,21 @@ def _expected(frame: Frame, warnings: list[str]) -> float:
     return frame.places().daemon.stale_after
 
 
-def _elsewhere(path: Path) -> Iterator[str]:
-    """Where a user without a daemon may have meant the system's."""
-    system = Path("/run/sysbackup") / path.name
-    if path != system and system.exists():
-        yield (
-            "this machine's own daemon is elsewhere: ask for it with SYSBACKUP_RUNTIME_DIR=/run/sysbackup"
-            " SYSBACKUP_STATE_DIR=/var/lib/sysbackup"
+def _places(frame: Frame, warnings: list[str]) -> Config:
+    """Whose daemon is meant: where this user has none and has named no place, the machine's own."""
+    own = frame.places()
+    if any(os.environ.get(name) for name in _NAMED) or status_path(own).exists():
+        return own
+    system = msgspec.structs.replace(own, runtime=SYSTEM_RUNTIME, state=SYSTEM_STATE)
+    try:
+        there = status_path(system).exists()
+    except PermissionError:
+        warnings.append(
+            f"a daemon of this machine's may be in {SYSTEM_RUNTIME}, which this user may not read: be root, or in the"
+            " group sysbackup"
         )
+        return own
+    return system if there else own
 
 
 def _past(places: Config, warnings: list[str]) -> list[Ended]:
@@ -206,8 +215,10 @@ def _promised(said: Report) -> str:
     text = f"the last backup until {when(promises.last_until)}"
     if promises.first_end is None or promises.last_end is None:
         return text + ": that is over"
+    if promises.backups == 1:
+        return text
     known = count(promises.backups, "backup")
-    return f"{text}; {known} in the history, from {when(promises.first_end)} to {when(promises.last_end)}"
+    return f"{text}; {known} in the history, the first until {when(promises.first_end)}"
 
 
 def _problems(said: Report) -> Iterator[str]:
@@ -218,7 +229,7 @@ def _problems(said: Report) -> Iterator[str]:
     yield click.style(f"{count(summary.problems, 'source')} of the last run could not be backed up as asked", dim=True)
     shown = summary.first_problems[:_PROBLEMS_AT_MOST]
     for problem in shown:
-        yield f"  {one_line(problem['path'])}: {one_line(problem['reason'])}"
+        yield f"  {one_line(source(problem))}: {one_line(problem['reason'])}"
     if summary.problems > len(shown):
         yield f"  and {summary.problems - len(shown):,} more: all of them are in the manifest"
 

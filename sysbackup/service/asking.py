@@ -46,7 +46,7 @@ def rouse(path: Path) -> Status:
     status = look(path)
     if status is None:
         raise DaemonUnreachable(no_daemon(path.parent, f"{path} does not exist, or is damaged"))
-    if status.state == "stopping":
+    if status.state == "stopping" and lives(status):
         raise DaemonUnreachable(f"the daemon (process {status.pid}) is being stopped: it makes no more runs")
     try:
         _signal(path, status)

@@ -39,6 +39,9 @@ TOLD_EVERY = 1.0
 LAST_WORDS = 0.5
 """Seconds for what is still to be said when the daemon ends: it has 10 in all, see `signals.LEAVE_WITHIN`."""
 
+REFUSALS_EVERY = 60.0
+"""Seconds between two lines of the log about users who may not ask: they must not be able to fill it."""
+
 # unix(7): sun_path has 108 bytes, and the kernel wants the last for a zero.
 _ADDRESS_AT_MOST = 107
 
@@ -95,7 +98,7 @@ def _bound(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
             with address(path) as name:
                 own.bind(name)
-            path.chmod(0o660)  # before `listen`: until then nobody can connect
+            path.chmod(0o600)  # before `listen`: until then nobody can connect
             own.listen(2 * CLIENTS_AT_MOST)
         except OSError as exc:
             raise SpoolError(
@@ -130,6 +133,8 @@ class _Reception:
         self._daemon = daemon
         self._loop = asyncio.get_running_loop()
         self._clients: set[asyncio.Task[None]] = set()
+        self._refusals = 0
+        self._refusals_told: float | None = None
         self._accepting = self._loop.create_task(self._accept())
 
     async def close(self) -> None:
@@ -170,7 +175,7 @@ class _Reception:
     async def _answer(self, connection: socket.socket) -> None:
         pid, uid = _peer(connection)
         if uid not in {0, os.geteuid()}:
-            log.warning("control.refused", uid=uid, pid=pid, reason="neither root nor the daemon's own user")
+            self._tell_of_refusal(pid, uid)
             await self._say(connection, Refused("only root, and the user that the daemon runs as, may have runs made"))
             return
         if refused := await self._refuse(connection):
@@ -186,6 +191,15 @@ class _Reception:
             await self._say(connection, Over(future.result()))
         finally:
             future.cancel()  # nobody waits for it any more; the run is made all the same
+
+    def _tell_of_refusal(self, pid: int, uid: int) -> None:
+        """Log it now and then, with their number: `times` since the last such line, this one included."""
+        self._refusals += 1
+        now = self._loop.time()
+        if self._refusals_told is None or now - self._refusals_told >= REFUSALS_EVERY:
+            reason = "neither root nor the daemon's own user"
+            log.warning("control.refused", uid=uid, pid=pid, times=self._refusals, reason=reason)
+            self._refusals, self._refusals_told = 0, now
 
     async def _refuse(self, connection: socket.socket) -> Refused | None:
         """What keeps us from doing what the client says."""

@@ -9,19 +9,20 @@ that loop, and it looks for a stop before it does, whatever has happened.
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
 from sysbackup.config import Config
-from sysbackup.errors import ConfigError, SpoolError, SysbackupError
+from sysbackup.errors import ConfigError, SysbackupError
 from sysbackup.model import Clock, shown
 from sysbackup.pipeline.report import Ended
 from sysbackup.service import history
 from sysbackup.service import status as statuses
 from sysbackup.service.attempts import Attempt, Runner
 from sysbackup.service.history import Past
+from sysbackup.service.ledger import Ledger
 from sysbackup.service.messages import Began, Progress
 from sysbackup.service.notify import Notify
 from sysbackup.service.status import Current, Status
@@ -35,6 +36,13 @@ KILL_AFTER = 6.5
 
 TELL_WITHIN = 1.5
 """Seconds that hooks get then; together the two stay below the 10 s within which the daemon must have ended."""
+
+
+AGAIN = 60.0
+"""Seconds until a run is tried again that found another in progress: `sysbackup run`, or what a killed daemon left."""
+
+STILL_THERE = 60.0
+"""Seconds after which a daemon that waits says so again: one that is silent for longer hangs."""
 
 
 class Listener(Protocol):
@@ -87,6 +95,7 @@ class Daemon:
         self._notify = notify
         self._since = clock.now()
         self._past = past
+        self._ledger = Ledger(config)
         # What fell into the last run was not missed.
         self._timetable = timetable(config.daemon, past.last.finished if past.last else None, clock.now())
         self._refused: list[str] = []
@@ -94,6 +103,7 @@ class Daemon:
         self._stopping = False
         self._asked: list[asyncio.Future[Ended]] = []
         self._wanted: str | None = None
+        self._again: tuple[str, datetime] | None = None
         self._attempt: Attempt | None = None
         self._current: Current | None = None
         self._unwritable = False
@@ -112,13 +122,20 @@ class Daemon:
         if self._stopping:
             future.set_result(self._never("the daemon is being stopped"))
             return future
-        log.info("run.asked", by=who, after="the one that goes on" if self._current else "nothing: it starts now")
         self._asked = [f for f in self._asked if not f.done()]
         self._asked.append(future)
-        self._wanted = who
-        self._wake.set()
-        self._publish()
+        self.rouse(who)
         return future
+
+    def rouse(self, who: str) -> None:
+        """The same for who needs no answer."""
+        if self._stopping:
+            return
+        if self._wanted is None:
+            log.info("run.asked", by=who, after="the one that goes on" if self._current else "nothing: it starts now")
+            self._wanted = who
+            self._publish()
+        self._wake.set()
 
     def reload(self) -> None:
         """Read the configuration again; with a mistake in it the old one stays. A run that goes on keeps its own."""
@@ -139,8 +156,8 @@ class Daemon:
             if (config.runtime, config.state) != (self._config.runtime, self._config.state):
                 raise ConfigError("the runtime and state directories cannot change while the daemon runs: restart it")
         except ConfigError as exc:
-            self._refused = [*exc.mistakes]
-            for mistake in exc.mistakes:
+            self._refused = [_plain(mistake) for mistake in exc.mistakes]
+            for mistake in self._refused:
                 log.error("config.refused", mistake=mistake, kept="the configuration from before stays in force")
         else:
             self._refused = []
@@ -195,7 +212,7 @@ class Daemon:
             written=self._clock.now(),
             directory=shown(bytes(self._config.directory)),
             state=state,
-            asked=bool(self._wanted) and not self._stopping,
+            asked=(self._wanted is not None or self._again is not None) and not self._stopping,
             current=self._current,
             last=self._past.last,
             last_complete=self._past.complete,
@@ -215,6 +232,7 @@ class Daemon:
             try:
                 self._publish()
                 self._notify.ready()
+                await self._tell_of_the_dead()
                 while (why := await self._wanted_or_due()) is not None:
                     await self._run(why)
             finally:
@@ -237,40 +255,79 @@ class Daemon:
                 return "the schedule"
             if self._wanted is not None:
                 return self._wanted
+            if self._again is not None and self._rest(self._again[1]) <= 0:
+                return self._again[0]
             self._publish()
             await self._sleep()
         return None
 
     async def _sleep(self) -> None:
         """Until somebody asks for something, or it is time to look at the clock again."""
-        waking = asyncio.ensure_future(self._wake.wait())
-        waits: set[asyncio.Future[object]] = {waking}  # type: ignore[arg-type]  # whatever comes of it
+        rest = STILL_THERE
         if self._timetable is not None:
-            waits.add(asyncio.ensure_future(self._clock.sleep(self._timetable.rest(self._clock.now()))))
+            rest = min(rest, self._timetable.rest(self._clock.now()))
+        if self._again is not None:
+            rest = min(rest, self._rest(self._again[1]))
+        waking = asyncio.ensure_future(self._wake.wait())
+        sleeping = asyncio.ensure_future(self._clock.sleep(rest))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((waking, sleeping), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
+            waking.cancel()
+            sleeping.cancel()
+
+    def _rest(self, instant: datetime) -> float:
+        """Seconds until then; none where the clock was set back meanwhile."""
+        rest = (instant - self._clock.now()).total_seconds()
+        return rest if rest <= AGAIN else 0.0
 
     async def _run(self, why: str) -> None:
-        asked, self._asked, self._wanted = self._asked, [], None
+        asked, self._asked, self._wanted, self._again = self._asked, [], None, None
         self._current = Current(started=self._clock.now())
         self._publish()
         log.info("run.starting", because=why)
         ended = await self._attempted()
         self._current = None
         _log_end(ended)
-        if not history.no_attempt(ended):
-            self._past = self._past.after(ended)
-            await asyncio.to_thread(self._remember, ended)
+        if history.no_attempt(ended):
+            self._try_again(why, asked)
+        else:
+            await self._conclude(ended)
         self._publish()
         for future in asked:
             if not future.done():
                 future.set_result(ended)
+
+    def _try_again(self, why: str, asked: "list[asyncio.Future[Ended]]") -> None:
+        """After a run that found another in progress. Those who wait for an answer have it; nobody else would hear."""
+        if all(future.done() for future in asked) and not self._stopping:
+            self._again = (why, self._clock.now() + timedelta(seconds=AGAIN))
+            log.warning("run.postponed", seconds=AGAIN, reason="another run is in progress; this one is tried again")
+
+    async def _conclude(self, ended: Ended) -> None:
+        """All who must know of a run's end hear of it."""
+        self._past = self._past.after(history.brief(ended))
+        self._publish()
+        await self._ledger.ended(ended)
         self._tell(self._listener.ended(ended))
         if self._timetable is not None and (left_out := self._timetable.pass_over(self._clock.now())):
             log.warning("schedule.skipped", times=left_out, reason="a run was still going on at that time")
+
+    async def _tell_of_the_dead(self) -> None:
+        """A run that died together with an earlier daemon has not been told of."""
+        if (dead := await self._ledger.dead()) is None:
+            return
+        ended = Ended(
+            outcome="failed",
+            exit_code=1,
+            host=self._config.content.host,
+            run=dead.run,
+            started=dead.started,
+            finished=self._clock.now(),
+            reason="the daemon, or the machine, died during this run",
+        )
+        _log_end(ended)
+        await self._conclude(ended)
 
     async def _attempted(self) -> Ended:
         """One run, to whatever end."""
@@ -280,15 +337,9 @@ class Daemon:
                 self._attempt.stop()
             return await self._attempt.end()
         except (OSError, SysbackupError) as exc:
-            return self._never(f"the run could not be started: {exc}", outcome="failed")
+            return self._never(_plain(f"the run could not be started: {exc}"), outcome="failed")
         finally:
             self._attempt = None
-
-    def _remember(self, ended: Ended) -> None:
-        try:
-            history.remember(self._config, ended)
-        except SpoolError as exc:
-            log.error("history.unwritable", reason=str(exc))
 
     def _tell(self, telling: Coroutine[None, None, None]) -> None:
         task = self._group.create_task(telling)
@@ -304,6 +355,7 @@ class Daemon:
                 started=message.started, run=message.run, promise=message.promise, progress=before.progress
             )
             self._tell(self._listener.began(message))
+            self._tell(self._ledger.begun(self._current))
         else:
             self._current = Current(started=before.started, run=before.run, promise=before.promise, progress=message)
         self._publish()
@@ -330,7 +382,8 @@ class Daemon:
             statuses.write(statuses.status_path(self._config), status)
         except OSError as exc:
             if not self._unwritable:
-                log.error("status.unwritable", path=str(statuses.status_path(self._config)), reason=exc.strerror)
+                path = shown(bytes(statuses.status_path(self._config)))
+                log.error("status.unwritable", path=path, reason=exc.strerror)
             self._unwritable = True
         else:
             self._unwritable = False
@@ -340,3 +393,8 @@ def _log_end(ended: Ended) -> None:
     """The canonical line of a run, at the level that a reader of the journal looks for."""
     level = {"complete": "info", "incomplete": "warning"}.get(ended.outcome, "error")
     getattr(log, level)("run.ended", run=ended.run, outcome=ended.outcome, reason=ended.reason, status=ended.exit_code)
+
+
+def _plain(text: str) -> str:
+    """Text that JSON can hold: a path in it may be no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -7,9 +7,11 @@ another bucket, and just then people want to know when the last backup was.
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from pathlib import Path
 
 import msgspec
@@ -25,8 +27,13 @@ log = structlog.get_logger()
 KEPT = 1000
 """Runs that are remembered: almost three years of daily ones."""
 
-# Read back from the end: a line has at most 50 problems with their paths.
+# Read back from the end: as many lines as are kept, each as long as `brief` lets it be.
 _TAIL = 8 << 20
+
+_PROBLEMS = 10
+_WORDS = 256  # bytes, in JSON, of a problem's path, and of its reason
+_REASON = 4096  # bytes of why a run failed
+_GAP = " … "
 
 _ENOUGH = 16  # runs among which there is a complete one, as a rule
 
@@ -65,15 +72,49 @@ def past(runs: Iterable[Ended]) -> Past:
     )
 
 
+def brief(ended: Ended) -> Ended:
+    """
+    As much of it as is remembered: ten problems at the most, and of long texts their beginnings and ends.
+
+    Else a few runs with many problems would crowd out all before them. Twice is as good as once.
+    """
+    summary = ended.summary
+    if summary is not None:
+        problems = [
+            {key: _cut(value, _WORDS) for key, value in problem.items()}
+            for problem in summary.first_problems[:_PROBLEMS]
+        ]
+        summary = msgspec.structs.replace(summary, first_problems=problems)
+    reason = None if ended.reason is None else _cut(ended.reason, _REASON)
+    return msgspec.structs.replace(ended, reason=reason, summary=summary)
+
+
+def _cut(text: str, most: int) -> str:
+    """The text without its middle, where it would be longer than that in JSON."""
+    if _size(text) <= most:
+        return text
+    half = (most - _size(_GAP)) // 2
+    return _first(text, half) + _GAP + _first(text[::-1], half)[::-1]
+
+
+def _first(text: str, most: int) -> str:
+    sizes = accumulate(map(_size, text))
+    return text[: sum(1 for _ in takewhile(lambda size: size <= most, sizes))]
+
+
+def _size(text: str) -> int:
+    return len(msgspec.json.encode(text)) - len(b'""')
+
+
 def history_path(config: Config) -> Path:
     """Where the history is."""
     return config.state / "history.jsonl"
 
 
 def remember(config: Config, ended: Ended) -> None:
-    """Add a run to the history, and forget the oldest. `SpoolError` where the state directory cannot take it."""
+    """Add a run (`brief`) to the history, and forget the oldest. `SpoolError` where the directory cannot take it."""
     path = history_path(config)
-    line = msgspec.json.encode(ended) + b"\n"
+    line = msgspec.json.encode(brief(ended)) + b"\n"
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         with _held(path) as fd:
@@ -138,6 +179,7 @@ def _shorten(path: Path, fd: int) -> None:
     fresh = path.with_name(path.name + ".new")
     with open(fresh, "wb", opener=_private) as file:
         leave_to_owner(file.fileno(), path.parent)
+        os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(fd).st_mode))
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
@@ -151,7 +193,7 @@ def _held(path: Path) -> Iterator[int]:
     try:
         leave_to_owner(lock, path.parent)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        fd = _opened(path)
         try:
             leave_to_owner(fd, path.parent)
             yield fd
@@ -160,6 +202,21 @@ def _held(path: Path) -> Iterator[int]:
             os.close(fd)
     finally:
         os.close(lock)
+
+
+def _opened(path: Path) -> int:
+    """The file, made if it is missing; readable by the group whatever the umask is: monitoring is in it."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+    try:
+        os.fchmod(fd, 0o640)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _write(fd: int, data: bytes) -> None:

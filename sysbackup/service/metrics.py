@@ -30,6 +30,9 @@ log = structlog.get_logger()
 
 OUTCOMES = ("complete", "incomplete", "failed", "stopped")
 
+# An event for the log: what could not be done with which file, and why.
+_Failure = tuple[str, Path, str]
+
 WRITE_WITHIN = 10.0
 """Seconds that writing the textfile may take before it is left alone: a file system may hang."""
 
@@ -47,10 +50,12 @@ class Metrics(Collector):
         self._counting = counting
         self._counts: Counter[tuple[str, str]] = Counter()
         self._past = Past()
-        self._latest: Ended | None = None
+        self._own = Past()
         self._seen: object = None
+        self._unread: object = None
         self._running = False
-        self._writing: asyncio.Future[str | None] | None = None
+        self._files: set[Path] = set()
+        self._writing: asyncio.Future[list[_Failure]] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -66,7 +71,8 @@ class Metrics(Collector):
         """A run has ended."""
         self._running = False
         self._counts[ended.host, ended.outcome] += 1
-        self._latest = ended
+        ended = history.brief(ended)  # as it will be read in the history
+        self._own = self._own.after(ended)
         self._past = self._past.after(ended)
 
     async def exposition(self) -> bytes:
@@ -75,17 +81,42 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     async def write(self) -> None:
-        """Replace the textfile, where there is to be one. What goes wrong is a warning."""
+        """
+        Replace the textfile, where there is to be one; what goes wrong is a warning.
+
+        One that was written where the settings do not want it any more is removed: node_exporter would read both.
+        """
         path = self._config.metrics.textfile
-        if path is None:
+        if path is None and not self._files:
             return
-        reason: str | None = "an earlier attempt to write it still hangs"
+        where = path or min(self._files)
+        failures = [("metrics.unwritten", where, "an earlier attempt to write or remove a textfile still hangs")]
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(asyncio.to_thread(_replace, path, await self.exposition()))
+            data = await self.exposition()
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._place, path, data))
             await asyncio.wait((self._writing,), timeout=WRITE_WITHIN)
-            reason = self._writing.result() if self._writing.done() else f"not done after {WRITE_WITHIN:.0f} s"
-        if reason is not None:
-            log.warning("metrics.unwritten", path=str(path), reason=reason)
+            late = [("metrics.unwritten", where, f"not done after {WRITE_WITHIN:.0f} s")]
+            failures = self._writing.result() if self._writing.done() else late
+        for event, which, reason in failures:
+            log.warning(event, path=str(which), reason=reason)
+
+    def _place(self, path: Path | None, data: bytes) -> list[_Failure]:
+        """In a thread of its own, one at a time: have that file and no other; what could not be done."""
+        failures: list[_Failure] = []
+        for old in self._files - {path}:
+            try:
+                old.unlink(missing_ok=True)
+                self._files.discard(old)
+            except OSError as exc:
+                failures.append(
+                    ("metrics.unremoved", old, f"{exc.strerror}: node_exporter still reads it, remove it by hand")
+                )
+        if path is not None:
+            if (reason := _replace(path, data)) is not None:
+                failures.append(("metrics.unwritten", path, reason))
+            else:
+                self._files.add(path)
+        return failures
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
@@ -94,11 +125,12 @@ class Metrics(Collector):
         yield _gauge("run", "in_progress", "1 while a run goes on.", {"host": host}, self._running)
         if self._past.last is not None:
             yield from _of_run(self._past.last)
-        if self._past.complete is not None:
-            yield _time("last_success", "End of the last run without any problem.", self._past.complete)
-        if self._past.stored is not None and self._past.stored.summary is not None:
-            yield _time("last_backup", "End of the last run that stored a manifest.", self._past.stored)
-            yield from _of_backup(self._past.stored.summary)
+        # Nought where there has been none: an alarm for what is too long ago is raised then, too.
+        success, backup = self._past.complete, self._past.stored
+        yield _time("last_success", "End of the last run without any problem; 0: none is known.", success, host)
+        yield _time("last_backup", "End of the last run that stored a manifest; 0: none is known.", backup, host)
+        if backup is not None and backup.summary is not None:
+            yield from _of_backup(backup.summary)
         if self._counting:
             yield self._counted(host)
 
@@ -121,15 +153,26 @@ class Metrics(Collector):
             return  # nothing has been remembered yet, or cannot be: what we have heard ourselves holds
         if seen == self._seen:
             return
-        self._seen = seen
         try:
             found, runs = await asyncio.to_thread(history.recall_past, self._config)
         except SpoolError as exc:
-            log.warning("metrics.outdated", reason=str(exc))
+            if seen != self._unread:
+                log.warning("metrics.outdated", reason=str(exc))
+            self._unread = seen
             return
-        self._past = found
-        if self._latest is not None and self._latest not in runs:
-            self._past = self._past.after(self._latest)
+        self._seen, own = seen, self._own
+        self._past = Past(
+            _last(own.last, found.last, runs),
+            _last(own.complete, found.complete, runs),
+            _last(own.stored, found.stored, runs),
+        )
+
+
+def _last(own: Ended | None, remembered: Ended | None, runs: list[Ended]) -> Ended | None:
+    """The later one of what we know ourselves, which the history may not have been able to take, and what it says."""
+    if own is None or remembered is None or own in runs:
+        return remembered or own
+    return max(own, remembered, key=lambda ended: ended.finished)
 
 
 def _gauge(subject: str, what: str, meaning: str, labels: dict[str, str], value: float) -> Metric:
@@ -138,8 +181,9 @@ def _gauge(subject: str, what: str, meaning: str, labels: dict[str, str], value:
     return family
 
 
-def _time(subject: str, meaning: str, ended: Ended) -> Metric:
-    return _gauge(subject, "timestamp_seconds", meaning, {"host": ended.host}, ended.finished.timestamp())
+def _time(subject: str, meaning: str, ended: Ended | None, host: str) -> Metric:
+    known, value = (host, 0.0) if ended is None else (ended.host, ended.finished.timestamp())
+    return _gauge(subject, "timestamp_seconds", meaning, {"host": known}, value)
 
 
 def _of_run(ended: Ended) -> Iterator[Metric]:

@@ -15,6 +15,9 @@ EXIT_CODES = {FRESH: 0, STALE: 1, FAILING: 2}
 _SILENT = 120.0
 """Seconds after which a run that says nothing is worth a word: it speaks once a second."""
 
+_LATE = 300.0
+"""Seconds after which a run that is due and has not begun is no accident: the daemon looks at the clock each minute."""
+
 _START = "Start it: systemctl start sysbackup, or elsewhere sysbackup daemon"
 
 # By how much an end may lie ahead of us and be believed: a clock that is being set right.
@@ -176,6 +179,11 @@ def _failing(facts: Facts, last: Ended | None) -> list[str]:
     elif not facts.alive:
         during = " during a run" if status.current else ""
         found.append(f"the daemon (process {status.pid}) is gone: it was killed, or crashed{during}. {_START}")
+    elif due := _overdue(facts.now, status):
+        found.append(
+            f"the daemon (process {status.pid}) should have started a run at {due:%Y-%m-%d %H:%M} UTC and has not: it"
+            " hangs, was stopped (SIGSTOP), or cannot write its status. Restart it: systemctl restart sysbackup"
+        )
     elif last is None and status.current is None:
         up = (facts.now - status.since).total_seconds()
         if up > facts.stale_after:
@@ -185,6 +193,16 @@ def _failing(facts: Facts, last: Ended | None) -> list[str]:
         age = ago((facts.now - last.finished).total_seconds())
         found.append(f"the last run {how} {age}, without a manifest: {last.reason or 'nobody knows why'}")
     return found
+
+
+def _overdue(now: datetime, status: Status) -> datetime | None:
+    """When a daemon that lives, and waits, should have started a run by its own account; None where all is well."""
+    if status.current is not None:
+        return None
+    if status.asked and (now - status.written).total_seconds() > _SILENT:
+        return status.written
+    late = status.state == "waiting" and status.next is not None and (now - status.next).total_seconds() > _LATE
+    return status.next if late else None
 
 
 def _stale(facts: Facts, complete: Ended | None, stored: Ended | None) -> list[str]:
@@ -209,6 +227,8 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
     silent = (facts.now - living.written).total_seconds()
     if living.current is not None and silent > _SILENT:
         found.append(f"the run, or the daemon, has said nothing for {roughly(silent)}: it may hang")
+    elif living.state == "waiting" and silent > _LATE:
+        found.append(f"the daemon has said nothing for {roughly(silent)}: it may hang, or was stopped (SIGSTOP)")
     if next_run is None and living.state == "waiting":
         found.append("nothing is known to start the next run: no schedule in [daemon], no sysbackup.timer")
     return found

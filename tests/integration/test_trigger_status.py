@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 import uvloop
@@ -189,10 +190,37 @@ def test_when_the_daemon_is_killed_who_waits_hears_what_that_means(host: Host) -
         done = host.call("trigger")
         assert done.returncode == 69
         assert "was left behind by process" in done.stderr
+        path = host.runtime / "status.json"
+        left = statuses.read(path)
+        assert left is not None
+        statuses.write(path, msgspec.structs.replace(left, state="stopping"))  # killed while it was being stopped
+        done = host.call("trigger")
+        assert (done.returncode, "is being stopped" in done.stderr) == (69, False)
+        assert "was left behind by process" in done.stderr
         gate(host).unlink()
     with daemon(host):
         triggered(host, 0)
         told(host, 0)
+
+
+def test_a_daemon_that_was_stopped_by_a_signal_is_not_fresh(host: Host) -> None:
+    """Its process lives, and does nothing: what it was asked for is overdue, and status says so."""
+    with daemon(host) as running:
+        triggered(host, 0)
+        running.until(lambda s: s.state == "waiting")
+        running.signal(signal.SIGSTOP)
+        try:
+            path = host.runtime / "status.json"
+            status = statuses.read(path)
+            assert status is not None
+            long_ago = datetime.now(UTC) - timedelta(hours=1)
+            statuses.write(path, msgspec.structs.replace(status, next=long_ago, written=long_ago))
+            found = told(host, 2)
+            assert "should have started a run at" in found["reasons"][0]
+            assert "SIGSTOP" in host.call("status").stdout
+        finally:
+            running.signal(signal.SIGCONT)
+        assert running.stop() == 0
 
 
 def test_a_process_that_has_got_the_daemons_number_is_not_signalled(host: Host) -> None:
@@ -378,7 +406,7 @@ def test_who_may_not_know_is_told_so(
             assert invoke(["trigger"]) == 69
             assert "this user may not signal the daemon" in capsys.readouterr().err
             assert invoke(["trigger", "--wait"]) == 69
-            assert "the daemon refuses: only root" in capsys.readouterr().err
+            assert "this user may not connect to" in capsys.readouterr().err
         assert running.until(lambda _: True).last is None
     structlog.reset_defaults()
 

@@ -409,8 +409,32 @@ def test_only_root_and_the_daemons_own_user_may_ask(tmp_path: Path) -> None:
         run(work(Path(base)))
 
 
-def test_the_socket_is_for_its_user_and_group(tmp_path: Path) -> None:
-    """Mode 0660, whatever the umask is."""
+def test_the_log_cannot_be_filled_by_those_who_may_not_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line at once, and later one with the number of those since."""
+    monkeypatch.setattr(control, "_peer", lambda _: (4711, NOBODY))
+
+    async def knock(served: Served, times: int) -> None:
+        for _ in range(times):
+            assert b"only root" in await asyncio.wait_for(said(served.path, b""), SOON)
+
+    async def work() -> None:
+        async with serving(tmp_path) as served:
+            await knock(served, 20)
+            monkeypatch.setattr(control, "REFUSALS_EVERY", 0.0)  # as if the time had passed
+            await knock(served, 1)
+            assert served.daemon.asked == []
+
+    with capture_logs() as logged:
+        run(work())
+    refused = [line for line in logged if line["event"] == "control.refused"]
+    assert [(line["log_level"], line["times"], line["uid"]) for line in refused] == [
+        ("warning", 1, NOBODY),
+        ("warning", 20, NOBODY),
+    ]
+
+
+def test_the_socket_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Mode 0600, whatever the umask is: whom else it let in would hear no more than that it may not ask."""
 
     async def work() -> int:
         async with serving(tmp_path) as served:
@@ -418,7 +442,7 @@ def test_the_socket_is_for_its_user_and_group(tmp_path: Path) -> None:
 
     before = os.umask(0)
     try:
-        assert run(work()) == 0o660
+        assert run(work()) == 0o600
     finally:
         os.umask(before)
 

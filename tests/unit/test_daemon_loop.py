@@ -456,6 +456,57 @@ def test_another_run_in_progress_is_no_failure(tmp_path: Path) -> None:
 
     world = play(tmp_path, scene, when=settings.Daemon())
     assert history.recall(world.config) == []
+    assert len(world.started) == 1
+
+
+@pytest.mark.parametrize("by", ["schedule", "signal"])
+def test_a_run_that_finds_another_in_progress_is_tried_again(tmp_path: Path, by: str) -> None:
+    """Nobody hears of it who could ask again: so it is, each minute, until it is a backup."""
+
+    def busy(started: datetime, finished: datetime) -> Ended:
+        return msgspec.structs.replace(failed(started, finished), exit_code=75, run=None)
+
+    async def scene(world: World) -> None:
+        world.runs.ends, world.runs.lasting = busy, 0.0
+        if by == "signal":
+            world.daemon.rouse("SIGUSR1")
+        await world.clock.go_on(hours=1, minutes=2, seconds=30)
+        assert world.status().asked
+        world.runs.ends = None
+        await world.clock.go_on(minutes=20)
+        assert not world.status().asked
+
+    world = play(tmp_path, scene, when=HOURLY if by == "schedule" else settings.Daemon())
+    assert world.started[-4:] == ["23 13:00", "23 13:01", "23 13:02", "23 13:03"]
+    assert world.outcomes == ["complete"]
+
+
+def test_a_run_that_died_with_its_daemon_is_told_of(tmp_path: Path) -> None:
+    """By the next daemon: in history, status and hooks; and it is not made up for, lest it kill this one too."""
+    left: list[bytes] = []
+
+    async def dying(world: World) -> None:
+        world.daemon.rouse("a test")
+        await world.clock.go_on(minutes=5)
+        left.append((world.config.state / "running.json").read_bytes())
+
+    killed = play(tmp_path, dying, when=NIGHTLY)
+    assert not (killed.config.state / "running.json").exists()
+    history.history_path(killed.config).unlink()
+    (killed.config.state / "running.json").write_bytes(left[0])
+
+    async def scene(world: World) -> None:
+        last = world.status().last
+        assert last is not None
+        assert (last.outcome, last.run, last.started) == ("failed", "20261123T120000Z-0000", NOON)
+        assert "died" in (last.reason or "")
+        await world.clock.go_on(hours=1)
+
+    world = play(tmp_path, scene, when=NIGHTLY, now=NOON + timedelta(days=2))
+    assert world.outcomes == ["failed"]
+    assert world.heard.events[0].startswith("failed")
+    assert world.started == []
+    assert not (world.config.state / "running.json").exists()
 
 
 # ---- runs that last
@@ -796,6 +847,9 @@ def test_reload_with_mistakes(tmp_path: Path) -> None:
     """A configuration with mistakes is refused, and shown as that until a good one comes; the old one stays."""
 
     async def scene(world: World) -> None:
+        world.mistake = "/etc/b\udcffckup/conf: no UTF-8 in a path"
+        world.daemon.reload()
+        assert world.status().refused == ["/etc/b\\udcffckup/conf: no UTF-8 in a path"]
         world.mistake = "conf: [daemon] schedule is no cron expression"
         world.daemon.reload()
         await settled()

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.report import Ended, well
 from sysbackup.service import history
 from tests import backups
+from tests.unit.test_hooks import summary
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -87,6 +88,69 @@ def test_long_lines_do_not_grow_it_without_end(tmp_path: Path, monkeypatch: pyte
         assert history.history_path(config).stat().st_size <= 2 * 100_000 + 2 * 11_000
         assert numbers(history.recall(config))[0] == number
     assert len(numbers(history.recall(config))) >= 8
+
+
+def hostile(number: int) -> Ended:
+    """A run with problems at the longest paths that there are, of bytes that take the most room."""
+    at = NOON + timedelta(hours=number)
+    path = "/srv/" + "\\x1b" * 4000 + "é" * 100
+    found = [{"event": "file.skipped", "path": path, "reason": "\x00" * 5000}] * 50
+    return well(summary("incomplete", finished=at, problems=5000, first_problems=found))
+
+
+def test_runs_with_many_problems_do_not_crowd_out_the_others(tmp_path: Path) -> None:
+    """However long the names are that somebody gives to files: a thousand runs are remembered."""
+    config = backups.configured(tmp_path)
+    complete = well(summary())
+    history.remember(config, complete)
+    history.remember(config, hostile(1))
+    path = history.history_path(config)
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    with path.open("ab") as file:
+        file.writelines([line] * (history.KEPT - 3))
+    history.remember(config, hostile(2))
+    found = history.recall(config)
+    assert len(found) == history.KEPT
+    assert found[-1] == complete == history.recall_past(config)[0].complete
+
+
+def test_what_is_remembered_of_problems_can_be_read(tmp_path: Path) -> None:
+    """Ten of them, their number, and of a long path the beginning and the end. A short one stays as it is."""
+    config = backups.configured(tmp_path)
+    names = ["/srv/" + "long/" * 500 + "file", *(f"/srv/{n}" for n in range(49))]
+    found = [{"event": "file.skipped", "path": name, "reason": "permission denied"} for name in names]
+    history.remember(config, well(summary("incomplete", problems=1234, first_problems=found)))
+    (remembered,) = history.recall(config)
+    assert remembered.summary is not None
+    assert remembered.summary.problems == 1234
+    assert remembered.summary.first_problems[1:] == found[1:10]
+    path = remembered.summary.first_problems[0]["path"]
+    assert path.startswith("/srv/long/long/")
+    assert path.endswith("long/file")
+    assert 200 < len(path) < 300
+    whole = well(summary())
+    for ended in (remembered, hostile(1), whole):
+        assert history.brief(history.brief(ended)) == history.brief(ended)
+    assert history.brief(whole) == whole
+
+
+def test_the_roots_umask_does_not_take_it_from_monitoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sysbackup run` by root under 077 makes it for the group all the same; what others make of it then holds."""
+    monkeypatch.setattr(history, "KEPT", 2)
+    config = backups.configured(tmp_path)
+    path = history.history_path(config)
+    old = os.umask(0o077)
+    try:
+        history.remember(config, ended(1))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        for mode in (0o640, 0o600):
+            path.chmod(mode)
+            for number in range(10):
+                history.remember(config, ended(number))
+            assert len(path.read_bytes().splitlines()) < 10  # it has been made anew
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(old)
 
 
 def test_many_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sysbackup import config
 from sysbackup.config import Config
+from sysbackup.errors import SpoolError
 from sysbackup.pipeline.report import Ended, well
 from sysbackup.service import history
 from sysbackup.service.metrics import Metrics
@@ -54,12 +55,14 @@ def after(base: Path, *runs: Ended) -> dict[str, float]:
 
 
 def test_a_daemon_without_a_past_tells_what_it_is(tmp_path: Path) -> None:
-    """No success has no time: it is not 1970. All outcomes are counted from nought, so that increases are seen."""
+    """No success counts as one in 1970: alarms are raised. All outcomes are counted from nought: increases are seen."""
     found = after(tmp_path)
     (build,) = (name for name in found if name.startswith("build_info"))
     assert found.pop(build) == 1
     assert found == {
         "run_in_progress": 0,
+        "last_success_timestamp_seconds": 0,
+        "last_backup_timestamp_seconds": 0,
         **{f'runs_total{{outcome="{outcome}"}}': 0 for outcome in ("complete", "incomplete", "failed", "stopped")},
     }
 
@@ -134,6 +137,109 @@ def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
     metrics.ended(well(summary(finished=START + timedelta(days=2))))  # which the history could not take
     history.remember(config, badly())
     assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 2 * 86400
+
+
+def test_many_runs_of_others_do_not_bring_back_what_was_before_them(tmp_path: Path) -> None:
+    """The daemon's own last run is no longer among those that are read: it is older, all the same."""
+    config = configured(tmp_path)
+    metrics = Metrics(config, counting=True)
+    own = well(summary())
+    metrics.ended(own)
+    history.remember(config, own)
+    for day in range(1, 18):
+        history.remember(config, well(summary(finished=START + timedelta(days=day))))
+    found = told(metrics)
+    latest = START.timestamp() + 17 * 86400
+    assert found["last_success_timestamp_seconds"] == found["last_backup_timestamp_seconds"] == latest
+    assert found["last_run_end_timestamp_seconds"] == latest
+
+
+def test_a_success_that_the_history_could_not_take_outlives_later_failures(tmp_path: Path) -> None:
+    """Those of `sysbackup run`, which the history has."""
+    config = configured(tmp_path)
+    history.remember(config, well(summary()))
+    metrics = Metrics(config, counting=True)
+    metrics.ended(well(summary(finished=START + timedelta(days=1))))
+    history.remember(config, badly(finished=START + timedelta(days=2)))
+    found = told(metrics)
+    assert found["last_success_timestamp_seconds"] == START.timestamp() + 86400
+    assert found["last_run_end_timestamp_seconds"] == START.timestamp() + 2 * 86400
+
+
+def test_a_run_with_many_problems_is_known_again(tmp_path: Path) -> None:
+    """The history has less of it than the daemon has heard: it is the same run, and what follows it is later."""
+    config = configured(tmp_path)
+    metrics = Metrics(config, counting=True)
+    found = [{"event": "file.skipped", "path": "/srv/" + "x" * 5000, "reason": "no permission"}] * 50
+    wrong = well(summary("incomplete", finished=START + timedelta(days=300), first_problems=found))  # so was the clock
+    metrics.ended(wrong)
+    history.remember(config, wrong)
+    history.remember(config, well(summary()))
+    assert told(metrics)["last_run_end_timestamp_seconds"] == START.timestamp() + 90
+
+
+def test_a_history_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, and as soon as it can be read what it says, though nobody has touched it."""
+    config = configured(tmp_path)
+    history.remember(config, well(summary()))
+    metrics = Metrics(config, counting=False)
+    readable = history.recall_past
+
+    def unreadable(config: Config) -> Any:
+        raise SpoolError("Input/output error")
+
+    with structlog.testing.capture_logs() as said:
+        monkeypatch.setattr(history, "recall_past", unreadable)
+        assert told(metrics)["last_success_timestamp_seconds"] == 0
+        told(metrics)
+        monkeypatch.setattr(history, "recall_past", readable)
+        assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 90
+    assert [line["event"] for line in said] == ["metrics.outdated"]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_reload_leaves_no_old_textfile_behind(tmp_path: Path, moved: bool) -> None:
+    """node_exporter would read it for ever, beside the new one or alone. What is not ours stays."""
+    config = configured(tmp_path)
+    path = config.metrics.textfile
+    assert path is not None
+    path.parent.mkdir()
+    others = path.with_name("other.prom")
+    others.write_text("up 1\n")
+    fresh = tmp_path / "elsewhere.prom" if moved else None
+    new = msgspec.structs.replace(config, metrics=msgspec.structs.replace(config.metrics, textfile=fresh))
+
+    async def work() -> None:
+        telling = Telling()
+        for settings in (config, new):
+            telling.configured(settings)
+            await telling.ended(well(summary()))
+            assert path.exists() == (settings is config)
+        await telling.close()
+
+    backups.run(work())
+    assert os.listdir(path.parent) == ["other.prom"]
+    if fresh is not None:
+        assert values(fresh.read_text())["last_backup_files"] == 3
+
+
+def test_an_old_textfile_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> None:
+    """It names the file, each time until it can be; the new one is written."""
+    config = configured(tmp_path)
+    path, fresh = config.metrics.textfile, tmp_path / "elsewhere.prom"
+    assert path is not None
+    path.parent.mkdir()
+    metrics = Metrics(config, counting=False)
+    backups.run(metrics.write())
+    metrics.configure(msgspec.structs.replace(config, metrics=msgspec.structs.replace(config.metrics, textfile=fresh)))
+    path.unlink()
+    path.mkdir()
+    with structlog.testing.capture_logs() as said:
+        backups.run(metrics.write())
+        path.rmdir()
+        backups.run(metrics.write())
+    assert [(line["event"], line["path"]) for line in said] == [("metrics.unremoved", str(path))]
+    assert "last_success" in fresh.read_text()
 
 
 def test_a_run_that_gave_way_to_another_is_no_run(tmp_path: Path) -> None:

@@ -33,6 +33,30 @@ def test_what_root_makes_in_the_services_directories_is_the_services(tmp_path: P
     assert set(owners.values()) == {SERVICE}
 
 
+def test_what_somebody_else_has_put_there_is_not_given_away(tmp_path: Path) -> None:
+    """Another name of a file of root's, or a FIFO: whose directory it is could have anything that way."""
+    mine, place = tmp_path / "mine", tmp_path / "service"
+    mine.write_text("root's")
+    place.mkdir()
+    os.link(mine, place / "history.jsonl")
+    os.mkfifo(place / "fifo")
+    os.chown(place, SERVICE, SERVICE)
+    for name in ("history.jsonl", "fifo"):
+        fd = os.open(place / name, os.O_RDWR)
+        try:
+            leave_to_owner(fd, place)
+        finally:
+            os.close(fd)
+        assert (place / name).stat().st_uid == 0
+    mine.unlink()  # now it has one name
+    fd = os.open(place / "history.jsonl", os.O_RDWR)
+    try:
+        leave_to_owner(fd, place)
+    finally:
+        os.close(fd)
+    assert (place / "history.jsonl").stat().st_uid == SERVICE
+
+
 def test_in_a_directory_of_its_own_root_keeps_them(tmp_path: Path) -> None:
     """Nothing changes hands there."""
     with (tmp_path / "file").open("w") as file:

@@ -171,6 +171,40 @@ def test_the_verdict_and_why(found: Report, verdict: str, reasons: list[str] | N
         assert found.reasons == reasons
 
 
+MINUTE = HOUR / 60
+
+
+@pytest.mark.parametrize(
+    ("found", "due"),
+    [
+        (said(stored(HOUR), next=START - 6 * MINUTE), "2026-11-23 04:09 UTC"),
+        (said(stored(HOUR), next=START - 6 * MINUTE, asked=True, written=START - HOUR), "2026-11-23 03:15 UTC"),
+        (said(stored(HOUR), asked=True, written=START - 3 * MINUTE), "2026-11-23 04:12 UTC"),
+        (said(next=START - HOUR), "2026-11-23 03:15 UTC"),
+    ],
+)
+def test_a_daemon_that_stands_still_is_failing(found: Report, due: str) -> None:
+    """It lives, and what it says was good once: nothing but its own account shows that it does nothing."""
+    assert (found.verdict, found.exit_code) == ("failing", 2)
+    assert f"(process 4711) should have started a run at {due} and has not: it hangs, was stopped" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        said(stored(HOUR), next=START - 4 * MINUTE, written=START - HOUR),
+        said(stored(HOUR), next=START + HOUR, written=START - HOUR),
+        said(stored(HOUR), asked=True, written=START - MINUTE),
+        said(stored(HOUR), written=START - HOUR),
+        said(stored(HOUR), asked=True, next=START - HOUR, written=START - HOUR, **RUNNING),
+    ],
+    ids=["due", "waits", "asked", "no schedule", "runs"],
+)
+def test_one_that_waits_or_runs_does_not_stand_still(found: Report) -> None:
+    """What was asked for a moment ago begins soon; what falls into a run has to wait."""
+    assert (found.verdict, found.reasons) == ("fresh", [])
+
+
 def test_a_daemon_that_is_gone_is_told_from_one_that_was_stopped() -> None:
     """A status without its process was left behind by a crash."""
     dead = said(stored(HOUR), alive=False, **RUNNING)
@@ -254,3 +288,6 @@ def test_what_somebody_should_know_is_a_warning() -> None:
     ]
     silent = said(stored(HOUR), written=START - HOUR / 2, **RUNNING)
     assert silent.warnings == ["the run, or the daemon, has said nothing for 30 min: it may hang"]
+    silent = said(stored(HOUR), written=START - HOUR / 2, next=START + HOUR)
+    assert silent.warnings == ["the daemon has said nothing for 30 min: it may hang, or was stopped (SIGSTOP)"]
+    assert said(stored(HOUR), written=START - HOUR / 15, next=START + HOUR).warnings == []
