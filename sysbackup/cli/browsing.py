@@ -19,7 +19,7 @@ from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
 from sysbackup.config import Config
-from sysbackup.errors import FormatError, UsageError
+from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import (
     BlockDevice,
@@ -73,6 +73,8 @@ def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -
         return 0
     console = Console()
     if not found:
+        if host is not None:
+            raise RestoreError(f"there is no backup of {shown(host.encode())}; sysbackup list shows those of all hosts")
         console.print("There is no backup yet.")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -48,6 +48,12 @@ def when(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def source(problem: Mapping[str, str]) -> str:
+    """What could not be backed up: a path, or a program's name with what it is."""
+    kind = problem["event"].partition(".")[0]
+    return f"{kind} {problem['path']}" if kind in ("picker", "snapshotter") else problem["path"]
+
+
 def one_line(text: str) -> str:
     """What somebody else has said, as a terminal may show it."""
     return "; ".join(shown(line.encode()) for line in text.splitlines())
@@ -222,7 +228,8 @@ def _show_problems(console: Console, summary: Summary) -> None:
         return
     console.print(f"[yellow]{count(summary.problems, 'source')} could not be backed up as asked:[/]")
     for problem in summary.first_problems:
-        console.print(f"  {problem['path']}: {problem['reason']}", markup=False, highlight=False, soft_wrap=True)
+        text = f"  {source(problem)}: {problem['reason']}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if summary.problems > len(summary.first_problems):
         more = summary.problems - len(summary.first_problems)
         console.print(f"  … and {more:,} more: all of them are in the manifest")

@@ -188,7 +188,8 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to be asked whether to run this command: say --yes")
-    click.confirm("Run this command now?", abort=True, err=True)
+    if not click.confirm("Run this command now?", err=True):
+        raise RestoreError("the command was not run, and nothing was changed")
 
 
 def _warn_of(found: history.Run) -> None:

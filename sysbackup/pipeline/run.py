@@ -90,6 +90,8 @@ async def back_up(
         try:
             return await run()
         except CatalogUnusable as exc:
+            # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
+            await store.check()
             # Nothing is lost with it: what is stored is found again through the index, or by a conditional put.
             with spooling(config.cache):
                 set_aside(catalog_path(config.cache), str(exc))
@@ -166,9 +168,15 @@ async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
 
     The manifest is stored: whatever befalls the catalog now, the run has ended well.
     """
+    loop = asyncio.get_running_loop()
     try:
-        await asyncio.to_thread(catalog.tidy, names.started)
-        return await asyncio.to_thread(catalog.next_lock_end, names.started)
+        await finished(loop.run_in_executor(None, catalog.tidy, names.started))
+        return await finished(loop.run_in_executor(None, catalog.next_lock_end, names.started))
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
+        return None
     except SpoolError as exc:
         log.warning("catalog.untidy", reason=str(exc))
         return None

@@ -168,12 +168,16 @@ def _is_distrust(exc: SSLError) -> bool:
 
 def unavailable(exc: Exception, place: Place, seconds: float) -> StoreUnavailable:
     """The error for a store that went on failing for `seconds`."""
-    said = _said(exc) if isinstance(exc, ClientError) else str(exc)
-    reason = " ".join(part for part in (code_of(exc), said) if part) or type(exc).__name__
     return StoreUnavailable(
-        f"{place} did not answer as it should for {seconds:.0f} s; the last answer: {reason}. "
+        f"{place} did not answer as it should for {seconds:.0f} s; the last answer: {trouble(exc)}. "
         "What was stored before stays; the next run goes on from there."
     )
+
+
+def trouble(exc: Exception) -> str:
+    """What was wrong with one try, in a few words."""
+    said = _said(exc) if isinstance(exc, ClientError) else str(exc)
+    return " ".join(part for part in (code_of(exc), said) if part) or type(exc).__name__
 
 
 def translated(exc: Exception, action: Action, place: Place) -> SysbackupError:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
@@ -22,14 +23,18 @@ from botocore.handlers import convert_body_to_file_like_object
 from sysbackup.errors import StoreUnavailable
 from sysbackup.store.accounting import Requests
 from sysbackup.store.port import Body
-from sysbackup.store.translating import Action, Place, code_of, is_damage, is_passing, translated, unavailable
+from sysbackup.store.translating import Action, Place, code_of, is_damage, is_passing, translated, trouble, unavailable
+from sysbackup.units import duration_text
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
+_TELL_AFTER, _TELL_EVERY = 10.0, 60.0  # seconds of trouble until it is told of, and told again
 _DAMAGES = 3  # a transfer damaged more often than this is no accident
 
 _IN_PLACE = 1 << 18  # bodies up to this size are hashed on the loop: a thread would take longer
@@ -62,6 +67,7 @@ class Wire:
         self.place = Place(bucket, client.meta.endpoint_url)
         self.requests = Requests()
         self._give_up_after = give_up_after
+        self._told_at = -_TELL_EVERY
         _tune(client)
         client.meta.events.register("before-send.s3", self._sending)
 
@@ -97,9 +103,22 @@ class Wire:
                     if isinstance(exc, StoreUnavailable):
                         raise
                     raise unavailable(exc, self.place, self._give_up_after) from exc
+                self._tell(exc, loop.time(), began, left)
             wait = min(_FIRST_WAIT * 2.0**tries, _LONGEST_WAIT) * random.uniform(0.5, 1)  # noqa: S311 - jitter
             await asyncio.sleep(min(wait, left))
             tries += 1
+
+    def _tell(self, exc: Exception, now: float, began: float, left: float) -> None:
+        """Say now and then that we wait, once for all requests: a run of which nothing is heard looks as if it hung."""
+        if now - began >= _TELL_AFTER and now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            log.warning(
+                "store.unreachable",
+                store=str(self.place),
+                reason=trouble(exc),
+                tried_for=duration_text(round(now - began)),
+                gives_up_in=duration_text(round(left)),
+            )
 
 
 async def sha256_of(body: Body) -> bytes:

@@ -9,13 +9,16 @@ from contextlib import closing
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
+from sysbackup.cli.opening import open_store
 from sysbackup.errors import LockNotKept, StoreUnavailable
+from sysbackup.store import wire
 from sysbackup.store.port import MIN_PART, ObjectStore
 from tests.contract.asking import content, lock
 from tests.memory_store import MemoryBucket, MemoryStore
 from tests.proxy import Fault, proxying
-from tests.servers import OnServer
+from tests.servers import OnServer, Server
 
 PART, CREATE, COMPLETE = r"^PUT .*partNumber=", r"^POST .*\?uploads", r"^POST .*\?uploadId="
 PUT = r"^PUT [^?]* "
@@ -287,3 +290,23 @@ def test_a_store_that_keeps_no_locks_is_found_out() -> None:
             await upload(store)
 
     uvloop.run(body())
+
+
+def test_waiting_for_a_store_is_told_once_for_all_requests(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that says nothing for a quarter of an hour looks as if it hung."""
+    monkeypatch.setattr(wire, "_TELL_AFTER", 0.3)
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and not listened to
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+
+        async def body() -> None:
+            async with open_store(moto.config("bucket", give_up_after=1.5, endpoint_url=address)) as store:
+                asked = await asyncio.gather(*(store.check() for _ in range(5)), return_exceptions=True)
+            assert {type(answer) for answer in asked} == {StoreUnavailable}
+
+        with capture_logs() as log:
+            uvloop.run(body())
+    (told,) = log
+    assert told["event"] == "store.unreachable"
+    assert address in told["store"]
+    assert told["reason"]

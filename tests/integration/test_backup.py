@@ -19,6 +19,7 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.formats import manifest
 from sysbackup.model import LockMode, SystemClock
 from sysbackup.pipeline.examining import Examined, Examiner
+from sysbackup.pipeline.report import Summary
 from sysbackup.pipeline.run import back_up
 from sysbackup.sources import acl
 from sysbackup.sources.folders import Folders
@@ -459,3 +460,24 @@ def test_a_stop_does_not_wait_for_locks(store: MemoryStore, tmp_path: Path) -> N
         links = [os.readlink(fd.path) for fd in os.scandir("/proc/self/fd") if os.path.lexists(fd.path)]
         assert sorted(links).count(str(tmp_path / "small")) == 1
         assert sorted(links).count(str(tmp_path / "large")) == 1
+
+
+def test_a_stop_after_the_manifest_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored and promised is not called stopped."""
+    bucket = MemoryBucket()
+    config = backups.configured(tmp_path)
+    backups.picker(config, "/etc/passwd")
+    tidy = Catalog.tidy
+
+    async def work() -> Summary:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stopped_meanwhile(catalog: Catalog, now: datetime) -> None:
+            loop.call_soon_threadsafe(task.cancel)
+            tidy(catalog, now)
+
+        monkeypatch.setattr(Catalog, "tidy", stopped_meanwhile)
+        return await back_up(config, MemoryStore(bucket), "bucket", SystemClock())
+
+    assert backups.run(work()).exit_code == 0

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.errors import BucketUnusable
 from sysbackup.pipeline import examining
 from tests.clock import ManualClock
 from tests.machines import Machine
-from tests.memory_store import MemoryBucket
+from tests.memory_store import MemoryBucket, MemoryStore
 from tests.mortal import remove
 
 MIB = 1 << 20
@@ -138,7 +139,7 @@ def test_requests_made_in_vain_are_counted(machine: Machine) -> None:
     machine.sql("UPDATE indexes SET key = 'index/alpha/99991231T235959Z-0000.jsonl.gz'")
     twice = machine.back_up()
     assert twice.said("catalog.set_aside")
-    assert twice.requests["ListObjectsV2"] == 2
+    assert twice.requests["ListObjectsV2"] == 3  # one of them asks whether the bucket is there at all
 
 
 def test_a_lost_catalog_is_built_from_the_index(machine: Machine) -> None:
@@ -169,6 +170,22 @@ def test_a_catalog_from_the_past_knows_less_and_nothing_wrong(machine: Machine, 
     told = machine.back_up()
     assert told.kinds == {"manifests": 1}
     assert machine.restores(told)
+
+
+def test_a_mistyped_bucket_does_not_cost_the_catalog(machine: Machine) -> None:
+    """It is another bucket, too, but there is none: the run fails, and with the right name all is as it was."""
+    machine.back_up()
+    other_bucket(machine.catalog)
+
+    class Missing(MemoryStore):
+        """A bucket that does not exist."""
+
+        async def check(self) -> None:
+            raise BucketUnusable("there is no such bucket")
+
+    with pytest.raises(BucketUnusable):
+        machine.back_up(Missing(machine.bucket))
+    assert not [*machine.catalog.parent.glob("*unusable*")]
 
 
 def test_another_bucket_of_the_same_name_is_noticed(machine: Machine, clock: ManualClock) -> None:

@@ -96,6 +96,14 @@ def test_list_of_nothing(command: Command, backup: Backup, capfd: pytest.Capture
     assert "no backup yet" in capfd.readouterr().out
 
 
+def test_list_of_a_host_that_has_none(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    """A misspelt name is not answered as an empty bucket is; programs get their empty list."""
+    assert command("list", "--host", "aplha") == 1
+    assert "no backup of aplha" in capfd.readouterr().err
+    assert command("list", "--host", "aplha", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == []
+
+
 def test_list_tells_of_tampering(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
     """A manifest under a delete marker is listed, and the marker told of."""
     backup.bucket.hide(backup.stored())
