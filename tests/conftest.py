@@ -1,11 +1,28 @@
 """Fixtures that every folder of tests may use: servers started once, fresh buckets."""
 
+import functools
+import os
 from collections.abc import Iterator
 
+import botocore.loaders
+import botocore.session
 import pytest
 import uvloop
 
 from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lengthy tests first, the others in their order."""
+    items.sort(key=lambda item: item.get_closest_marker("lengthy") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_read_once() -> Iterator[None]:
+    """botocore reads its description of S3 once, not for each client: that took longer than most tests of a store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +33,10 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with rgw_server(tmp_path_factory.mktemp("rgw")) as server:
+    """One for all workers of pytest-xdist, each of which has its own folder beside the others'."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with rgw_server(tmp_path_factory.mktemp("rgw"), shared / "ceph") as server:
         yield server
 
 

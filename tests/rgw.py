@@ -1,10 +1,12 @@
 """
 A real S3 for tests: Ceph's RADOS gateway on one node, in memory, on loopback.
 
-It enforces locks, policies and lifecycle rules. Monitor, manager, one OSD and
-the gateway run in the foreground as children that die with this process.
+It enforces locks, policies and lifecycle rules. Monitor, one OSD and the
+gateway run in the foreground as children that die with this process; a manager
+would only watch over them.
 """
 
+import fcntl
 import os
 import shutil
 import socket
@@ -19,8 +21,11 @@ from urllib.request import urlopen
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 
-_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mgr", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _START_SECONDS = 120.0
+
+LIFECYCLE_DAY = 2
+"""How many seconds a day of a lifecycle rule lasts."""
 
 _CONF = """\
 [global]
@@ -32,7 +37,6 @@ run dir = {folder}/run
 admin socket = {folder}/run/$cluster-$name.asok
 log file = {folder}/log/$name.log
 mon data = {folder}/mon
-mgr data = {folder}/mgr
 osd data = {folder}/osd
 osd objectstore = memstore
 memstore device bytes = {device_bytes}
@@ -51,6 +55,8 @@ ms mon client mode = crc
 ms client mode = crc
 rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw lc debug interval = {lifecycle_day}
+# how long the monitor waits for more changes before it acts on one: a second for each of the gateway's pools
+paxos propose interval = 0.05
 debug ms = 0
 """
 
@@ -61,20 +67,52 @@ def missing() -> str | None:
     if not lacking:
         return None
     return (
-        f"{', '.join(lacking)} not found: apt-get install --no-install-recommends "
-        "ceph-mon ceph-osd ceph-mgr radosgw ceph-common"
+        f"{', '.join(lacking)} not found: apt-get install --no-install-recommends ceph-mon ceph-osd radosgw ceph-common"
     )
 
 
 @contextmanager
-def gateway(folder: Path, *, lifecycle_day: int = -1, gib: int = 4) -> Iterator[str]:
+def shared_gateway(folder: Path) -> Iterator[str]:
     """
-    Run a gateway for the time of the block; yields its endpoint's URL.
+    A gateway that all processes use which name this folder; yields its endpoint's URL.
 
-    `lifecycle_day` is how many seconds a day of a lifecycle rule lasts (-1: a day).
+    The first of them runs it, until none of the others is in the block any more:
+    two gateways would cost their start twice, and most of a gibibyte of memory each.
     """
+    folder.mkdir(exist_ok=True)
+    known = folder / "endpoint"
+    with ExitStack() as stack:
+        using = stack.enter_context((folder / "using").open("ab"))
+        with _alone(folder):
+            if known.exists():
+                endpoint = known.read_text()
+            else:
+                endpoint = stack.enter_context(gateway(folder / f"{os.getpid()}"))
+                known.write_text(endpoint)
+                # the last in is the first out: nobody begins with it any more, the others leave, it is stopped
+                stack.callback(fcntl.flock, using, fcntl.LOCK_EX)
+                stack.callback(_forget, folder, known)
+            fcntl.flock(using, fcntl.LOCK_SH)
+        yield endpoint
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _forget(folder: Path, known: Path) -> None:
+    with _alone(folder):
+        known.unlink()
+
+
+@contextmanager
+def gateway(folder: Path, *, gib: int = 4) -> Iterator[str]:
+    """Run a gateway for the time of the block; yields its endpoint's URL."""
     mon_v2, mon_v1, port = _free_ports(3)
-    for name in ("mon", "mgr", "osd", "rgw", "run", "log"):
+    for name in ("mon", "osd", "rgw", "run", "log"):
         (folder / name).mkdir(parents=True)
     conf, fsid = folder / "ceph.conf", str(uuid.uuid4())
     conf.write_text(
@@ -84,7 +122,7 @@ def gateway(folder: Path, *, lifecycle_day: int = -1, gib: int = 4) -> Iterator[
             mon_v2=mon_v2,
             mon_v1=mon_v1,
             port=port,
-            lifecycle_day=lifecycle_day,
+            lifecycle_day=LIFECYCLE_DAY,
             device_bytes=gib << 30,
         )
     )
@@ -101,7 +139,7 @@ def gateway(folder: Path, *, lifecycle_day: int = -1, gib: int = 4) -> Iterator[
 
 
 class _Node:
-    """The four daemons of one gateway, and the commands that set them up."""
+    """The three daemons of one gateway, and the commands that set them up."""
 
     def __init__(self, folder: Path, conf: Path, log: int, stack: ExitStack) -> None:
         self._folder = folder
@@ -112,12 +150,10 @@ class _Node:
     def prepare(self, fsid: str, addresses: str) -> None:
         """Keys, the monitor's map and the monitor's store."""
         keyring, monmap = str(self._folder / "keyring"), str(self._folder / "monmap")
-        everything = ("--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *")
+        everything = ("--cap", "mon", "allow *", "--cap", "osd", "allow *")
         self._run("ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
         self._run("ceph-authtool", keyring, "--gen-key", "-n", "client.admin", *everything)
-        mgr = ("--cap", "mon", "allow profile mgr", "--cap", "osd", "allow *")
-        self._run("ceph-authtool", keyring, "--gen-key", "-n", "mgr.x", *mgr)
-        osd = ("--cap", "mon", "allow profile osd", "--cap", "mgr", "allow profile osd", "--cap", "osd", "allow *")
+        osd = ("--cap", "mon", "allow profile osd", "--cap", "osd", "allow *")
         self._run("ceph-authtool", keyring, "--gen-key", "-n", "osd.0", *osd)
         self._run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", addresses, monmap)
         self._ceph("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
@@ -128,7 +164,6 @@ class _Node:
         osd = str(uuid.uuid4())
         self._ceph("ceph", "osd", "new", osd)
         self._ceph("ceph", "auth", "import", "-i", str(self._folder / "keyring"))
-        self._daemon("ceph-mgr", "-i", "x")
         self._ceph("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._daemon("ceph-osd", "-i", "0")
         self._daemon("radosgw", "-n", "client.admin", f"--rgw-data={self._folder}/rgw")

@@ -108,6 +108,8 @@ class Server:
         return Config(
             directory=self.credentials.parent,
             cache=self.credentials.parent,
+            state=self.credentials.parent,
+            runtime=self.credentials.parent,
             aws=config.Aws(credentials_file=self.credentials),
             s3=msgspec.structs.replace(settings, **s3),
             run=config.Run(give_up_after=give_up_after),
@@ -174,15 +176,15 @@ def moto_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def rgw_server(folder: Path, *, lifecycle_day: int = -1) -> Iterator[Server]:
+def rgw_server(folder: Path, shared: Path) -> Iterator[Server]:
     """
-    Ceph's gateway, see `rgw.gateway`. Where it is not installed a test fails in CI, and is skipped elsewhere.
+    Ceph's gateway, see `rgw.shared_gateway`. Where it is not installed a test fails in CI, and is skipped elsewhere.
     """
     if reason := rgw.missing():
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI tests against a real S3, but {reason}")
         pytest.skip(reason)
-    with rgw.gateway(folder / "ceph", lifecycle_day=lifecycle_day) as endpoint:
+    with rgw.shared_gateway(shared) as endpoint:
         credentials = _credentials(folder, rgw.ACCESS_KEY, rgw.SECRET_KEY)
         yield Server(endpoint, credentials, Traits(conditions=False, multipart_locks=False))
 

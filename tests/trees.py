@@ -92,7 +92,7 @@ def sizes(ground: Ground) -> None:
         ground.file(here + b"/random %d" % size, ground.random.randbytes(size))
     ground.file(here + b"/text large", ground.text(IN_MEMORY + MIB))
     ground.file(here + b"/random large", ground.random.randbytes(IN_MEMORY + MIB))
-    sparse(ground, here + b"/sparse", 1 << 30, (0, 300 * MIB + 777, (1 << 30) - 5))
+    sparse(ground, here + b"/sparse", 4 * IN_MEMORY, (0, 70 * MIB + 777, 4 * IN_MEMORY - 5))
     sparse(ground, here + b"/sparse small", 2 * MIB, (MIB,))
     sparse(ground, here + b"/sparse tail", 3 * MIB, (0,))
     sparse(ground, here + b"/nothing but a hole", 8 * MIB, ())

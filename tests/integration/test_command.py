@@ -19,6 +19,8 @@ from tests.servers import OnServer, Server
 
 MIB = 1 << 20
 
+pytestmark = pytest.mark.lengthy
+
 
 class Machine:
     """A machine that is configured for a bucket; its command is run as a subprocess."""

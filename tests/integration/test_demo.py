@@ -56,6 +56,7 @@ class Desk:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
             "LC_ALL": "C.UTF-8",
+            "COLUMNS": "100",  # room enough for the longest path of a test in one line
             "HOME": str(self.home),
             "TMPDIR": str(self.temporary),
             "DEMO_MARK": str(self.home),

@@ -83,6 +83,7 @@ def test_random_failures_leave_no_manifest_of_what_is_missing(
         assert checked(bucket) == 1
 
 
+@pytest.mark.lengthy
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(delay=st.floats(0, 1.2))
 def test_a_run_that_is_cancelled_leaves_no_manifest(tree: Path, tmp_path: Path, delay: float) -> None:

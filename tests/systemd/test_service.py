@@ -24,6 +24,8 @@ from tests.backups import run
 from tests.servers import OnServer, Server
 from tests.systemd.machine import Machine, booted, build, missing
 
+pytestmark = pytest.mark.lengthy
+
 SOURCE = Path(__file__).parents[2]
 
 DAEMON, RUN, TIMER = "sysbackup.service", "sysbackup-run.service", "sysbackup.timer"
