@@ -1,6 +1,8 @@
 """`sysbackup run`: one backup now."""
 
 import asyncio
+import os
+import signal
 from contextlib import nullcontext
 from datetime import datetime
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from sysbackup.cli import process
 from sysbackup.cli.display import Progress, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
-from sysbackup.cli.looping import Stopped, run
+from sysbackup.cli.looping import STOPPING, Stopped, run
 from sysbackup.cli.opening import open_store
 from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
@@ -69,11 +71,20 @@ class _Attempt:
         self._started: datetime = clock.now()
         self._tally: Tally | None = None
         self._telling: set[asyncio.Task[None]] = set()
+        self._told_late = False
 
     def make(self, *, rescan: bool) -> Summary:
         """Make it and tell how it ended, also where it ends with an exception."""
+        before = {number: signal.getsignal(number) for number in STOPPING}
         try:
-            summary = run(self._back_up(rescan=rescan))
+            return self._make(rescan=rescan)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _make(self, *, rescan: bool) -> Summary:
+        try:
+            summary = run(self._back_up(rescan=rescan), afterwards=self._too_late)
         except BusyError:
             raise  # no attempt at a backup: the run that goes on tells how that one ends
         except Stopped as stopped:
@@ -107,6 +118,13 @@ class _Attempt:
         finally:
             await self._told_of_start()
 
+    def _too_late(self, number: int, _: object) -> None:
+        """A signal after the run's end: how it ended is told, but nobody waits for long. A second one ends us."""
+        if self._told_late:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._told_late = True
+
     async def _told_of_start(self) -> None:
         """The end is told after the start. A signal ends the telling, not what has ended well meanwhile."""
         while pending := [task for task in self._telling if not task.done()]:
@@ -134,7 +152,7 @@ class _Attempt:
         except SpoolError as exc:
             log.error("history.unwritable", reason=str(exc))
         try:
-            run(self._tell_others(ended, within))
+            run(self._tell_others(ended, TELL_STOPPED_WITHIN if self._told_late else within), self._too_late)
         except Stopped as stopped:
             log.warning("telling.cut_short", reason=str(stopped))
         except Exception:  # how the run ended stands, and is what our exit status says

@@ -1,8 +1,10 @@
 """`sysbackup daemon`: the service."""
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import click
@@ -19,6 +21,7 @@ from sysbackup.service.control import listening
 from sysbackup.service.daemon import Daemon
 from sysbackup.service.history import Past
 from sysbackup.service.notify import Notify
+from sysbackup.service.signals import Deadline
 from sysbackup.service.status import socket_path, status_path
 from sysbackup.service.telling import Telling
 from sysbackup.sources import adopting
@@ -43,13 +46,21 @@ def command(frame: Frame) -> int:
     """
     os.environ["SYSBACKUP_LOG_LEVEL"] = frame.log_level  # for the processes that do the runs
     config = frame.config()
-    with _alone(config):
-        _adopt()
-        uvloop.run(_serve(frame, config))
+    with Deadline() as deadline:
+        uvloop.run(_live(frame, config, deadline))
     return 0
 
 
-async def _serve(frame: Frame, config: Config) -> None:
+async def _live(frame: Frame, config: Config, deadline: Deadline) -> None:
+    threads = ThreadPoolExecutor(thread_name_prefix="daemon")
+    asyncio.get_running_loop().set_default_executor(threads)
+    with _alone(config):
+        _adopt()
+        await _serve(frame, config, deadline)
+    await signals.wait_for_threads(threads)
+
+
+async def _serve(frame: Frame, config: Config, deadline: Deadline) -> None:
     clock = SystemClock()
     notify = Notify(os.environ)
     daemon = Daemon(
@@ -64,7 +75,7 @@ async def _serve(frame: Frame, config: Config) -> None:
     log.info("daemon.started", pid=os.getpid(), directory=str(config.directory), host=config.content.host)
     try:
         async with listening(socket_path(config), daemon):
-            with signals.obeyed(daemon):
+            with signals.obeyed(daemon, deadline):
                 await daemon.serve()
     finally:
         notify.close()

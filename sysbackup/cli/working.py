@@ -91,7 +91,8 @@ def _ended(config: Config, voice: _Voice, clock: Clock) -> Ended:
     started = clock.now()
     try:
         process.prepare()
-        return run(_attempt(config, voice, clock))
+        # Who tells us to stop from its end on is too late, and must hear how it ended all the same.
+        return run(_attempt(config, voice, clock), afterwards=_let_pass)
     except Stopped as stopped:
         outcome, status, reason = "stopped", 1, str(stopped)
         if voice.tally is not None and voice.tally.stage == "writing the manifest":
@@ -119,7 +120,8 @@ async def _attempt(config: Config, voice: _Voice, clock: Clock) -> Ended:
     loop = asyncio.get_running_loop()
     # The daemon never writes again: what can be read is the end, which means that the daemon is gone.
     loop.add_reader(0, _orphaned, voice)
-    loop.add_signal_handler(signal.SIGUSR2, _describe, voice)
+    # Python's own, not the loop's, which would leave a moment in the end in which it kills us.
+    signal.signal(signal.SIGUSR2, lambda *_: loop.call_soon_threadsafe(_describe, voice))
     telling = loop.create_task(_tell(voice))
     try:
         async with open_store(config) as store:
@@ -128,6 +130,7 @@ async def _attempt(config: Config, voice: _Voice, clock: Clock) -> Ended:
             voice.say_over(ended)
             return ended
     finally:
+        signal.signal(signal.SIGUSR2, _let_pass)
         telling.cancel()
         loop.remove_reader(0)
 

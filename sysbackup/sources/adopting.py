@@ -6,8 +6,10 @@ them. Under systemd the control group would; elsewhere nobody else does it.
 
 Not all orphans are rubbish. A snapshotter may have started a database server
 again where no service manager does that, and a hook may have put something
-into the background: what was there before the work began, and what belongs to
-a program of ours that still runs, is let alone.
+into the background: what was there before the work began, what belongs to a
+program of ours that still runs, and what has a hook's environment
+(`children.FOR_GOOD`), is let alone. What a hook starts without its environment
+(sudo) during a run that is killed cannot be told from what that run has left.
 """
 
 import ctypes
@@ -18,11 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
-from sysbackup.sources.children import known, spawning
+from sysbackup.sources.children import FOR_GOOD, known, moment, spawning, starts
+
+__all__ = ["adopt", "end_adopted", "end_children", "moment", "reap_adopted"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 # For how long what was killed is waited for: only what hangs in the kernel takes longer.
 _WITHIN = 0.5
@@ -37,11 +39,6 @@ def adopt() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def moment() -> int:
-    """Now, as the kernel counts when processes were born: in clock ticks since boot (proc(5): stat's field 22)."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
-
-
 def end_adopted(since: int) -> int:
     """
     Kill what we have adopted that was born at `since` or later, and what that leaves behind in turn.
@@ -51,7 +48,8 @@ def end_adopted(since: int) -> int:
     """
 
     def find() -> list[_Process]:
-        return [p for p in _adopted() if p.born >= since and not {p.group, p.session} & known]
+        adopted = (p for p in _adopted() if p.born >= since and not {p.group, p.session} & known)
+        return [p for p in adopted if p.over or not _for_good(p.number)]
 
     return _end(find, spawning)
 
@@ -64,7 +62,7 @@ def reap_adopted() -> None:
 
 def end_children() -> None:
     """Kill all our children, also those that we have started ourselves, and what they leave behind: our last act."""
-    # Whoever starts a child at this moment may hang in that; else it stays locked, and nobody starts one.
+    # It stays locked, and nobody starts one any more.
     spawning.acquire(timeout=_WITHIN / 2)
     _end(lambda: list(_children()), nullcontext())
 
@@ -74,8 +72,10 @@ def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[obje
     ours = os.getpgrp()
     killed: set[int] = set()
     over: set[int] = set()
+    quiet = 0
     deadline = time.monotonic() + _WITHIN
-    while True:
+    # Twice: one that dies while we look, and is reaped, may have children that we had looked at before.
+    while quiet < 2 and time.monotonic() < deadline:
         with lock:
             found = find()
             for process in found:
@@ -84,13 +84,12 @@ def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[obje
             if lock is spawning:
                 _reap()
         alive = {process.number for process in found if not process.over}
-        # One that died while we looked may have children that we had looked at before: they are seen the next time.
         lately = {process.number for process in found if process.over} - over
-        if not (alive or lately) or time.monotonic() > deadline:
-            return len(killed)
+        quiet = 0 if alive or lately else quiet + 1
         killed |= alive
         over |= lately
         time.sleep(_LOOK_EVERY)
+    return len(killed)
 
 
 class _Process(NamedTuple):
@@ -98,12 +97,13 @@ class _Process(NamedTuple):
     state: str
     group: int
     session: int
+    threads: int
     born: int
 
     @property
     def over(self) -> bool:
-        """It has ended, and waits to be reaped."""
-        return self.state in "ZX"
+        """It has ended, and waits to be reaped. As long as it has threads that end, so it has its children."""
+        return self.state in "ZX" and self.threads <= 1
 
 
 def _kill(process: _Process, ours: int) -> None:
@@ -123,15 +123,39 @@ def _reap() -> None:
                 os.waitpid(process.number, os.WNOHANG)
 
 
-def _adopted() -> Iterator[_Process]:
+def _adopted() -> list[_Process]:
     """
-    Our children that we have not started ourselves.
+    Our children that we have not started ourselves, to be called with `spawning` held.
 
     What is in our session was started by a library (credentials may come from a
     program): whoever started it waits for it. Programs of ours lead sessions of their own.
+
+    A child that is being started is not known yet. Until its exec(2) is over,
+    which may take as long as a file system hangs, it has our memory, and so our
+    command line. Where fewer such children are seen than starts go on, some of
+    the others that were born since may be ours: they are left for the next time.
     """
     session = os.getsid(0)
-    return (process for process in _children() if process.number not in known and process.session != session)
+    found = [p for p in _children() if p.number not in known and p.session != session]
+    if not starts:
+        return found
+    first = min(starts.values())
+    ours = _read("self", "cmdline")
+    beginning = {p.number for p in found if p.born >= first and _read(str(p.number), "cmdline") == ours}
+    certain = len(beginning) == len(starts)
+    return [p for p in found if p.number not in beginning and (certain or p.born < first)]
+
+
+def _for_good(number: int) -> bool:
+    """Whether it has a hook's environment."""
+    return b"\0" + os.fsencode(FOR_GOOD) + b"=" in b"\0" + _read(str(number), "environ")
+
+
+def _read(process: str, what: str) -> bytes:
+    """A file of proc(5); nothing where the process is gone, or we may not."""
+    with suppress(OSError), open(f"/proc/{process}/{what}", "rb") as file:
+        return file.read()
+    return b""
 
 
 def _children() -> Iterator[_Process]:
@@ -144,4 +168,5 @@ def _children() -> Iterator[_Process]:
                 # The second field is the command's name in brackets, and may hold anything.
                 fields = file.read().rpartition(b")")[2].split()
             if int(fields[1]) == os.getpid():
-                yield _Process(int(name), fields[0].decode(), int(fields[2]), int(fields[3]), int(fields[19]))
+                group, session, threads, born = (int(fields[n]) for n in (2, 3, 17, 19))
+                yield _Process(int(name), fields[0].decode(), group, session, threads, born)

@@ -12,10 +12,11 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 from sysbackup.errors import ProgramError
 from sysbackup.model import shown
-from sysbackup.sources.children import Child, start
+from sysbackup.sources.children import FOR_GOOD, Child, environment, start
 from sysbackup.sources.listing import PassedOver, Program, find_programs, unsafe, unstartable
 from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
 from sysbackup.sources.said import Said
@@ -82,16 +83,14 @@ class Running:
                 reading, writing = open_pipe(large=large)
                 ours.append(reading)
                 theirs.append(writing)
-            if reason := await asyncio.to_thread(_unfit, program.path):
-                self._failure = f"could not be started: {reason}"
-                return
             streams = (subprocess.DEVNULL, theirs[0], theirs[1])
-            self._child = await start([program.path], streams, data=theirs[2] if with_data else None)
+            data = theirs[2] if with_data else None
+            self._child = await start([program.path], streams, data=data, first=partial(_check, program.path))
             self._heard_at = self._loop.time()
             self._inlets = [Inlet(ours.pop(0), self._heard) for _ in theirs]
             self._output, self._errors, *rest = self._inlets
             self._data = rest[0] if rest else None
-        except OSError as error:
+        except (OSError, _UnfitError) as error:
             self._failure = _unstarted(error)
             return
         finally:
@@ -210,17 +209,26 @@ async def call(program: Program, argument: bytes, data: bytes, limit: float) -> 
     it is ended with all that it started, and so is what keeps its output open
     for longer than it lives. When this is cancelled all of it is killed at once.
     """
-    if reason := await asyncio.to_thread(_unfit, program.path):
-        return f"could not be started: {reason}"
+    until = asyncio.get_running_loop().time() + limit
     try:
-        child, outlet, inlet = await _start_hook([program.path, argument])
-    except OSError as error:
+        async with asyncio.timeout_at(until):
+            started = await _start_hook(program.path, argument)
+    except TimeoutError:
+        return f"could not be started within {duration_text(limit)}: does a file system not answer it?"
+    except (OSError, _UnfitError) as error:
         return _unstarted(error)
+    return await _told(program, started, data, until, limit)
+
+
+async def _told(
+    program: Program, started: tuple[Child, Outlet, Inlet], data: bytes, until: float, limit: float
+) -> str | None:
+    child, outlet, inlet = started
     said = Said(program.name)
     inlet.pour(said.feed)
     why: str | None = None
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout_at(until):
             await outlet.write(data)
             outlet.close()
             await asyncio.shield(child.gone)
@@ -245,7 +253,7 @@ async def call(program: Program, argument: bytes, data: bytes, limit: float) -> 
     return why if why is None else _with_last_words(why, said)
 
 
-async def _start_hook(arguments: Sequence[bytes]) -> tuple[Child, Outlet, Inlet]:
+async def _start_hook(path: bytes, argument: bytes) -> tuple[Child, Outlet, Inlet]:
     """Start it, with our ends of its input and of its output and errors, which are one pipe."""
     with ExitStack() as theirs, ExitStack() as ours:
         reading, writing = open_pipe()
@@ -254,7 +262,12 @@ async def _start_hook(arguments: Sequence[bytes]) -> tuple[Child, Outlet, Inlet]
         listening, saying = open_pipe()
         theirs.callback(os.close, saying)
         ours.callback(os.close, listening)
-        child = await start(arguments, (reading, saying, saying))
+        child = await start(
+            [path, argument],
+            (reading, saying, saying),
+            environ={**environment(), FOR_GOOD: os.fsdecode(os.path.basename(path))},
+            first=partial(_check, path),
+        )
         ours.pop_all()
     return child, Outlet(writing, child.gone), Inlet(listening, lambda: None)
 
@@ -296,11 +309,18 @@ async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _unfit(path: bytes) -> str | None:
-    return unsafe(path) or unstartable(path)
+class _UnfitError(Exception):
+    """A program that must not be started, or cannot; says why."""
 
 
-def _unstarted(error: OSError) -> str:
+def _check(path: bytes) -> None:
+    if reason := unsafe(path) or unstartable(path):
+        raise _UnfitError(reason)
+
+
+def _unstarted(error: OSError | _UnfitError) -> str:
+    if isinstance(error, _UnfitError):
+        return f"could not be started: {error}"
     hint = ": is it on a file system mounted noexec?" if error.errno == errno.EACCES else ""
     return f"could not be started: {error.strerror}{hint}"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
-from sysbackup.sources.children import Child, start
+from sysbackup.sources.children import FOR_GOOD, Child, start
 from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
 
 # The same modules as here, wherever they were found; `python -c` would look into the working directory.
@@ -87,7 +87,7 @@ async def start_worker(work: str, order: bytes) -> Worker:
     path = (os.path.join(_CWD, entry) for entry in sys.path)
     arguments = [os.fsencode(word) for word in (sys.executable, "-c", _BEGIN, work, *path)]
     # All of our environment, with the credentials: it is ourselves.
-    environ = {name: value for name, value in os.environ.items() if name not in _MAIN_ALONE}
+    environ = {name: value for name, value in os.environ.items() if name not in _MAIN_ALONE and name != FOR_GOOD}
     with ExitStack() as theirs, ExitStack() as ours:
         order_end, writing = open_pipe()
         theirs.callback(os.close, order_end)

@@ -319,11 +319,18 @@ def test_only_one_daemon_and_one_run_at_a_time(host: Host) -> None:
 
         gate.close()
         with subprocess.Popen(command("run"), cwd=ROOT, env=host.environ(), stderr=subprocess.DEVNULL) as alone:
-            gate.wait(runs=2)
-            refused = backed_up(service, code=75)
-            assert refused.outcome == "failed"
-            assert "another run is in progress" in str(refused.reason)
-            gate.open()
+            try:
+                gate.wait(runs=2)
+                last = service.until(lambda status: status.current is None).last
+                service.signal(signal.SIGUSR1)
+                until(lambda: len(service.events("run.ended")) == 2, service.said())
+                refused = service.events("run.ended")[1]
+                assert (refused["outcome"], refused["status"]) == ("failed", 75)
+                assert "another run is in progress" in refused["reason"]
+                # no attempt at a backup: the other one's outcome is what counts
+                assert service.until(lambda status: status.current is None).last == last
+            finally:
+                gate.open()
         assert alone.returncode == 0
         backed_up(service)
 

@@ -30,9 +30,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Facts
     return lambda: reporting.gather(Frame(tmp_path / "none"))
 
 
-def test_without_a_daemon_of_ones_own_the_machines_is_meant(
-    alone: Callable[[], Facts], tmp_path: Path
-) -> None:
+def test_without_a_daemon_of_ones_own_the_machines_is_meant(alone: Callable[[], Facts], tmp_path: Path) -> None:
     """Monitoring's user asks for the machine's backups and sets no variable."""
     with daemon(Host(tmp_path / "machine", None)) as running:
         facts = alone()

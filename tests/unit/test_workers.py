@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def test_a_cancelled_start_leaves_nothing(work: Any) -> None:
 
 def adopting(body: str, *arguments: str) -> str:
     """What a process that has adopted prints."""
-    code = "import asyncio, os, shlex, subprocess, time\nfrom sysbackup.sources import adopting, children\n"
+    code = "import asyncio, os, shlex, subprocess, sys, time\nfrom sysbackup.sources import adopting, children\n"
     code += textwrap.dedent(
         """
         def count():
@@ -277,6 +278,27 @@ def test_orphans_and_theirs_are_ended_generation_by_generation() -> None:
     assert said.split() == ["True", "0", "0", "none"]
 
 
+def test_one_whose_first_thread_has_ended_has_not() -> None:
+    """The kernel calls it a zombie; its children come to us only when its last thread is gone."""
+    said = adopting(
+        """
+        program = "import ctypes, sys, threading, time; threading.Thread(target=time.sleep, args=(600,)).start();"
+        program += "print('begun', file=sys.stderr, flush=True); ctypes.CDLL(None).pthread_exit(None)"
+        heard, said = os.pipe()
+        os.dup2(said, 2)
+        orphan(f"exec {sys.executable} -c {shlex.quote(program)}")
+        os.read(heard, 1)
+        until(lambda: count() == 0)
+        print(adopting.end_adopted(0))
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            print("none")
+        """
+    )
+    assert said.split() == ["1", "none"]
+
+
 def test_what_was_there_before_lives_on() -> None:
     """Only what was born since is ended; what has ended is reaped, whenever it was born."""
     said = adopting(
@@ -317,6 +339,63 @@ def test_what_we_have_started_ourselves_and_theirs_lives_on() -> None:
         """
     )
     assert said.split() == ["1", "3", "0"]
+
+
+def test_a_start_that_hangs_is_neither_waited_for_nor_killed(tmp_path: Path) -> None:
+    """Orphans are ended meanwhile, other programs are started, and when the file system answers so is this one."""
+    interpreter = tmp_path / "interpreter"
+    shutil.copy("/bin/sh", interpreter)
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!{interpreter}\nexit 7\n")
+    slow.chmod(0o755)
+    said = adopting(
+        """
+        import fcntl, signal, sys
+
+        async def look():
+            waiting = []
+            signal.signal(signal.SIGIO, lambda *_: waiting.append(1))
+            lease = os.open(sys.argv[1], os.O_RDONLY)  # whoever executes it waits for us (fcntl(2))
+            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            null = os.open("/dev/null", os.O_RDWR)
+            starting = asyncio.ensure_future(children.start([os.fsencode(sys.argv[2])], (null, null, null)))
+            while not waiting:
+                await asyncio.sleep(0.01)
+            other = await children.start([b"/bin/sleep", b"600"], (null, null, null))
+            orphan("sleep 600")
+            until(lambda: count() == 3)
+            print(adopting.end_adopted(0), count(), starting.done())
+            os.close(lease)
+            child = await starting
+            await child.gone
+            print(child.status)
+            child.release()
+            other.release()
+
+        asyncio.run(look())
+        """,
+        str(interpreter),
+        str(slow),
+    )
+    assert said.split() == ["1", "2", "False", "7"]
+
+
+def test_what_may_be_a_child_that_is_being_started_is_let_alone() -> None:
+    """Until it is known, or all that are being started are seen to be others."""
+    said = adopting(
+        """
+        orphan("sleep 600")
+        until(lambda: count() == 1)
+        time.sleep(0.1)
+        children.starts["one"] = adopting.moment()
+        orphan("sleep 600")
+        until(lambda: count() == 2)
+        print(adopting.end_adopted(0), count())
+        del children.starts["one"]
+        print(adopting.end_adopted(0), count())
+        """
+    )
+    assert said.split() == ["1", "1", "1", "0"]
 
 
 def test_the_last_act_does_not_wait_for_who_hangs() -> None:
