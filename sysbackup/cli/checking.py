@@ -4,7 +4,7 @@ import ipaddress
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from rich.text import Text
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config, Metrics
 from sysbackup.errors import ConfigError
-from sysbackup.loading import Reading, cache_directory, read_config
+from sysbackup.loading import Reading, cache_directory, read_config, state_directory
 from sysbackup.model import LockMode, shown
 from sysbackup.settings import SECTIONS, SETTINGS, Setting
 from sysbackup.sources.listing import find_programs, unstartable
@@ -105,6 +105,7 @@ def examine(directory: Path, environ: Mapping[str, str]) -> Findings:
             mistakes += error.mistakes
             continue
         warnings += _open_to_others(path)
+        warnings += _closed_to_service(path, programs[called], state_directory(environ))
         if called in _NEEDED and directory.is_dir() and not path.is_dir():
             warnings.append(f"{path} does not exist: there are no {called}")
     if directory.is_dir() and not any(file.run for called in _NEEDED for file in programs.get(called, [])):
@@ -173,6 +174,32 @@ def _unwatched(metrics: Metrics) -> Iterator[str]:
         yield f"[metrics] textfile: the directory {path.parent} does not exist: no metrics will be written"
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         yield f"[metrics] textfile: this user may not write to {path.parent}: no metrics will be written"
+
+
+def _closed_to_service(folder: Path, files: Sequence[File], state: Path) -> Iterator[str]:
+    """
+    What root may execute, and the user of the service may not: he owns the state directory.
+
+    The right to read everything (CAP_DAC_READ_SEARCH) is none to execute it.
+    """
+    try:
+        service = state.stat()
+    except OSError:
+        return
+    if os.geteuid() != 0 or service.st_uid == 0:
+        return
+    for file in files:
+        try:
+            status = (folder / file.name).stat()
+        except OSError:
+            continue
+        needed = 0o001
+        if status.st_uid == service.st_uid:
+            needed = 0o100
+        elif status.st_gid == service.st_gid:
+            needed = 0o010
+        if file.run and not status.st_mode & needed:
+            yield f"{folder / file.name} cannot be executed by user {service.st_uid}, whose service it is: chmod 755"
 
 
 def _open_to_others(directory: Path) -> Iterator[str]:

@@ -136,6 +136,23 @@ def test_directories_that_others_may_write_are_warned_of(directory: Path) -> Non
     assert f"{directory}/snapshots.d can be written" not in printed
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look for another user")
+def test_root_is_warned_of_programs_that_the_service_cannot_execute(directory: Path) -> None:
+    """They would run here, and be problems at night."""
+    state = directory / "state"
+    state.mkdir()
+    os.chown(state, 4711, 4711)
+    write(directory / "snapshots.d" / "app", mode=0o700)
+    write(directory / "snapshots.d" / "group", mode=0o710)
+    os.chown(directory / "snapshots.d" / "group", 0, 4711)
+    ended = sysbackup("--config-dir", directory, "check-config", SYSBACKUP_STATE_DIR=str(state))
+    (warning,) = [line for line in ended.stdout.splitlines() if "cannot be executed" in line]
+    assert f"{directory}/snapshots.d/app cannot be executed by user 4711" in warning
+    os.chown(state, 0, 0)
+    ended = sysbackup("--config-dir", directory, "check-config", SYSBACKUP_STATE_DIR=str(state))
+    assert "cannot be executed" not in ended.stdout
+
+
 def test_nothing_to_back_up_is_warned_of(directory: Path) -> None:
     """An empty configuration would make empty backups for years."""
     (directory / "pickers.d" / "etc").unlink()
