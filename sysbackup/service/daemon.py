@@ -287,12 +287,12 @@ class Daemon:
         self._publish()
         log.info("run.starting", because=why)
         ended = await self._attempted()
-        self._current = None
         _log_end(ended)
         if history.no_attempt(ended):
             self._try_again(why, asked)
         else:
             await self._conclude(ended)
+        self._current = None
         self._publish()
         for future in asked:
             if not future.done():
@@ -306,9 +306,9 @@ class Daemon:
 
     async def _conclude(self, ended: Ended) -> None:
         """All who must know of a run's end hear of it."""
-        self._past = self._past.after(history.brief(ended))
-        self._publish()
+        # Set down first: who sees in the status that it has ended finds it in the history.
         await self._ledger.ended(ended)
+        self._past = self._past.after(history.brief(ended))
         self._tell(self._listener.ended(ended))
         if self._timetable is not None and (left_out := self._timetable.pass_over(self._clock.now())):
             log.warning("schedule.skipped", times=left_out, reason="a run was still going on at that time")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ import uvloop
 from sysbackup.cli import reporting, triggering
 from sysbackup.cli.main import invoke
 from sysbackup.service import status as statuses
-from tests.daemons import ROOT, SOON, Host, command, daemon
+from tests.daemons import ROOT, SOON, Host, Running, command, daemon
 from tests.servers import Server
 
 NOBODY = 65534
@@ -228,7 +229,7 @@ def test_a_process_that_has_got_the_daemons_number_is_not_signalled(host: Host) 
     with daemon(host) as running:
         status = running.until(lambda _: True)
         path = host.runtime / "status.json"
-        with subprocess.Popen(["sleep", "600"]) as stranger:
+        with still(running), subprocess.Popen(["sleep", "600"]) as stranger:
             try:
                 for born in (status.born, (statuses.born(stranger.pid) or 0) + 1):
                     statuses.write(path, _of(status, stranger.pid, born))
@@ -245,7 +246,7 @@ def test_whoever_may_write_the_status_cannot_have_root_signal_others(host: Host)
     """A status that belongs to another user than the process that it names is not believed."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
-    with daemon(host) as running, subprocess.Popen(["sleep", "600"]) as stranger:
+    with daemon(host) as running, still(running), subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             path = host.runtime / "status.json"
             forged = _of(running.until(lambda _: True), stranger.pid, statuses.born(stranger.pid) or 0)
@@ -255,6 +256,18 @@ def test_whoever_may_write_the_status_cannot_have_root_signal_others(host: Host)
             assert stranger.poll() is None
         finally:
             stranger.kill()
+
+
+@contextmanager
+def still(running: Running) -> Iterator[None]:
+    """A daemon that is stopped meanwhile, and cannot write its own status over a forged one."""
+    running.signal(signal.SIGSTOP)
+    try:
+        while b") T " not in Path(f"/proc/{running.process.pid}/stat").read_bytes():
+            time.sleep(0.01)
+        yield
+    finally:
+        running.signal(signal.SIGCONT)
 
 
 def _of(status: statuses.Status, pid: int, born: int) -> statuses.Status:
