@@ -107,6 +107,11 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def plain(text: str) -> str:
+    """Text that JSON can hold: a path in it, from the system, need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Clock(Protocol):
     """What a test turns by hand."""
 

@@ -19,7 +19,7 @@ from sysbackup.cli.opening import open_store
 from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.report import Ended, Summary, Tally, well
+from sysbackup.pipeline.report import Ended, Summary, Tally, badly, well
 from sysbackup.pipeline.run import back_up
 from sysbackup.service import history, messages
 from sysbackup.service.telling import Telling
@@ -136,14 +136,14 @@ class _Attempt:
 
     def _badly(self, outcome: str, status: int, reason: str) -> Ended:
         tally = self._tally
-        return Ended(
-            outcome=outcome,
-            exit_code=status,
+        return badly(
+            outcome,
+            status,
+            reason,
             host=self._config.content.host,
             run=tally.run if tally else None,
             started=tally.started if tally else self._started,
             finished=self._clock.now(),
-            reason=reason,
         )
 
     def _tell(self, ended: Ended, within: float | None = None) -> None:

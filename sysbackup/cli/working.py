@@ -18,7 +18,7 @@ from sysbackup.cli.opening import open_store
 from sysbackup.config import Config
 from sysbackup.errors import expected
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.report import Ended, Tally, well
+from sysbackup.pipeline.report import Ended, Tally, badly, well
 from sysbackup.pipeline.run import back_up
 from sysbackup.service import messages
 from sysbackup.service.daemon import KILL_AFTER
@@ -105,14 +105,14 @@ def _ended(config: Config, voice: _Voice, clock: Clock) -> Ended:
             traceback.print_exception(error)  # without local variables, which may hold credentials
             status, reason = 1, f"this is a bug, please report it with the log: {type(error).__name__}: {error}"
     tally = voice.tally
-    return Ended(
-        outcome=outcome,
-        exit_code=status,
+    return badly(
+        outcome,
+        status,
+        reason,
         host=config.content.host,
         run=tally.run if tally else None,
         started=tally.started if tally else started,
         finished=clock.now(),
-        reason=reason.encode("utf-8", "backslashreplace").decode(),  # a path in it need not be text
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from sysbackup.formats import manifest
-from sysbackup.model import Clock, Problem, StoredObject, shown
+from sysbackup.model import Clock, Problem, StoredObject, plain, shown
 from sysbackup.sources.sorting import Sorter
 
 log = structlog.get_logger()
@@ -156,6 +156,21 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     def stored(self) -> bool:
         """Whether there is a manifest of it."""
         return self.summary is not None
+
+
+def badly(
+    outcome: str, exit_code: int, reason: str, *, host: str, run: str | None, started: datetime, finished: datetime
+) -> Ended:
+    """The end of a run without a manifest: `failed` or `stopped`."""
+    return Ended(
+        outcome=outcome,
+        exit_code=exit_code,
+        host=host,
+        run=run,
+        started=started,
+        finished=finished,
+        reason=plain(reason),
+    )
 
 
 def well(summary: Summary) -> Ended:

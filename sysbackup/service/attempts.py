@@ -17,7 +17,7 @@ import structlog
 
 from sysbackup.config import Config
 from sysbackup.model import Clock
-from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.report import Ended, badly
 from sysbackup.service import messages
 from sysbackup.service.messages import Began, Over, Progress
 from sysbackup.sources import adopting
@@ -153,14 +153,14 @@ class InProcess:
             outcome, reason = "stopped", "stopped before it had begun"
         else:
             outcome, reason = "stopped", "stopped before it had cleaned up: an unfinished upload may be left"
-        return Ended(
-            outcome=outcome,
-            exit_code=1,
+        return badly(
+            outcome,
+            1,
+            reason,
             host=self._host,
             run=self._began.run if self._began else None,
             started=self._began.started if self._began else self._started,
             finished=self._clock.now(),
-            reason=reason,
         )
 
 

@@ -16,8 +16,8 @@ import structlog
 
 from sysbackup.config import Config
 from sysbackup.errors import ConfigError, SysbackupError
-from sysbackup.model import Clock, shown
-from sysbackup.pipeline.report import Ended
+from sysbackup.model import Clock, plain, shown
+from sysbackup.pipeline.report import Ended, badly
 from sysbackup.service import history
 from sysbackup.service import status as statuses
 from sysbackup.service.attempts import Attempt, Runner
@@ -156,7 +156,7 @@ class Daemon:
             if (config.runtime, config.state) != (self._config.runtime, self._config.state):
                 raise ConfigError("the runtime and state directories cannot change while the daemon runs: restart it")
         except ConfigError as exc:
-            self._refused = [_plain(mistake) for mistake in exc.mistakes]
+            self._refused = [plain(mistake) for mistake in exc.mistakes]
             for mistake in self._refused:
                 log.error("config.refused", mistake=mistake, kept="the configuration from before stays in force")
         else:
@@ -317,14 +317,14 @@ class Daemon:
         """A run that died together with an earlier daemon has not been told of."""
         if (dead := await self._ledger.dead()) is None:
             return
-        ended = Ended(
-            outcome="failed",
-            exit_code=1,
+        ended = badly(
+            "failed",
+            1,
+            "the daemon, or the machine, died during this run",
             host=self._config.content.host,
             run=dead.run,
             started=dead.started,
             finished=self._clock.now(),
-            reason="the daemon, or the machine, died during this run",
         )
         _log_end(ended)
         await self._conclude(ended)
@@ -337,7 +337,7 @@ class Daemon:
                 self._attempt.stop()
             return await self._attempt.end()
         except (OSError, SysbackupError) as exc:
-            return self._never(_plain(f"the run could not be started: {exc}"), outcome="failed")
+            return self._never(f"the run could not be started: {exc}", outcome="failed")
         finally:
             self._attempt = None
 
@@ -371,8 +371,7 @@ class Daemon:
 
     def _never(self, reason: str, outcome: str = "stopped") -> Ended:
         now: datetime = self._clock.now()
-        host = self._config.content.host
-        return Ended(outcome=outcome, exit_code=1, host=host, run=None, started=now, finished=now, reason=reason)
+        return badly(outcome, 1, reason, host=self._config.content.host, run=None, started=now, finished=now)
 
     def _publish(self) -> None:
         """Let people see this moment, in the status file and in systemctl's."""
@@ -393,8 +392,3 @@ def _log_end(ended: Ended) -> None:
     """The canonical line of a run, at the level that a reader of the journal looks for."""
     level = {"complete": "info", "incomplete": "warning"}.get(ended.outcome, "error")
     getattr(log, level)("run.ended", run=ended.run, outcome=ended.outcome, reason=ended.reason, status=ended.exit_code)
-
-
-def _plain(text: str) -> str:
-    """Text that JSON can hold: a path in it may be no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -14,6 +14,7 @@ import structlog
 
 from sysbackup.config import Config
 from sysbackup.errors import SpoolError
+from sysbackup.model import plain
 from sysbackup.owning import leave_to_owner
 from sysbackup.pipeline.report import Ended
 from sysbackup.service import history
@@ -66,7 +67,7 @@ def _do(steps: tuple[Callable[[], None], ...]) -> None:
         try:
             step()
         except SpoolError as exc:
-            log.error("history.unwritable", reason=str(exc).encode("utf-8", "backslashreplace").decode())
+            log.error("history.unwritable", reason=plain(str(exc)))
 
 
 def mark(config: Config, current: Current) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Ended, well
+from sysbackup.pipeline.report import Ended, badly, well
 from sysbackup.service import history
 from tests import backups
+from tests.clock import START
 from tests.unit.test_hooks import summary
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -217,3 +218,12 @@ def test_a_full_disk_costs_the_run_that_did_not_fit_alone(tmp_path: Path, small_
     (small_disk / "filler").unlink()
     history.remember(config, ended(3))
     assert numbers(history.recall(config)) == [3, 1]
+
+
+def test_a_reason_that_is_no_text_is_remembered(tmp_path: Path) -> None:
+    """An error names a path as the system gave it; its bytes need not be UTF-8."""
+    config = backups.configured(tmp_path)
+    reason = f"cannot read {os.fsdecode(b'/etc/b' + bytes([0xFC]) + b'ckup')}"
+    ended = badly("failed", 1, reason, host="alpha", run=None, started=START, finished=START)
+    history.remember(config, ended)
+    assert [found.reason for found in history.recall(config)] == ["cannot read /etc/b\\udcfcckup"]
