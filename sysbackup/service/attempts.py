@@ -21,6 +21,7 @@ from sysbackup.pipeline.report import Ended, badly
 from sysbackup.service import messages
 from sysbackup.service.messages import Began, Over, Progress
 from sysbackup.sources import adopting
+from sysbackup.sources.programs import signal_name
 from sysbackup.sources.workers import Worker, start_worker
 
 log = structlog.get_logger()
@@ -175,9 +176,4 @@ def _message(line: bytes) -> messages.Message | None:
 def _death(status: int) -> str:
     if status >= 0:
         return f"ended with exit status {status} and said nothing"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    hint = " (for want of memory? see the kernel's log)" if -status == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
+    return f"was killed by {signal_name(-status)}"

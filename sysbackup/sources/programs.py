@@ -22,7 +22,7 @@ from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
 from sysbackup.sources.said import Said
 from sysbackup.units import duration_text
 
-__all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running"]
+__all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running", "signal_name"]
 
 GRACE = 10.0
 """Seconds between TERM and KILL for a program that was silent too long."""
@@ -327,14 +327,15 @@ def _unstarted(error: OSError | _UnfitError) -> str:
 
 def _badly(status: int) -> str:
     """How a program ended that did not end well, from its exit status or its signal's negative number."""
-    return f"ended with exit status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
+    return f"ended with exit status {status}" if status > 0 else f"was killed by {signal_name(-status)}"
 
 
 def _with_last_words(why: str, said: Said | None) -> str:
     return f"{why}; its last words: {said.last}" if said is not None and said.last else why
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """The name of a signal that has killed something, with what it may mean."""
     try:
         name = signal.Signals(number).name
     except ValueError:
