@@ -19,6 +19,9 @@ Body = bytes | bytearray
 
 NO_METADATA: Mapping[str, str] = {}
 
+# Versions and keys that one listing request brings at the most (S3 API Reference, ListObjectVersions: max-keys)
+PAGE = 1000
+
 # S3's limits (User Guide, "Amazon S3 multipart upload limits")
 MIN_PART, MAX_PART, MAX_PARTS = 5 << 20, 5 << 30, 10_000
 
@@ -47,6 +50,8 @@ class ObjectInfo:
     What HEAD tells of one version.
 
     `lock` is None where the answer held none: never read it as 'unlocked'.
+    `sha256` is the digest of the whole body, as a store has it that compared the
+    body with it when it was put (AWS does); None where nobody vouches for one.
     """
 
     key: str
@@ -55,6 +60,7 @@ class ObjectInfo:
     etag: str
     lock: Lock | None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sha256: bytes | None = None
 
 
 class Upload(Protocol):
@@ -152,11 +158,11 @@ class ObjectStore(Protocol):
         """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
         ...
 
-    def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
+    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         """
-        All versions and delete markers under `prefix`, by key, newest first within a key.
+        All versions and delete markers under `prefix` of keys that sort after `after`, by key, newest first within it.
 
-        On a store that has no versions: the current objects, with `version` None.
+        Each `PAGE` of them costs a request, sent when it is asked for. On a store that has no versions: the current objects, with `version` None.
         """
         ...
 

@@ -141,8 +141,8 @@ class S3Store:
     def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         return listing.objects(self._wire, prefix, after)
 
-    def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
-        return listing.versions(self._wire, prefix)
+    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        return listing.versions(self._wire, prefix, after)
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         answer = await self._locks.head(key, version)
