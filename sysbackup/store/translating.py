@@ -142,6 +142,15 @@ def is_foreign(exc: ClientError) -> bool:
     return request_id(headers) is None
 
 
+def is_page(exc: ClientError) -> bool:
+    """
+    Whether botocore made a 500 of a 200 with no XML in it, as it does.
+
+    502 to 504 are what a gateway says of an S3 that is down: that may last. STS is not the store.
+    """
+    return status_of(exc) == 500 and is_foreign(exc) and not exc.operation_name.startswith("AssumeRole")
+
+
 def _page(exc: ClientError) -> str:
     """How an answer that is not S3's is told of."""
     headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -157,12 +166,11 @@ def asked_of(exc: Exception, place: Place) -> "Place | str":
     return "AWS" if isinstance(exc, SysbackupError) else place
 
 
-def not_s3(exc: Exception, action: Action, place: Place, times: int) -> StoreError:
+def not_s3(exc: NoAnswer, action: Action, place: Place, times: int) -> StoreError:
     """The error for something that goes on answering, but not as S3 does."""
-    reason = str(exc) if isinstance(exc, NoAnswer) else f"{type(exc).__name__}: {exc}"
     return StoreError(
         f"{place} answered {action.operation}{action.target} with something that is not S3's, {times} "
-        f"time{'s' if times > 1 else ''} ({reason[:200]}): {_LOOK_AT} "
+        f"time{'s' if times > 1 else ''} ({str(exc)[:200]}): {_LOOK_AT} "
         "What was stored before stays; the next run goes on from there."
     )
 

@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.exceptions import ClientError
 from botocore.handlers import convert_body_to_file_like_object
 from botocore.parsers import ResponseParserError
 
@@ -31,6 +32,7 @@ from sysbackup.store.translating import (
     asked_of,
     code_of,
     is_damage,
+    is_page,
     is_passing,
     not_s3,
     translated,
@@ -113,8 +115,8 @@ class Wire:
         tries = damages = strange = 0
         while True:
             try:
-                return await send()
-            except (NoAnswer, *_UNREADABLE) as exc:
+                return await _answered(send)
+            except NoAnswer as exc:
                 strange += 1
                 nonsense = nonsense or loop.time()
                 left = nonsense + self._no_answer_after - loop.time()
@@ -148,6 +150,18 @@ class Wire:
                 tried_for=duration_text(round(now - began)),
                 gives_up_in=duration_text(round(left)),
             )
+
+
+async def _answered(send: Callable[[], Awaitable[T]]) -> T:
+    """What `send` returns; `NoAnswer` where botocore could not read what came, or made a 500 of it."""
+    try:
+        return await send()
+    except _UNREADABLE as exc:
+        raise NoAnswer(f"{type(exc).__name__}: {exc}") from exc
+    except ClientError as exc:
+        if is_page(exc):
+            raise NoAnswer("neither XML nor one of S3's errors") from exc
+        raise
 
 
 class _Slices(Payload):
