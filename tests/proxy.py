@@ -17,6 +17,8 @@ _ERROR_200 = (
     b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>"
 )
 
+_HTML = b"<!DOCTYPE html><html><body>Please sign in<br></body></html>"
+
 
 class Fault(Enum):
     """What happens to a request."""
@@ -24,6 +26,12 @@ class Fault(Enum):
     DENIED = "answered with 403 before the server sees it"
     BUSY = "answered with 503 before the server sees it"
     ERROR_200 = "answered with status 200 and an error in the body, before the server sees it"
+    EMPTY = "answered with an empty 200, before the server sees it"
+    HTML = "answered with 200 and a page, before the server sees it"
+    XHTML = "answered with 200 and a page that parses as XML, before the server sees it"
+    JSON = "answered with 200 and JSON, before the server sees it"
+    DENIED_HTML = "answered with 403 and a page, before the server sees it"
+    GONE_HTML = "answered with 404 and a page, before the server sees it"
     LOST = "done by the server, but its answer gets lost"
     CUT = "answered, but the connection breaks in the middle of the body"
     STALLED = "taken, but neither passed on nor answered"
@@ -33,6 +41,12 @@ _ANSWERS = {
     Fault.DENIED: ("403 Forbidden", _DENIED),
     Fault.BUSY: ("503 Slow Down", _SLOW_DOWN),
     Fault.ERROR_200: ("200 OK", _ERROR_200),
+    Fault.EMPTY: ("200 OK", b""),
+    Fault.HTML: ("200 OK", _HTML),
+    Fault.XHTML: ("200 OK", b"<html xmlns='http://www.w3.org/1999/xhtml'><body>Welcome</body></html>"),
+    Fault.JSON: ("200 OK", b'{"status": "ok"}'),
+    Fault.DENIED_HTML: ("403 Forbidden", _HTML),
+    Fault.GONE_HTML: ("404 Not Found", _HTML),
 }
 
 

@@ -50,8 +50,6 @@ class ObjectInfo:
     What HEAD tells of one version.
 
     `lock` is None where the answer held none: never read it as 'unlocked'.
-    `sha256` is the digest of the whole body, as a store has it that compared the
-    body with it when it was put (AWS does); None where nobody vouches for one.
     """
 
     key: str
@@ -60,7 +58,6 @@ class ObjectInfo:
     etag: str
     lock: Lock | None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    sha256: bytes | None = None
 
 
 class Upload(Protocol):

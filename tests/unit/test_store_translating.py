@@ -13,7 +13,6 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from botocore.parsers import ResponseParserError
 
 from sysbackup.errors import (
     AccessDenied,
@@ -63,7 +62,6 @@ def answer(
         (answer("EntityTooLarge", 400, "too large"), StoreError, "EntityTooLarge too large"),
         (NoCredentialsError(), ConfigError, "credentials_file"),
         (CredentialRetrievalError(provider="process", error_msg="exit 1"), AccessDenied, "exit 1"),
-        (ResponseParserError("<html>"), StoreError, "endpoint_url"),
         (
             SSLError(endpoint_url="https://x", error=ssl.SSLCertVerificationError("self-signed certificate")),
             StoreUnavailable,
