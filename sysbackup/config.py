@@ -54,7 +54,7 @@ class Content(Struct, frozen=True, kw_only=True):
     pack_size: int = 16 * MIB
     host: str = field(default_factory=lambda: os.uname().nodename)
     share: tuple[str, ...] = ("*",)
-    verify_shared: str = "off"
+    verify_shared: str = "first-use"
 
 
 class Run(Struct, frozen=True, kw_only=True):

@@ -364,7 +364,8 @@ SETTINGS: tuple[Setting, ...] = (
         "content",
         "verify_shared",
         Choice(("off", "first-use", "sample")),
-        "whether other hosts' contents are fetched once and compared before they are relied on; needs s3:GetObject",
+        "whether what was learnt of others' contents is fetched once and compared before it is relied on; where"
+        " s3:GetObject is not granted, it is stored again instead",
     ),
     Setting("run", "workers", Whole(1, 256), "threads that read, hash and compress"),
     Setting("run", "uploads", Whole(1, 1000), "uploads at once"),

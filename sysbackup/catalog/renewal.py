@@ -101,6 +101,12 @@ def forget(catalog: Catalog, number: int) -> None:
         db.execute("DELETE FROM objects WHERE id = ?", (number,))
 
 
+def reencoded(catalog: Catalog, number: int, encoding: str | None) -> None:
+    """What stands for an object's contents turned out to be encoded like this."""
+    with catalog.held() as db:
+        db.execute("UPDATE objects SET encoding = ? WHERE id = ?", (encoding, number))
+
+
 def contents(catalog: Catalog, number: int) -> list[Packed]:
     """The contents of one object that are known, by offset; offset and length 0 in a content object."""
     with catalog.held() as db:

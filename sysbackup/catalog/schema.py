@@ -17,9 +17,17 @@ log = structlog.get_logger()
 APPLICATION = 0x73626B43
 VERSION = 1
 
+# In catalogs made before there was a census it is added.
+_CENSUS = """
+CREATE TABLE IF NOT EXISTS census (
+    key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
+);
+"""
+
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
+{_CENSUS}
 CREATE TABLE objects (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
@@ -88,8 +96,7 @@ def opened(path: Path) -> sqlite3.Connection:
         leave_to_owner(fd, path.parent)
         os.close(fd)
     db = _connected(path)
-    if fresh:
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    db.executescript(f"BEGIN; {_SCHEMA if fresh else _CENSUS} COMMIT;")
     return db
 
 

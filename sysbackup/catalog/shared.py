@@ -11,9 +11,7 @@ from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
 
 
-def learn(
-    catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, own: bool, doubting: bool = False
-) -> int:
+def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, doubting: bool = False) -> int:
     """
     Take in what an index of `host` says; returns how many contents were new.
 
@@ -30,7 +28,7 @@ def learn(
         db.execute("BEGIN IMMEDIATE")
         try:
             for found in objects:
-                checked = _checked(db, found.stored)
+                own, checked = found.sealed, _checked(db, found.stored)
                 if checked is not None and doubting and not own:
                     continue
                 fresh = []
@@ -38,17 +36,16 @@ def learn(
                     until = int(found.stored.lock.until.timestamp())
                     for content in found.contents:
                         row = db.execute(
-                            "SELECT until, key = ? AND version = ? FROM contents JOIN objects ON id = object"
-                            " WHERE sha = ?",
+                            "SELECT until, (key = ? AND version = ?) OR checked = 0 FROM contents"
+                            " JOIN objects ON id = object WHERE sha = ?",
                             (found.stored.key, found.stored.version or "", content.sha),
                         ).fetchone()
                         if row is None or (own and row[1]) or (row[0] < present and row[0] < until):
                             fresh.append(content)
                             new += row is None
                 if fresh or checked is not None:
-                    sure = own and found.teller is None
                     catalog.enter(
-                        found.stored, found.encoding, fresh, host=found.teller or host, checked=sure, news=False
+                        found.stored, found.encoding, fresh, host=found.teller or host, checked=own, news=False
                     )
         except BaseException:
             if db.in_transaction:  # a full disk has ended it already
@@ -105,11 +102,23 @@ def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
             db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ?)", (host,))
             db.execute("DELETE FROM objects WHERE host = ?", (host,))
             db.execute("DELETE FROM indexes WHERE host = ?", (host,))
-        if dropped:
-            db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE checked = 0)")
-            db.execute("DELETE FROM objects WHERE checked = 0")
-            db.execute("DELETE FROM indexes WHERE host != ?", (catalog.own,))
+    if dropped:
+        forget_unproven(catalog)
     return dropped
+
+
+def unproven(catalog: Catalog) -> bool:
+    """Whether anything in the catalog is a word that nobody has compared with the bytes."""
+    with catalog.held() as db:
+        return db.execute("SELECT 1 FROM objects WHERE checked = 0 LIMIT 1").fetchone() is not None
+
+
+def forget_unproven(catalog: Catalog) -> None:
+    """Forget what nobody has compared with the bytes, and count the indexes of other hosts as unread."""
+    with catalog.held() as db:
+        db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE checked = 0)")
+        db.execute("DELETE FROM objects WHERE checked = 0")
+        db.execute("DELETE FROM indexes WHERE host != ?", (catalog.own,))
 
 
 def begin_publishing(catalog: Catalog) -> int:

@@ -18,6 +18,7 @@ from sysbackup.model import SystemClock
 from sysbackup.pipeline.naming import naming
 from sysbackup.pipeline.rebuilding import learn_objects
 from sysbackup.pipeline.renewing import Doubt
+from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.sources.sorting import spooling
@@ -96,7 +97,7 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
                 if from_objects:
                     await learn_objects(store, catalog, names.host, clock)
                 else:
-                    trust = Trust(names.host, config.content.share, doubt.any)
+                    trust = Trust(names.host, config.content.share, doubt.any, host_seal(config.state, names.host))
                     await learn_all(store, catalog, trust, clock)
                 info = shared.info(catalog)
             # Only now: had anything failed, the old one would still be there.

@@ -22,11 +22,13 @@ from sysbackup.catalog.schema import CatalogUnusable, set_aside
 from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SpoolError, SysbackupError
 from sysbackup.model import Clock, LockMode, Problem, StoredObject
+from sysbackup.pipeline.census import count_all
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
 from sysbackup.pipeline.streaming import finished
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
@@ -128,11 +130,13 @@ async def _run(
                 doubting=doubt.any,
             )
             # The first request: finds out, too, whether the bucket is there and lets us in.
-            trust = Trust(names.host, config.content.share, doubting=doubt.any)
+            seal = await asyncio.to_thread(host_seal, config.state, names.host)
+            trust = Trust(names.host, config.content.share, doubting=doubt.any, seal=seal)
             await learn_all(store, catalog, trust, clock)
+            await count_all(store, catalog, tally)
             for problem in found.problems:
                 tally.problem(problem)
-            gathering = Gathering(config, store, clock, tally, catalog, spool, names, rescan=rescan)
+            gathering = Gathering(config, store, clock, tally, catalog, spool, names, seal, rescan=rescan)
             snapshots = await gathering.gather(found.pickers, found.snapshotters)
             tally.stage = "renewing locks"
             renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
@@ -141,7 +145,7 @@ async def _run(
             tally.stage = "writing the manifest"
             recorder = Recorder(spool, snapshots, tally, catalog, names)
             async with gathering.sending() as sender:
-                await publish(sender, catalog, names, tally)
+                await publish(sender, catalog, names, tally, seal)
                 stored = await write_manifest(sender, recorder, names.lasting(clock.now()))
             tally.next_lock_end = await _tidy(catalog, names)
             requests = store.requests.since(before)

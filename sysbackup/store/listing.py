@@ -82,19 +82,21 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
             async for found in objects(wire, prefix, after):
                 yield found
             return
-        for version in page:
-            # Ceph's gateway and moto begin with the marker's own key
-            if version.key > after:
-                yield version
+        # Ceph's gateway and moto begin with the marker's own key
+        for version in (version for version in page if version.key > after):
+            yield version
         if marker is None:
             return
         markers.add(marker)
         last = page[-1].key if page else last
-        params["KeyMarker"], version_marker = marker
-        if version_marker:
-            params["VersionIdMarker"] = version_marker
-        else:
-            params.pop("VersionIdMarker", None)
+        _move_on(params, *marker)
+
+
+def _move_on(params: "ListObjectVersionsRequestTypeDef", key: str, version: str) -> None:
+    params["KeyMarker"] = key
+    params.pop("VersionIdMarker", None)
+    if version:
+        params["VersionIdMarker"] = version
 
 
 async def equals(wire: Wire, key: str, size: int, etag: str) -> AsyncGenerator[Version, None]:

@@ -159,7 +159,8 @@ class ObjectStore(Protocol):
         """
         All versions and delete markers under `prefix` of keys that sort after `after`, by key, newest first within it.
 
-        Each `PAGE` of them costs a request, sent when it is asked for. On a store that has no versions: the current objects, with `version` None.
+        Each `PAGE` of them costs a request, sent when it is asked for. On a store that
+        has no versions: the current objects, with `version` None.
         """
         ...
 
