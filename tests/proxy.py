@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -91,14 +92,14 @@ class Proxy:
 
 
 @contextmanager
-def proxying(upstream: str) -> Iterator[Proxy]:
-    """A proxy in front of the server at the URL `upstream`, for the time of the block."""
+def proxying(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A proxy in front of the server at the URL `upstream`, for the time of the block; with `tls` it ends TLS."""
     parts = urlsplit(upstream)
     target = (parts.hostname or "127.0.0.1", parts.port or 80)
     done = threading.Event()
     threads: list[threading.Thread] = []
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        proxy = Proxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        proxy = Proxy(f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}")
 
         def accept() -> None:
             while True:
@@ -106,7 +107,7 @@ def proxying(upstream: str) -> Iterator[Proxy]:
                 if done.is_set():
                     client.close()
                     return
-                thread = threading.Thread(target=_serve, args=(client, target, proxy, done))
+                thread = threading.Thread(target=_serve, args=(client, target, proxy, done, tls))
                 threads.append(thread)
                 thread.start()
 
@@ -122,16 +123,19 @@ def proxying(upstream: str) -> Iterator[Proxy]:
                 thread.join()
 
 
-def _serve(client: socket.socket, target: tuple[str, int], proxy: Proxy, done: threading.Event) -> None:
+def _serve(
+    client: socket.socket, target: tuple[str, int], proxy: Proxy, done: threading.Event, tls: ssl.SSLContext | None
+) -> None:
     """One request of one connection, which is closed after it."""
+    client.settimeout(60)
     with client:
         try:
-            client.settimeout(60)
-            head, begun = _head(client)
-            if head:
-                _answer(client, head, begun, target, proxy, done)
-        except (ConnectionError, TimeoutError):
-            return  # the client went away: cancelled tests do
+            with tls.wrap_socket(client, server_side=True) if tls else client as channel:
+                head, begun = _head(channel)
+                if head:
+                    _answer(channel, head, begun, target, proxy, done)
+        except (ConnectionError, TimeoutError, ssl.SSLError):
+            return  # the client went away, as cancelled tests do, or does not trust us
 
 
 def _answer(
