@@ -32,6 +32,7 @@ class Fault(Enum):
     XHTML = "answered with 200 and a page that parses as XML, before the server sees it"
     JSON = "answered with 200 and JSON, before the server sees it"
     DENIED_HTML = "answered with 403 and a page, before the server sees it"
+    BROKEN_HTML = "answered with 500 and a page, before the server sees it"
     GONE_HTML = "answered with 404 and a page, before the server sees it"
     LOST = "done by the server, but its answer gets lost"
     CUT = "answered, but the connection breaks in the middle of the body"
@@ -47,6 +48,7 @@ _ANSWERS = {
     Fault.XHTML: ("200 OK", b"<html xmlns='http://www.w3.org/1999/xhtml'><body>Welcome</body></html>"),
     Fault.JSON: ("200 OK", b'{"status": "ok"}'),
     Fault.DENIED_HTML: ("403 Forbidden", _HTML),
+    Fault.BROKEN_HTML: ("500 Internal Server Error", _HTML),
     Fault.GONE_HTML: ("404 Not Found", _HTML),
 }
 
