@@ -31,6 +31,7 @@ class S3(Struct, frozen=True, kw_only=True):
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: str = "auto"
+    ca_bundle: Path | None = None
     storage_class: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None

@@ -101,11 +101,18 @@ class _Steadfast:
 
 
 class _Forward(logging.Handler):
-    """Turns records of the standard library's logging into events of ours."""
+    """
+    Turns records of the standard library's logging into events of ours.
+
+    What a library only warns of it has dealt with, or raises as well: the reason will do, without a traceback.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
+        more: dict[str, Any] = {"exc_info": record.exc_info}
+        if record.levelno < logging.ERROR and record.exc_info and record.exc_info[1] is not None:
+            more = {"reason": str(record.exc_info[1]) or type(record.exc_info[1]).__name__}
         structlog.get_logger().log(
-            record.levelno, "library.said", library=record.name, message=record.getMessage(), exc_info=record.exc_info
+            record.levelno, "library.said", library=record.name, message=record.getMessage(), **more
         )
 
 

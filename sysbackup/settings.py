@@ -313,6 +313,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("s3", "addressing_style", Choice(("auto", "path", "virtual")), "where the bucket stands in a URL"),
     Setting(
         "s3",
+        "ca_bundle",
+        File("an absolute path of certificates in PEM form; $CREDENTIALS_DIRECTORY or %d is where systemd puts them"),
+        "the authorities whose certificates are trusted, of the store and of AWS, instead of the usual ones",
+        "AWS_CA_BUNDLE, or those that come with Python's certifi",
+    ),
+    Setting(
+        "s3",
         "storage_class",
         Text("a storage class in capitals", r"[A-Z][A-Z0-9_]*"),
         "the storage class of what is stored",

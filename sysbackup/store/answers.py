@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from botocore.model import OperationModel
     from types_aiobotocore_s3.client import S3Client
 
-# the root element of each answer that has one (S3 API Reference); the others have no body
-_ROOTS = {
-    "ListObjectsV2": "ListBucketResult",
-    "ListObjectVersions": "ListVersionsResult",
-    "CreateMultipartUpload": "InitiateMultipartUploadResult",
-    "CompleteMultipartUpload": "CompleteMultipartUploadResult",
-    "GetObjectRetention": "Retention",
+# the root of each answer that has one (S3 API Reference), and an element by which an honest server shows
+# itself that names the root otherwise (rclone: InitiateMultipartUpload); the other answers have no body
+_FORMS = {
+    "ListObjectsV2": ("ListBucketResult", "Name"),
+    "ListObjectVersions": ("ListVersionsResult", "Name"),
+    "CreateMultipartUpload": ("InitiateMultipartUploadResult", "UploadId"),
+    "CompleteMultipartUpload": ("CompleteMultipartUploadResult", "ETag"),
+    "GetObjectRetention": ("Retention", "RetainUntilDate"),
 }
 _BODILESS = ("PutObject", "UploadPart", "PutObjectRetention", "AbortMultipartUpload")
 
@@ -53,13 +54,19 @@ def _look(operation_model: "OperationModel", response_dict: dict[str, Any], **_:
         raise NoAnswer(f"a body of {len(body)} bytes where none belongs")
     if operation == "AbortMultipartUpload" and response_dict["status_code"] != 204:
         need("a sign of S3", request_id(response_dict["headers"]))
-    if root := _ROOTS.get(operation):
+    if form := _FORMS.get(operation):
+        root, element = form
         try:
-            tag = ET.fromstring(body).tag.rpartition("}")[2]  # noqa: S314 - expat bounds what entities may grow to
+            found = ET.fromstring(body)  # noqa: S314 - expat bounds what entities may grow to
         except (ET.ParseError, ValueError, LookupError) as exc:
             raise NoAnswer(f"no XML: {exc}") from exc
-        if tag != root:
-            raise NoAnswer(f"<{tag[:40]!s}> instead of <{root}>")
+        if _name(found) != root and all(_name(child) != element for child in found):
+            raise NoAnswer(f"<{_name(found)[:40]}> instead of <{root}>")
+
+
+def _name(element: ET.Element) -> str:
+    """An element's name without its namespace, which servers choose or leave out."""
+    return element.tag.rpartition("}")[2]
 
 
 def need(what: str, value: Any) -> None:
@@ -106,7 +113,8 @@ async def stored(answer: Mapping[str, Any], body: Body, checksum: str, *, locked
     need("ETag", (etag or "").strip('"'))
     if locked:
         # a bucket with Object Lock has versions, and each of them a name
-        need("the version id", None if answer.get("VersionId") == "null" else answer.get("VersionId"))
+        version = answer.get("VersionId")
+        need("the version id that a bucket with Object Lock gives", None if version == "null" else version)
     if echoed:
         same("checksum", checksum, echoed)
         return True

@@ -242,7 +242,7 @@ def translated(exc: Exception, action: Action, place: Place) -> SysbackupError:
     if isinstance(exc, SSLError) and _is_distrust(exc):
         return StoreUnavailable(
             f"The TLS certificate of {place.endpoint} is not trusted: {exc.kwargs.get('error')}. "
-            "Name its authority's certificate in AWS_CA_BUNDLE, or mend [s3] endpoint_url."
+            "Name a file with its authority's certificate in [s3] ca_bundle, or mend [s3] endpoint_url."
         )
     return _identity_trouble(exc) or StoreError(
         f"{action.operation}{action.target} in {place} failed: {type(exc).__name__}: {exc}"

@@ -65,7 +65,7 @@ def answer(
         (
             SSLError(endpoint_url="https://x", error=ssl.SSLCertVerificationError("self-signed certificate")),
             StoreUnavailable,
-            "AWS_CA_BUNDLE",
+            "[s3] ca_bundle",
         ),
         (BotoCoreError(), StoreError, "BotoCoreError"),
     ],
