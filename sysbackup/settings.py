@@ -65,12 +65,18 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A size or a duration in a range, with units."""
+    """
+    A size or a duration in a range, with units.
+
+    Where people give it in a `usual` unit as a rule, less than one of these is
+    not believed without any unit: `renewal_slack = 7` hardly means seconds.
+    """
 
     read: Callable[[str], float]
     write: Callable[[float], str]
     least: float
     most: float
+    usual: str = ""
 
     @property
     def allowed(self) -> str:
@@ -78,9 +84,19 @@ class Quantity:
 
     def parse(self, text: str) -> float:
         value = self.read(text)
+        if self.usual and text.strip()[-1:] in "0123456789.":
+            self._ask(text.strip(), value)
         if not self.least <= value <= self.most:
             raise ValueError("is out of range")
         return value
+
+    def _ask(self, number: str, value: float) -> None:
+        """`ValueError` where a number without a unit may well have been meant in the usual one."""
+        meant = f"{number} {self.usual}"
+        if value == 0 or value >= self.read(f"1 {self.usual}") or not self.least <= self.read(meant) <= self.most:
+            return
+        choice = f"{number} s or {meant}" if self.least <= value <= self.most else meant
+        raise ValueError(f"has no unit, and would be seconds: did you mean {meant}? Write {choice}")
 
     def text(self, value: object) -> str:
         return self.write(value) if isinstance(value, int | float) else str(value)
@@ -263,8 +279,8 @@ def _bytes(least: int, most: int) -> Quantity:
     return Quantity(size, lambda value: size_text(int(value)), least, most)
 
 
-def _seconds(least: float, most: float) -> Quantity:
-    return Quantity(duration, duration_text, least, most)
+def _seconds(least: float, most: float, usual: str = "") -> Quantity:
+    return Quantity(duration, duration_text, least, most, usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +374,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "content",
         "renewal_slack",
-        _seconds(0, 366 * DAY),
+        _seconds(0, 366 * DAY, "d"),
         "how much longer than promised contents are locked, so that later runs seldom renew locks",
     ),
     Setting(
@@ -383,17 +399,19 @@ SETTINGS: tuple[Setting, ...] = (
         "about what a run uses of memory; half of it for bytes between disk and store",
     ),
     Setting("run", "spool_limit", _bytes(0, 1024 * GIB), "of a snapshot, how much waits on disk for its description"),
-    Setting("run", "picker_idle_limit", _seconds(1, 7 * DAY), "for how long a picker may be silent"),
-    Setting("run", "snapshot_idle_limit", _seconds(1, 7 * DAY), "for how long a snapshotter may be silent"),
+    Setting("run", "picker_idle_limit", _seconds(1, 7 * DAY, "min"), "for how long a picker may be silent"),
+    Setting("run", "snapshot_idle_limit", _seconds(1, 7 * DAY, "min"), "for how long a snapshotter may be silent"),
     Setting("run", "snapshots_at_once", Whole(1, 100), "snapshotters that run at the same time"),
-    Setting("run", "give_up_after", _seconds(1, 7 * DAY), "for how long a store that does not answer is tried"),
+    Setting("run", "give_up_after", _seconds(1, 7 * DAY, "min"), "for how long a store that does not answer is tried"),
     Setting("daemon", "schedule", Schedule(), "when the daemon starts runs by itself", "it waits to be triggered"),
     Setting("daemon", "time_zone", Zone(), "the time zone of the schedule", "the system's"),
-    Setting("daemon", "random_delay", _seconds(0, DAY), "the most by which a scheduled run is put off, by chance"),
+    Setting(
+        "daemon", "random_delay", _seconds(0, DAY, "min"), "the most by which a scheduled run is put off, by chance"
+    ),
     Setting(
         "daemon",
         "stale_after",
-        _seconds(60, 366 * DAY),
+        _seconds(60, 366 * DAY, "h"),
         "how long ago the last complete backup may have ended before sysbackup status calls it stale",
     ),
     Setting("daemon", "hook_limit", _seconds(1, HOUR), "for how long a hook may run"),

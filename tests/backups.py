@@ -40,7 +40,7 @@ def program(directory: Path, name: str, script: str, *, mode: int = 0o755) -> Pa
     return path
 
 
-def picker(config: Config, *paths: bytes | str, name: str = "paths") -> Path:
+def picker(config: Config, *paths: bytes | str | Path, name: str = "paths") -> Path:
     """A picker that prints these paths, NUL-separated, from a file beside the configuration."""
     listed = config.directory / f"{name}.list"
     config.directory.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ class Torture:
     """Paths that a picker may print besides: through symlinked directories; and the file each means."""
     bad_picks: dict[bytes, str] = field(default_factory=dict)
     """Paths that a picker may print and that must be reported, and why."""
+    gone_picks: dict[bytes, str] = field(default_factory=dict)
+    """Paths that a picker may print where nothing is: noted, and no problem."""
     links: list[frozenset[bytes]] = field(default_factory=list)
     """Groups of names of one inode."""
     equal: list[frozenset[bytes]] = field(default_factory=list)

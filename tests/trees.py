@@ -239,7 +239,9 @@ def picks(ground: Ground) -> None:
     tree = ground.made.tree
     ground.made.bad_picks |= {
         b"relative/path": "not an absolute path",
+        tree + b"/" + b"n" * (NAME_MAX + 1): "file name too long",
+    }
+    ground.made.gone_picks |= {
         tree + b"/no such file": "no such file",
         tree + b"/sizes/empty/below": "not a directory",
-        tree + b"/" + b"n" * (NAME_MAX + 1): "file name too long",
     }

@@ -169,6 +169,9 @@ class Progress:
         return Group(self._spinner, grid, current)
 
 
+_NOTES_AT_MOST = 5
+
+
 def show_summary(console: Console, summary: Summary) -> None:
     """How the run went, for people."""
     good = summary.problems == 0
@@ -189,6 +192,7 @@ def show_summary(console: Console, summary: Summary) -> None:
         for name, value in rows.items():
             console.print(f"{name:>8}  {value}", soft_wrap=True, highlight=False)
     _show_problems(console, summary)
+    _show_notes(console, summary)
 
 
 def _rows(summary: Summary) -> Mapping[str, str]:
@@ -233,3 +237,17 @@ def _show_problems(console: Console, summary: Summary) -> None:
     if summary.problems > len(summary.first_problems):
         more = summary.problems - len(summary.first_problems)
         console.print(f"  … and {more:,} more: all of them are in the manifest")
+
+
+def _show_notes(console: Console, summary: Summary) -> None:
+    """A misspelt line of a picker's is among them: so there are names, if not many."""
+    if not summary.notes:
+        return
+    what = f"{count(summary.notes, 'picked path')} not there to be read (gone meanwhile, or misspelt):"
+    console.print(Text(what, "dim"), soft_wrap=True)
+    shown_here = summary.first_notes[:_NOTES_AT_MOST]
+    for note in shown_here:
+        console.print(Text(f"  {note['path']}", "dim"), highlight=False, soft_wrap=True)
+    if summary.notes > len(shown_here):
+        more = summary.notes - len(shown_here)
+        console.print(f"[dim]  and {more:,} more: all of them are in the manifest[/]", highlight=False)

@@ -21,6 +21,8 @@ from sysbackup.model import Location
 
 FORMAT = 1
 
+VANISHED = "file.vanished"
+
 # A line holds one file with its extended attributes; Linux bounds those at 64 KiB a name and value and a
 # listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
 LINE_LIMIT = 32 << 20
@@ -159,7 +161,7 @@ class Snapshot(Struct, tag_field="typ", tag="s", omit_defaults=True, kw_only=Tru
 
 
 class Log(Struct, tag_field="typ", tag="log", omit_defaults=True, kw_only=True):
-    """One problem of the run."""
+    """One problem of the run, or, with the event `VANISHED`, a note: a picked path that was not there to be read."""
 
     time: datetime
     event: str

@@ -19,7 +19,7 @@ from sysbackup.catalog.known import Catalog, FileState
 from sysbackup.formats import gzipping, manifest
 from sysbackup.model import Problem
 from sysbackup.pipeline.recording import spooled
-from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place
+from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
 from sysbackup.sources.nodes import node
 from sysbackup.sources.owners import Owners
 from sysbackup.sources.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
@@ -35,6 +35,14 @@ ALLOWANCE = 8 * MIB
 _RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
 _SAMPLE = 64 << 10
 _SETTLED = 2_000_000_000  # ns
+
+# What a path gives that is renamed, removed or replaced under our hands, or whose directory is: a link where a file was
+# (ELOOP: O_NOFOLLOW) or none where one was (EINVAL: readlink(2)), a socket or a device (ENXIO, ENODEV: open(2)), what
+# was removed on an NFS server (ESTALE) or with its process (ESRCH: proc(5)).
+_MOVED = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ESRCH),
+    *(errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV),
+}
 
 # Looking at files is short system calls one after another: two threads that do it at the same time hand the
 # interpreter's lock to and fro at each of them (measured: 5.7 s of processor for 117,000 unchanged files, 4.0 s with
@@ -67,8 +75,9 @@ class Examined:
     What one job found.
 
     `later` has the files that did not fit the job's allowance, with their
-    sizes, `large` the paths of files too large for memory. Entries of the
-    manifest are in the spool already.
+    sizes, `large` the paths of files too large for memory, `vanished` those of
+    what was gone when it was to be read. Entries of the manifest are in the
+    spool already.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -77,6 +86,7 @@ class Examined:
     later: list[tuple[bytes, int]] = field(default_factory=list)
     large: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    vanished: list[bytes] = field(default_factory=list)
     warned: list[tuple[bytes, str]] = field(default_factory=list)
     states: list[FileState] = field(default_factory=list)
     files: int = 0
@@ -147,17 +157,43 @@ class Examiner:
         return out
 
     def _look_and_read(self, paths: Sequence[bytes], allowance: int, out: Examined) -> "list[_Read]":
-        found: list[tuple[bytes, os.stat_result]] = []
-        with Folders() as folders:
-            for path in paths:
-                try:
-                    self._look(folders, path, found, out)
-                except OSError as exc:
-                    out.problems.append(unreadable(path, exc))
-                # always, and before any of them is closed
-                self._record_folders(folders, path, out)
-                folders.trim()
-            return self._read_all(folders, found, allowance, out)
+        """
+        Look at the paths, and read what is to be read.
+
+        An error may come from a directory that we hold open and that another one
+        has replaced since: such paths are looked up again from the root.
+        """
+        files: list[_Read] = []
+        for _ in range(TRIES):
+            missed: list[tuple[bytes, Exception]] = []
+            found: list[tuple[bytes, os.stat_result]] = []
+            with Folders() as folders:
+                for path in paths:
+                    try:
+                        self._look(folders, path, found, out)
+                    except OSError as exc:
+                        missed.append((path, exc))
+                    # always, and before any of them is closed
+                    self._record_folders(folders, path, out, missed)
+                    folders.trim()
+                left = allowance - sum(len(file.reading.content) for file in files)
+                files += self._read_all(folders, found, left, out, missed)
+            moved = [(path, exc) for path, exc in missed if not self._settle(path, exc, out)]
+            if not moved:
+                return files
+            paths = [path for path, _ in moved]
+        out.problems += [unreadable(path, exc) for path, exc in moved]
+        return files
+
+    def _settle(self, path: bytes, exc: Exception, out: Examined) -> bool:
+        """Note what an error means; False where another look may find more."""
+        if not moves(exc):
+            out.problems.append(unreadable(path, exc))
+        elif missing(path):
+            out.vanished.append(path)
+        else:
+            return False
+        return True
 
     def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Examined) -> None:
         """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
@@ -191,7 +227,9 @@ class Examiner:
         entry = node(place, status, self._owners, out.problems)
         out.records.append((place.path, spooled(entry)))
 
-    def _record_folders(self, folders: Folders, picked: bytes, out: Examined) -> None:
+    def _record_folders(
+        self, folders: Folders, picked: bytes, out: Examined, missed: "list[tuple[bytes, Exception]]"
+    ) -> None:
         for folder in folders.fresh():
             if _made_up(folder.path) and not _made_up(picked):
                 continue
@@ -204,23 +242,33 @@ class Examiner:
             try:
                 self._record(Place(folder, b""), os.fstat(folder.fd), out)
             except OSError as exc:
-                out.problems.append(unreadable(folder.path, exc))
+                with self._recorded_lock:
+                    self._recorded.discard(folder.path)
+                missed.append((folder.path, exc))
 
     def _read_all(
-        self, folders: Folders, found: list[tuple[bytes, os.stat_result]], allowance: int, out: Examined
+        self,
+        folders: Folders,
+        found: list[tuple[bytes, os.stat_result]],
+        left: int,
+        out: Examined,
+        missed: "list[tuple[bytes, Exception]]",
     ) -> "list[_Read]":
+        """Read files, `left` bytes of them; `missed` is told of those that could not be."""
         patience = Patience(self._lock_timeout, self._stop)
         files = []
-        left = allowance
         known = {} if self._rescan else self._catalog.unchanged([state_of(status) for _, status in found])
         for path, status in found:
             if (sha := known.get((status.st_dev, status.st_ino))) is not None:
-                self._reuse(folders, path, status, sha, out)
+                try:
+                    self._reuse(folders, path, status, sha, out)
+                except OSError as exc:
+                    missed.append((path, exc))
                 continue
             if status.st_size > IN_MEMORY:
                 out.large.append(path)
                 continue
-            if status.st_size > left and (left < allowance or status.st_size > allowance):
+            if status.st_size > left:
                 out.later.append((path, status.st_size))
                 continue
             left -= status.st_size
@@ -229,17 +277,13 @@ class Examiner:
             except TooLarge:
                 out.large.append(path)
             except (OSError, Replaced) as exc:
-                out.problems.append(unreadable(path, exc))
+                missed.append((path, exc))
         return files
 
     def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Examined) -> None:
         """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
         folders.trim()
-        try:
-            entry = node(folders.find(path), status, self._owners, out.problems)
-        except OSError as exc:
-            out.problems.append(unreadable(path, exc))
-            return
+        entry = node(folders.find(path), status, self._owners, out.problems)
         assert isinstance(entry, manifest.File)
         describe_file(entry, status, status.st_size, sha, ())
         out.records.append((path, spooled(entry, unchanged=True)))
@@ -331,11 +375,6 @@ def settled(status: os.stat_result, begun: int) -> bool:
     return begun - status.st_ctime_ns >= _SETTLED
 
 
-def link_status(place: Place) -> os.stat_result:
-    """lstat(2) of a place."""
-    return os.stat(place.name or b".", dir_fd=place.folder.fd, follow_symlinks=False)
-
-
 def describe_file(entry: manifest.File, status: os.stat_result, size: int, sha: bytes, warnings: Sequence[str]) -> None:
     """Fill in what was learnt by reading the file."""
     entry.size = size
@@ -355,11 +394,16 @@ def worth_gzip(content: bytes) -> bool:
     return gzipping.pays(len(samples), len(gzipping.compress(samples)))
 
 
+def moves(exc: Exception) -> bool:
+    """Whether an error may come of something that was moved, removed or replaced while it was looked at or opened."""
+    return isinstance(exc, Replaced) or (isinstance(exc, OSError) and exc.errno in _MOVED)
+
+
 def unreadable(path: bytes, exc: Exception) -> Problem:
-    """The problem of a path that could not be examined or read."""
+    """The problem of a path that is there and could not be examined or read."""
     if isinstance(exc, OSError):
         if exc.errno == errno.ENOENT:
-            return Problem("file.vanished", path, "it was gone before it could be read")
+            return Problem("file.unreadable", path, "it was there at one look and gone at the next, each time")
         if exc.errno in (errno.EACCES, errno.EPERM):
             return Problem(
                 "file.denied",

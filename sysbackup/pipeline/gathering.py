@@ -236,6 +236,8 @@ class Gathering:
         tally.sockets += found.sockets
         for problem in found.problems:
             tally.problem(problem)
+        for path in found.vanished:
+            tally.vanished(path)
         for path, warning in found.warned:
             tally.warned(path, [warning])
         for whole in found.whole:

@@ -17,6 +17,7 @@ from sysbackup.model import Problem, StoredObject
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Sender
+from sysbackup.sources.folders import missing
 from sysbackup.sources.sorting import Record, Sorter
 from sysbackup.store.port import Body
 
@@ -116,6 +117,8 @@ class Recorder:
                 continue
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
             entries.remove(file)
+            if missing(file.path_bytes):
+                continue  # it went meanwhile, which the second look has noted: no loss of this backup's
             self._tally.problem(
                 Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
             )

@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 # Problems shown in the summary and lines of the log; all of them are in the manifest.
 SHOWN_AT_MOST = 50
+NOTES_AT_MOST = 10
 LOGGED_AT_MOST = 1000
 
 
@@ -23,7 +24,9 @@ class Tally:
     """
     Counts as they grow, for whoever watches; only the event loop's thread writes to it.
 
-    `problems_spool` takes every problem, so that their number costs no memory.
+    `problems_spool` takes every problem and note, so that their number costs no
+    memory. A note is of what was not there (any more) when it was to be read:
+    nothing that exists is lacking, so the run is complete for all of them.
     """
 
     clock: Clock
@@ -47,17 +50,13 @@ class Tally:
     problems: int = 0
     warnings: int = 0
     next_lock_end: datetime | None = None
+    notes: int = 0
     first_problems: list[Problem] = field(default_factory=list)
+    first_notes: list[Problem] = field(default_factory=list)
 
     def problem(self, problem: Problem) -> None:
         """Note what went wrong with one source."""
-        entry = manifest.Log(
-            time=self.clock.now(),
-            event=problem.event,
-            reason=problem.reason,
-            **manifest.named(problem.source),
-        )
-        self.problems_spool.add(self.problems.to_bytes(8, "big"), manifest.encode(entry))
+        self._write_down(problem)
         self.problems += 1
         if len(self.first_problems) < SHOWN_AT_MOST:
             self.first_problems.append(problem)
@@ -65,6 +64,24 @@ class Tally:
             log.warning(problem.event, path=problem.shown, reason=problem.reason)
         if self.problems == LOGGED_AT_MOST:
             log.warning("problems.quiet", reason="further problems are in the manifest alone")
+
+    def vanished(self, path: bytes) -> None:
+        """Note that a path that was picked was gone when it was to be read, or never there: nobody can tell which."""
+        note = Problem(manifest.VANISHED, path, "it was gone when it was to be read, or never there")
+        self._write_down(note)
+        self.notes += 1
+        if len(self.first_notes) < NOTES_AT_MOST:
+            self.first_notes.append(note)
+        if self.notes <= LOGGED_AT_MOST:
+            log.info(note.event, path=note.shown, reason=note.reason)
+        if self.notes == LOGGED_AT_MOST:
+            log.info("notes.quiet", reason="what else was gone is in the manifest alone")
+
+    def _write_down(self, found: Problem) -> None:
+        entry = manifest.Log(
+            time=self.clock.now(), event=found.event, reason=found.reason, **manifest.named(found.source)
+        )
+        self.problems_spool.add((self.problems + self.notes).to_bytes(8, "big"), manifest.encode(entry))
 
     def warned(self, path: bytes, warnings: Sequence[str]) -> None:
         """Note that a file was kept, but not as it should be."""
@@ -87,7 +104,7 @@ class Tally:
         log.debug("object.stored", key=stored.key, bytes=stored.size, fresh=stored.fresh)
 
     def problem_lines(self) -> Iterator[bytes]:
-        """The manifest's lines of all problems, in the order of their coming."""
+        """The manifest's lines of all problems and notes, in the order of their coming."""
         return (line for _, line in self.problems_spool.sorted())
 
 
@@ -100,7 +117,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     files hold whose contents were stored already, all in bytes; `unchanged` files
     were not even opened; `renewed` objects got a later lock; `price`
     in US dollars for the requests alone. `next_lock_end` is the first end of a lock
-    that this machine knows of and that is still in force.
+    that this machine knows of and that is still in force. `notes` counts the picked
+    paths that were gone when they were to be read, or never there.
     """
 
     outcome: str
@@ -132,6 +150,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     requests: dict[str, int]
     price: float
     next_lock_end: datetime | None
+    notes: int = 0
+    first_notes: list[dict[str, str]] = []
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):

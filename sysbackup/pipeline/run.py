@@ -8,7 +8,7 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -251,10 +251,12 @@ def _summary(
         sockets_skipped=tally.sockets,
         warnings=tally.warnings,
         problems=tally.problems,
-        first_problems=[{"event": p.event, "path": p.shown, "reason": p.reason} for p in tally.first_problems],
+        first_problems=_told(tally.first_problems),
         requests=dict(requests.by_kind.most_common()),
         price=round(requests.price(prices), 6),
         next_lock_end=tally.next_lock_end,
+        notes=tally.notes,
+        first_notes=_told(tally.first_notes),
     )
     log.info(
         "run.finished",
@@ -266,6 +268,11 @@ def _summary(
         requests=requests.total,
         price=summary.price,
         problems=summary.problems,
+        notes=summary.notes,
         seconds=summary.seconds,
     )
     return summary
+
+
+def _told(found: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"event": p.event, "path": p.shown, "reason": p.reason} for p in found]

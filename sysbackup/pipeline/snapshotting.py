@@ -38,6 +38,10 @@ _SAID_AT_MOST = 256 << 10
 # S3: "user-defined metadata is limited to 2 KB", keys and values together (User Guide, "Working with object metadata").
 _METADATA_AT_MOST = 1900
 
+# What stands before metadata that are percent-encoded. Not RFC 2047's form: S3 decodes that on arrival (User Guide,
+# same place), and what a header cannot hold would be in its answers.
+_ENCODED = "UTF-8''"
+
 
 class _Said:
     """What a snapshotter says on standard output: the description and, from its last such line, the restore command."""
@@ -65,7 +69,8 @@ class _Said:
         """
         The same as metadata of an object.
 
-        Headers hold printable ASCII: all else, and `%`, is percent-encoded. A
+        Headers hold printable ASCII: such a text stays as it is, which is how
+        s3-sysbackup 0.2.0 takes it. Any other is percent-encoded and marked. A
         description too long is cut, a command too long left out whole: half a
         command is worse than none, and the manifest has both.
         """
@@ -83,7 +88,10 @@ class _Said:
 
 
 def _header(text: str) -> str:
-    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    """The text itself, or after a mark as RFC 8187 has it (`UTF-8''a%0Ab`) with `%` for what is no printable ASCII."""
+    if text.isascii() and text.isprintable() and not text.startswith(_ENCODED):
+        return text
+    return _ENCODED + quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
 class _Data:

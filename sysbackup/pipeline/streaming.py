@@ -21,13 +21,13 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Location, Problem, StoredObject
-from sysbackup.pipeline.examining import describe_file, settled, state_of, unreadable
+from sysbackup.pipeline.examining import describe_file, moves, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.recording import spooled
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Refused, Sender
 from sysbackup.sources import reading
-from sysbackup.sources.folders import Folders
+from sysbackup.sources.folders import Folders, missing
 from sysbackup.sources.large import LargeFile
 from sysbackup.sources.nodes import node
 from sysbackup.sources.owners import Owners
@@ -109,13 +109,19 @@ class Streamer:
         self._under_way: dict[bytes, asyncio.Event] = {}
 
     async def store(self, path: bytes) -> None:
-        """Store one file's content and put its entry into the spool, or note the problem."""
-        try:
-            for attempt in range(1, reading.TRIES + 1):
-                if await self._try(path, last=attempt == reading.TRIES):
+        """Store one file's content and put its entry into the spool, or note why not."""
+        for attempt in range(1, reading.TRIES + 1):
+            last = attempt == reading.TRIES
+            try:
+                if await self._try(path, last=last):
                     return
-        except (OSError, reading.Replaced) as exc:
-            self._tally.problem(unreadable(path, exc))
+            except (OSError, reading.Replaced) as exc:
+                if moves(exc) and await self._in_thread(lambda: missing(path)):
+                    self._tally.vanished(path)
+                    return
+                if last or not moves(exc):
+                    self._tally.problem(unreadable(path, exc))
+                    return
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._stop)

@@ -76,7 +76,8 @@ def brief(ended: Ended) -> Ended:
     """
     As much of it as is remembered: ten problems at the most, and of long texts their beginnings and ends.
 
-    Else a few runs with many problems would crowd out all before them. Twice is as good as once.
+    Of notes there is their number alone. A few runs with many problems would else crowd out all before them. Twice is
+    as good as once.
     """
     summary = ended.summary
     if summary is not None:
@@ -84,7 +85,7 @@ def brief(ended: Ended) -> Ended:
             {key: _cut(value, _WORDS) for key, value in problem.items()}
             for problem in summary.first_problems[:_PROBLEMS]
         ]
-        summary = msgspec.structs.replace(summary, first_problems=problems)
+        summary = msgspec.structs.replace(summary, first_problems=problems, first_notes=[])
     reason = None if ended.reason is None else _cut(ended.reason, _REASON)
     return msgspec.structs.replace(ended, reason=reason, summary=summary)
 

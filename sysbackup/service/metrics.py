@@ -214,6 +214,7 @@ def _of_backup(summary: Summary) -> Iterator[Metric]:
         ("read_bytes", "Bytes of files that the last backup read.", summary.read),
         ("stored_bytes", "Bytes that the last backup newly sent to the store.", summary.stored),
         ("problems", "Sources that the last backup could not back up.", summary.problems),
+        ("notes", "Paths that were picked for the last backup and were gone.", summary.notes),
         ("warnings", "Files that the last backup kept, but not as they should be.", summary.warnings),
         ("price_dollars", "What the requests of the last backup cost, in US dollars.", summary.price),
         ("promise_timestamp_seconds", "Until when the last backup cannot be deleted.", summary.promise.timestamp()),

@@ -59,6 +59,31 @@ class Place(NamedTuple):
         return self.folder.child(self.name) if self.name else self.folder.path
 
 
+def link_status(place: Place) -> os.stat_result:
+    """lstat(2) of a place."""
+    return os.stat(place.name or b".", dir_fd=place.folder.fd, follow_symlinks=False)
+
+
+def missing(path: bytes) -> bool:
+    """
+    Whether nothing is at an absolute path: looked up afresh from the root, its last component not followed.
+
+    Nothing but a lookup says so. A path that is closed to us, or whose file
+    system does not answer, is not missing; nor is a file that a slash after its
+    name takes for a directory.
+    """
+    with Folders() as folders:
+        try:
+            link_status(folders.find(path))
+        except FileNotFoundError:
+            return True
+        except NotADirectoryError:
+            return not path.endswith((b"/", b"/.", b"/.."))
+        except OSError:
+            return False
+    return False
+
+
 class Folders:
     """
     Keeps directories open, about `limit` of them, and closes all when left.

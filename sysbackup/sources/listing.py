@@ -16,6 +16,10 @@ _LEFTOVERS = (
 )
 
 
+# What tells people about the programs that it lies beside.
+_TEXTS = (b".txt", b".md", b".rst", b".adoc")
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """One picker or snapshotter: its file's name, and its absolute path in the programs directory."""
@@ -29,7 +33,7 @@ class PassedOver:
     """
     A file that is not run, and why.
 
-    `expected` where nobody will wonder: `.hidden`, `old~`, `x.dpkg-old`.
+    `expected` where nobody will wonder: `.hidden`, `old~`, `x.dpkg-old`, `README`.
     """
 
     name: bytes
@@ -54,7 +58,7 @@ def find_programs(directory: Path) -> tuple[list[Program], list[PassedOver]]:
     passed_over: list[PassedOver] = []
     for name in names:
         path = os.path.join(folder, name)
-        if leftover := _leftover(name):
+        if leftover := _leftover(name) or _text(name, path):
             passed_over.append(PassedOver(name, leftover, expected=True))
         elif reason := unsafe(path):
             passed_over.append(PassedOver(name, reason, expected=False))
@@ -72,6 +76,31 @@ def _leftover(name: bytes) -> str | None:
         if name.endswith(ending):
             return f"its name ends in {ending.decode()}"
     return None
+
+
+def _text(name: bytes, path: bytes) -> str | None:
+    """
+    Why a file is to be read by people and not run; None where it may be a program.
+
+    Its name alone proves nothing: what may be executed is, and a script that
+    has lost its x bit must not be lost in silence.
+    """
+    lower = name.lower()
+    if lower != b"readme" and not lower.startswith(b"readme.") and not lower.endswith(_TEXTS):
+        return None
+    try:
+        status = os.stat(path)
+        # Not opened before it is known to be a file: a FIFO would hold us up.
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o111:
+            return None
+        with open(path, "rb", opener=_unblocked) as file:
+            return None if file.read(2) == b"#!" else "it is a text, by its name, and not executable"
+    except OSError:
+        return None
+
+
+def _unblocked(path: str | bytes, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def unsafe(path: bytes) -> str | None:

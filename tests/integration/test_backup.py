@@ -50,7 +50,7 @@ def test_a_tree_of_everything_comes_back_byte_for_byte(
     """All that makes files hard is backed up, reported where it cannot be, and restored as it was."""
     config = backups.configured(tmp_path)
     backups.finder(config, torture.tree)
-    backups.picker(config, *torture.roundabout, *torture.bad_picks)
+    backups.picker(config, *torture.roundabout, *torture.bad_picks, *torture.gone_picks)
     summary = backups.backed_up(config, store)
     said = backups.entries(store, summary)
     nodes = backups.nodes(said)
@@ -60,10 +60,11 @@ def test_a_tree_of_everything_comes_back_byte_for_byte(
     assert not torture.passed_over & nodes.keys()
     assert summary.sockets_skipped == len(torture.passed_over)
     reported = {entry.path: entry for entry in said if isinstance(entry, manifest.Log)}
-    for path in [*torture.bad_picks, *torture.problems]:
+    for path in [*torture.bad_picks, *torture.gone_picks, *torture.problems]:
         assert manifest.lossy(path)[0] in reported
     assert summary.exit_code == 3
-    assert summary.problems == len(reported) == len(torture.bad_picks) + len(torture.problems)
+    assert summary.problems == len(torture.bad_picks) + len(torture.problems)
+    assert summary.notes == len(torture.gone_picks) == len(reported) - summary.problems
     for link, leads_to in (torture.leads | torture.roundabout).items():
         assert isinstance(nodes[leads_to], manifest.File), link
     target = tmp_path / "restored"
@@ -271,17 +272,6 @@ def test_a_locked_file_is_waited_for_then_copied_with_a_warning(store: MemorySto
         assert isinstance(node, manifest.File)
         assert node.warnings == ["unlocked-copy"]
     assert summary.warnings == 20
-
-
-def test_a_file_that_vanishes_is_a_problem_of_its_own(store: MemoryStore, tmp_path: Path) -> None:
-    """A picked path that is not there any more is named; the rest is backed up."""
-    config = backups.configured(tmp_path)
-    (tmp_path / "stays").write_text("here")
-    backups.picker(config, bytes(tmp_path / "stays"), bytes(tmp_path / "gone"))
-    summary = backups.backed_up(config, store)
-    assert summary.exit_code == 3
-    assert [p["path"] for p in summary.first_problems] == [str(tmp_path / "gone")]
-    assert bytes(tmp_path / "stays") in backups.nodes(backups.entries(store, summary))
 
 
 def test_a_path_picked_twice_is_in_the_manifest_once(store: MemoryStore, tmp_path: Path) -> None:

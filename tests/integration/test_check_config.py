@@ -153,6 +153,21 @@ def test_root_is_warned_of_programs_that_the_service_cannot_execute(directory: P
     assert "cannot be executed" not in ended.stdout
 
 
+def test_a_readme_is_mentioned_and_nothing_more(directory: Path) -> None:
+    """Not run, not a problem of each run, and not taken for something to back up with."""
+    write(directory / "pickers.d" / "README", "Pickers of this machine.\n", 0o644)
+    ended = sysbackup("--config-dir", directory, "check-config")
+    assert "# pickers: README: not run: it is a text" in ended.stdout
+    assert "# warning" not in ended.stdout
+    found = json.loads(sysbackup("--config-dir", directory, "check-config", "--json").stdout)
+    assert [(file["name"], file["expected"]) for file in found["programs"]["pickers"]] == [
+        ("README", True),
+        ("etc", True),
+    ]
+    (directory / "pickers.d" / "etc").unlink()
+    assert "nothing will be backed up" in sysbackup("--config-dir", directory, "check-config").stdout
+
+
 def test_nothing_to_back_up_is_warned_of(directory: Path) -> None:
     """An empty configuration would make empty backups for years."""
     (directory / "pickers.d" / "etc").unlink()

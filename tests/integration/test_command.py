@@ -6,9 +6,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import uvloop
@@ -410,3 +411,29 @@ def test_metadata_of_a_snapshot(machine: Machine) -> None:
     assert metadata["restore-through"] == "psql -f -"
     assert set(metadata["backup-output"]) == {"x"}
     assert sum(len(name) + len(value) for name, value in metadata.items()) <= 2048
+
+
+def test_plain_text_is_plain_in_a_snapshot_s_metadata(machine: Machine) -> None:
+    """A command with % in it runs as it stands there; what no header can hold is marked, and nothing looks like it."""
+    plain = "date +%F && psql -c \"select '100%25' like '%'\" | grep -v '=?utf-8?q?x?=' # <&;*\\>~`|{}[]^$"
+    texts = {"plain": plain, "umlaut": "echo Grüße %41 %", "marked": "UTF-8''echo%20x"}
+    for name, text in texts.items():
+        (machine.base / name).write_text(text)
+        script = f"#!/bin/sh\necho One; echo 100%; printf '::restore-through:: %s\\n' \"$(cat {machine.base}/{name})\""
+        machine.program("snapshots.d", name, f"{script}\necho d >&$1\n")
+    machine.program("snapshots.d", "one", "#!/bin/sh\necho '50 % of  it'; echo d >&$1\n")
+    machine.back_up()
+
+    async def look() -> dict[str, Mapping[str, str]]:
+        async with machine.bucket.store() as store:
+            stored = [v.key async for v in store.versions("snapshots/")]
+            return {key.rpartition("-")[2]: (await store.head(key, None)).metadata for key in stored}
+
+    metadata = uvloop.run(look())
+    assert metadata["plain"]["restore-through"] == plain
+    assert metadata["one"]["backup-output"] == "50 % of  it"
+    for name in ("umlaut", "marked"):
+        mark, _, value = metadata[name]["restore-through"].partition("''")
+        assert (mark, unquote(value)) == ("UTF-8", texts[name])
+    for name in texts:
+        assert metadata[name]["backup-output"] == "UTF-8''One%0A100%25"

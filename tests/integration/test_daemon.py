@@ -423,7 +423,7 @@ def test_under_systemd_lines_have_priorities_and_no_secret_is_seen(host: Host, t
     (tmp_path / "credentials").write_text(
         "[default]\naws_access_key_id = hidden-id\naws_secret_access_key = hidden-in-a-file\n"
     )
-    gate = Gate(host, last="env >&2; echo /no/such/file")
+    gate = Gate(host, last="env >&2; echo /no/such/file; echo relative/path")
     host.configure({"aws": {"credentials_file": tmp_path / "credentials"}})
     host.log.touch()
     journal = host.log.stat()
@@ -441,7 +441,8 @@ def test_under_systemd_lines_have_priorities_and_no_secret_is_seen(host: Host, t
     assert len(commands) >= 3  # the daemon, its run, the picker
     said = service.said()
     assert [line for line in said.splitlines() if not re.match(r"<[3467]>[a-z]+\.[a-z_]+", line)] == []
-    assert "<4>file.vanished" in said
+    assert "<6>file.vanished" in said
+    assert "<4>path.refused" in said
     assert "<4>run.ended" in said
     for text in (said, shown, *map(os.fsdecode, commands)):
         assert "hidden" not in text

@@ -285,7 +285,7 @@ def test_problems_fail_the_unit_and_raise_the_alarm(service: Service) -> None:
 def test_a_failed_backup_fails_the_unit_and_not_the_daemon(service: Service) -> None:
     """No store answers: status 1, no backup, and the daemon goes on waiting."""
     service.program("pickers", "passwd", "#!/bin/sh\necho /etc/passwd\n")
-    service.configure("[run]\ngive_up_after = 1\n", endpoint="http://127.0.0.1:1")
+    service.configure("[run]\ngive_up_after = 1 s\n", endpoint="http://127.0.0.1:1")
     service.start()
     before = service.main()
     assert service.ask() == 1

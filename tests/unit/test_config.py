@@ -294,6 +294,49 @@ def test_a_value_that_cannot_be_is_shown_with_what_can(conf: Conf, section: str,
 
 
 @pytest.mark.parametrize(
+    ("section", "line", "meant", "choice"),
+    [
+        ("content", "renewal_slack = 7", "7 d", "7 s or 7 d"),
+        ("content", "renewal_slack = 0.5", "0.5 d", "0.5 s or 0.5 d"),
+        ("run", "picker_idle_limit = 15", "15 min", "15 s or 15 min"),
+        ("run", "snapshot_idle_limit = 59", "59 min", "59 s or 59 min"),
+        ("run", "give_up_after = 5", "5 min", "5 s or 5 min"),
+        ("daemon", "random_delay = 30", "30 min", "30 s or 30 min"),
+        ("daemon", "stale_after = 36", "36 h", "36 h"),  # 36 s are less than is allowed
+    ],
+)
+def test_a_number_that_lacks_its_unit_is_asked_for_it(
+    conf: Conf, section: str, line: str, meant: str, choice: str
+) -> None:
+    """Seven seconds of slack would renew every lock at every run; and what the question offers is taken."""
+    name, _, value = line.partition(" = ")
+    (mistake,) = mistakes(conf(f"[{section}]\n{line}"))
+    said = f"has no unit, and would be seconds: did you mean {meant}? Write {choice}; allowed"
+    assert mistake.startswith(f"[{section}] {name} = '{value}' {said}")
+    for written in choice.split(" or "):
+        assert load(conf(f"[{section}]\n{name} = {written}")).directory
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("[content]\nrenewal_slack = 0", 0),
+        ("[content]\nrenewal_slack = 3600", 3600),  # days cannot be meant: too many
+        ("[content]\nrenewal_slack = 604800", 604800),
+        ("[content]\nlock_timeout = 2", 2),
+        ("[run]\npicker_idle_limit = 900", 900),
+        ("[daemon]\nrandom_delay = 0", 0),
+        ("[daemon]\nstale_after = 129600", 129600),
+        ("[daemon]\nhook_limit = 10", 10),
+    ],
+)
+def test_a_number_of_seconds_that_can_mean_nothing_else_needs_no_unit(conf: Conf, line: str, seconds: float) -> None:
+    """Nought, what the specification has in seconds, and what is as long as such settings are."""
+    section, name = line[1:].partition(" = ")[0].split("]\n")
+    assert getattr(getattr(load(conf(line)), section), name) == seconds
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("[aws]\nrole_arn = arn:aws:iam::1:role/x", "[aws] role_arn works only with credentials_file"),

@@ -1,5 +1,6 @@
 """The history of runs: kept whatever happens to the file."""
 
+import json
 import os
 import stat
 import subprocess
@@ -113,6 +114,18 @@ def test_runs_with_many_problems_do_not_crowd_out_the_others(tmp_path: Path) -> 
     found = history.recall(config)
     assert len(found) == history.KEPT
     assert found[-1] == complete == history.recall_past(config)[0].complete
+
+
+def test_lines_of_before_there_were_notes_are_read(tmp_path: Path) -> None:
+    """An upgrade forgets no run."""
+    config = backups.configured(tmp_path)
+    history.remember(config, well(summary(notes=3, first_notes=[{"event": "e", "path": "/p", "reason": "r"}])))
+    path = history.history_path(config)
+    line = json.loads(path.read_bytes())
+    assert line["summary"].pop("notes") == 3
+    assert line["summary"].pop("first_notes") == []
+    path.write_text(json.dumps(line) + "\n")
+    assert history.recall(config) == [well(summary())]
 
 
 def test_what_is_remembered_of_problems_can_be_read(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_a_complete_run_tells_all_of_itself(tmp_path: Path) -> None:
         "last_backup_read_bytes": 2000,
         "last_backup_stored_bytes": 1500,
         "last_backup_problems": 0,
+        "last_backup_notes": 0,
         "last_backup_warnings": 4,
         "last_backup_price_dollars": 0.000015,
         "last_backup_promise_timestamp_seconds": PROMISE.timestamp(),

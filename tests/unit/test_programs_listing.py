@@ -55,6 +55,31 @@ def test_a_directory_that_is_none_is_a_configuration_error(put: Put) -> None:
         find_programs(put("pickers.d"))
 
 
+@pytest.mark.parametrize("name", ["README", "readme", "README.rst", "Readme.de", "notes.txt", "10-home.md"])
+def test_texts_are_passed_over_as_expected(put: Put, tmp_path: Path, name: str) -> None:
+    """They are for people: nobody wonders that they are not run. With its x bit, each is a program."""
+    put(name, 0o644, "What these programs are for.\n")
+    programs, (text,) = find_programs(tmp_path)
+    assert programs == []
+    assert (text.name, text.expected) == (os.fsencode(name), True)
+    (tmp_path / name).chmod(0o755)
+    assert [program.name for program in find_programs(tmp_path)[0]] == [os.fsencode(name)]
+
+
+def test_a_script_that_lost_its_x_bit_is_no_text(put: Put, tmp_path: Path) -> None:
+    """By whatever name: it would be lost from the backup in silence. Nor is a directory, a FIFO, or any other name."""
+    for name in ("home", "README.sh", "list.txt"):
+        put(name, 0o644)
+    put("CMakeLists", 0o644, "no ending that tells\n")
+    (tmp_path / "README").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert passed_over(tmp_path) == {
+        **dict.fromkeys(("home", "README.sh", "list.txt", "CMakeLists"), "it is not executable (chmod +x)"),
+        "README": "it is a directory",
+        "pipe.txt": "it is not a regular file",
+    }
+
+
 @pytest.mark.parametrize(
     "name", [".hidden", "x~", "#x#", "x.dpkg-old", "x.dpkg-dist", "x.ucf-dist", "x.rpmsave", "x.pacnew", "x.bak"]
 )
