@@ -1,5 +1,6 @@
 """`python -m sysbackup`, and what the command `sysbackup` runs: signals are held before anything else is loaded."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -11,9 +12,21 @@ if "daemon" in sys.argv[1:]:
 
 def main() -> NoReturn:
     """The program."""
+    _occupy_standard_streams()
     from sysbackup.cli.main import main as run  # noqa: PLC0415  # see above
 
     run()
+
+
+def _occupy_standard_streams() -> None:
+    """Open /dev/null where 0, 1 or 2 is closed: else a file opened later gets that number, and what is printed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    # Python has None for a stream that was closed when it started.
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":
