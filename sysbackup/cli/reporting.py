@@ -1,15 +1,14 @@
 """`sysbackup status`: whether backups happen."""
 
 import os
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 
 import click
 import msgspec
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config
@@ -55,8 +54,7 @@ def command(frame: Frame, *, as_json: bool) -> int:
     last_end), refused, stale_after (seconds), runs. Each run has outcome,
     exit_code, host, run, started, finished, reason, summary.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a monitoring system's locale may know no more than ASCII
-        sys.stdout.reconfigure(errors="backslashreplace")
+    printing.done_anyway()
     said = report(gather(frame))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(said)))

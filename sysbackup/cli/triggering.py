@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import Progress, doing, one_line, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import Stopped, run
@@ -38,6 +39,7 @@ def command(frame: Frame, *, wait: bool, as_json: bool) -> int:
     interrupted ends the waiting alone: the run is made. Exit status 69: no
     daemon answers, or it went away before the run had ended.
     """
+    printing.done_anyway()
     places = frame.places()
     if wait:
         return _end(_wait(frame, socket_path(places)), as_json=as_json)
