@@ -102,7 +102,7 @@ def report(facts: Facts, most: int = 5) -> Report:
     living = status if facts.alive else None
     runs = _runs(facts)
     last, last_complete, last_stored = _lasts(facts, runs)
-    failing = _failing(facts, last)
+    failing = _failing(facts, last, next((e for e in _since(last, runs) if not _by_hand(e)), None))
     reasons = [*failing, *_stale(facts, last_complete, last_stored)]
     verdict = FAILING if failing else STALE if reasons else FRESH
     next_run, next_by = (living.next, "schedule") if living and living.next else (facts.next_timer, "timer")
@@ -172,7 +172,18 @@ def _last(said: Ended | None, remembered: list[Ended]) -> Ended | None:
     return max(said, remembered[0], key=lambda ended: ended.finished)
 
 
-def _failing(facts: Facts, last: Ended | None) -> list[str]:
+def _since(last: Ended | None, runs: list[Ended]) -> list[Ended]:
+    """The runs with the last one first, which the history may lack."""
+    return runs if last is None or last in runs else [last, *runs]
+
+
+def _by_hand(ended: Ended) -> bool:
+    """Whether somebody stopped a `sysbackup run` of their own: its status is then 128 and the signal's number."""
+    return ended.outcome == "stopped" and ended.exit_code > 128
+
+
+def _failing(facts: Facts, last: Ended | None, judged: Ended | None) -> list[str]:
+    """`judged`: the last run that nobody stopped by hand, which says nothing of whether backups can be made."""
     found, status = [], facts.status
     if status is None:
         found.append(f"no daemon runs: there is nothing in {facts.runtime}. {_START}")
@@ -188,10 +199,11 @@ def _failing(facts: Facts, last: Ended | None) -> list[str]:
         up = (facts.now - status.since).total_seconds()
         if up > facts.stale_after:
             found.append(f"the daemon started {ago(up)}, and there has been no run yet")
-    if last is not None and not last.stored:
-        how = "was stopped" if last.outcome == "stopped" else "failed"
-        age = ago((facts.now - last.finished).total_seconds())
-        found.append(f"the last run {how} {age}, without a manifest: {last.reason or 'nobody knows why'}")
+    if judged is not None and not judged.stored:
+        how = "was stopped" if judged.outcome == "stopped" else "failed"
+        age = ago((facts.now - judged.finished).total_seconds())
+        which = "the last run" if judged is last else "the last run that nobody stopped"
+        found.append(f"{which} {how} {age}, without a manifest: {judged.reason or 'nobody knows why'}")
     return found
 
 
@@ -221,6 +233,9 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
     if last is not None and last.summary is not None and last.summary.problems:
         number = last.summary.problems
         found.append(f"the last run could not back up {number:,} source{'s' if number > 1 else ''} as asked")
+    if last is not None and _by_hand(last):
+        age = ago((facts.now - last.finished).total_seconds())
+        found.append(f"the last run was stopped by hand {age}, without a manifest: {last.reason}")
     if living is None:
         return found
     found += [f"the daemon has refused a changed configuration: {mistake}" for mistake in living.refused]
