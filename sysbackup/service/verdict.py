@@ -20,6 +20,11 @@ _LATE = 300.0
 
 _START = "Start it: systemctl start sysbackup, or elsewhere sysbackup daemon"
 
+NOT_RELOADED = (
+    "was changed and not reloaded: runs go by what it was. systemctl reload sysbackup, or send the daemon SIGHUP"
+)
+"""What is said of the configuration file then."""
+
 # By how much an end may lie ahead of us and be believed: a clock that is being set right.
 _AHEAD = timedelta(hours=1)
 
@@ -44,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     It was looked for in `runtime`. `past` is the history, the latest run first.
     `next_timer` is when systemd's timer elapses. `warnings` are what was in the way of knowing more.
+    `conf_changed`: the file is not the one that the daemon works by; None where that is not known.
     """
 
     now: datetime
@@ -54,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     stale_after: float
     next_timer: datetime | None
     warnings: list[str]
+    conf_changed: bool | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +78,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     with its `summary` where it has a manifest, as `sysbackup run --json` prints
     it. `next` is when the next run starts, as far as is known, by the daemon's
     `schedule` or systemd's `timer` (`next_by`). `refused` has the mistakes of a
-    configuration that the daemon did not take. `stale_after` in seconds; all
+    configuration that the daemon did not take; `conf_changed` is true where the
+    file is not the one that it works by, null where that is not known. `stale_after` in seconds; all
     times in UTC.
     """
 
@@ -92,6 +100,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next_by: str | None
     promises: Promises
     refused: list[str]
+    conf_changed: bool | None
     stale_after: float
     runs: list[Ended]
 
@@ -124,6 +133,7 @@ def report(facts: Facts, most: int = 5) -> Report:
         next_by=next_by if next_run else None,
         promises=_promises(runs, last_stored, now),
         refused=living.refused if living else [],
+        conf_changed=facts.conf_changed if living else None,
         stale_after=facts.stale_after,
         runs=runs[:most],
     )
@@ -239,6 +249,8 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
     if living is None:
         return found
     found += [f"the daemon has refused a changed configuration: {mistake}" for mistake in living.refused]
+    if facts.conf_changed and not living.refused:
+        found.append(f"{living.directory}/conf {NOT_RELOADED}")
     silent = (facts.now - living.written).total_seconds()
     if living.current is not None and silent > _SILENT:
         found.append(f"the run, or the daemon, has said nothing for {roughly(silent)}: it may hang")
