@@ -356,7 +356,7 @@ def test_status_is_for_pipes_and_old_locales_too(host: Host) -> None:
                 timeout=SOON, check=False,
             )  # fmt: skip
         assert gone.stderr == ""
-        assert gone.returncode == 128 + signal.SIGPIPE
+        assert gone.returncode == 0  # the verdict stands
 
 
 def test_status_does_not_need_the_history(host: Host) -> None:
