@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sysbackup.cli import printing
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config, Metrics
 from sysbackup.errors import ConfigError
@@ -76,6 +77,7 @@ def command(frame: Frame, *, as_json: bool) -> int:
     will be run. Asks nothing of the store. Exit status 78 where there are
     mistakes.
     """
+    printing.done_anyway()
     findings = examine(frame.directory, os.environ)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())

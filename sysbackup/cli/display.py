@@ -119,7 +119,7 @@ class Progress:
         self._counts: Counts | None = None
         self._note = ""
         self._begun = monotonic()
-        self._spinner = Spinner("dots")
+        self._spinner = Spinner("line" if console.options.ascii_only else "dots")
 
     @contextmanager
     def live(self, log_level: str) -> Iterator[None]:

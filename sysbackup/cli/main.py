@@ -20,8 +20,10 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from sysbackup import __version__, logs
+from sysbackup.cli import printing
 from sysbackup.cli.frame import Frame
 from sysbackup.cli.looping import Stopped
+from sysbackup.cli.printing import NobodyReads
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
 
@@ -80,7 +82,7 @@ class _Commands(click.Group):
             if error.errno != errno.EPIPE:
                 raise
             if _read_by_nobody(sys.stdout):
-                raise _NobodyReads from None
+                raise NobodyReads from None
             raise SysbackupError(f"a pipe or connection was closed by its other end: {error}") from error
 
     def resolve_command(
@@ -126,6 +128,7 @@ def group(ctx: click.Context, config_dir: Path | None, log_level: str) -> None:
 
 def main() -> NoReturn:
     """The program: runs the command line and exits with its status."""
+    printing.prepare()
     sys.exit(invoke(sys.argv[1:]))
 
 
@@ -134,8 +137,16 @@ def invoke(arguments: Sequence[str]) -> int:
     Run a command line and return its exit status.
 
     A command's own status is the number it returns, or gives to `ctx.exit`.
-    Errors are told on standard error, for people: a traceback is a bug.
+    Errors are told on standard error, for people: a traceback is a bug. That a
+    backup's summary could not be printed is told there, too: its status stands.
     """
+    status = _invoke(arguments)
+    if reason := printing.unprinted():
+        _say(f"cannot write to standard output: {reason}. All else is done, as the exit status says", status=status)
+    return status
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     try:
         status = group.main(args=list(arguments), prog_name="sysbackup", standalone_mode=False)
         sys.stdout.flush()
@@ -147,7 +158,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (_NobodyReads, BrokenPipeError):
+    except (NobodyReads, BrokenPipeError):
         return _be_quiet()
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, its exit status must be ours
         return _failed(error)
@@ -169,10 +180,6 @@ def _say(*sentences: str, status: int) -> int:
     for sentence in sentences:
         click.echo(f"sysbackup: {sentence}", err=True)
     return status
-
-
-class _NobodyReads(Exception):
-    """Whoever read standard output has gone."""
 
 
 def _read_by_nobody(stream: TextIO) -> bool:

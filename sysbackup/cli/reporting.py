@@ -1,15 +1,14 @@
 """`sysbackup status`: whether backups happen."""
 
 import os
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 
 import click
 import msgspec
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config
@@ -17,7 +16,7 @@ from sysbackup.errors import SpoolError
 from sysbackup.loading import read_config
 from sysbackup.pipeline.report import Ended
 from sysbackup.service import asking, history
-from sysbackup.service.status import Status, born, lives, status_path
+from sysbackup.service.status import Status, born, conf_changed, lives, status_path
 from sysbackup.service.verdict import FAILING, FRESH, STALE, Facts, Report, ago, report, roughly
 from sysbackup.sources import timers
 
@@ -52,11 +51,11 @@ def command(frame: Frame, *, as_json: bool) -> int:
     since, asked (one more run will follow), current (the run that goes on:
     run, started, promise, progress), last, last_complete, last_stored, next,
     next_by (schedule, timer), promises (last_until, backups, first_end,
-    last_end), refused, stale_after (seconds), runs. Each run has outcome,
-    exit_code, host, run, started, finished, reason, summary.
+    last_end), refused, conf_changed (true where conf was not reloaded),
+    stale_after (seconds), runs. Each run has outcome, exit_code, host, run,
+    started, finished, reason, summary.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a monitoring system's locale may know no more than ASCII
-        sys.stdout.reconfigure(errors="backslashreplace")
+    printing.done_anyway()
     said = report(gather(frame))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(said)))
@@ -88,6 +87,7 @@ def gather(frame: Frame) -> Facts:
         stale_after=stale_after,
         next_timer=None if scheduled else timers.next_elapse(TIMER),
         warnings=warnings,
+        conf_changed=conf_changed(status) if status is not None and alive else None,
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
@@ -14,13 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from sysbackup.cli import process
+from sysbackup.cli import printing, process
 from sysbackup.cli.browsing import host_option, json_option, list_command, ls_command, selected
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
 from sysbackup.cli.pouring import into_descriptor, into_file
+from sysbackup.cli.printing import NobodyReads, Unprinted
 from sysbackup.config import Config
 from sysbackup.errors import ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
@@ -80,6 +82,7 @@ def restore_command(
     something is not; it is named on standard error.
     """
     process.prepare()
+    printing.done_anyway()
     config = frame.config()
     wanted = selected(paths)
     options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
@@ -161,11 +164,20 @@ async def _pour(config: Config, found: Snapshot, output: Path | None, *, through
         if output is not None:
             await into_file(data, output, overwrite=force)
         elif not through:
-            await into_descriptor(data, sys.stdout.fileno())
+            await _print(data)
         elif status := await pipe_into(found.restore or "", data):
             raise ProgramError(
                 f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
             )
+
+
+async def _print(data: AsyncGenerator[bytes, None]) -> None:
+    try:
+        await into_descriptor(data, sys.stdout.fileno())
+    except BrokenPipeError:
+        raise NobodyReads from None
+    except OSError as exc:
+        raise Unprinted(f"cannot write to standard output: {exc.strerror}") from exc
 
 
 def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:

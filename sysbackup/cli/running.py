@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from sysbackup.cli import process
+from sysbackup.cli import printing, process
 from sysbackup.cli.display import Progress, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import STOPPING, Stopped, run
@@ -48,6 +48,7 @@ def command(frame: Frame, as_json: bool, rescan: bool) -> int:
     has mistakes.
     """
     process.prepare()
+    printing.done_anyway()
     config = frame.config()
     errors = Console(stderr=True)
     progress = Progress(errors)

@@ -1,6 +1,6 @@
 """`sysbackup trigger`: have the daemon make a backup, and wait for it if asked to."""
 
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import Progress, doing, one_line, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import Stopped, run
@@ -18,7 +19,8 @@ from sysbackup.pipeline.report import Ended
 from sysbackup.service import asking
 from sysbackup.service.control import Accepted, Going
 from sysbackup.service.messages import Over
-from sysbackup.service.status import socket_path, status_path
+from sysbackup.service.status import Status, conf_changed, lives, socket_path, status_path
+from sysbackup.service.verdict import NOT_RELOADED
 
 LINE_EVERY = 60.0
 """Seconds between two lines on how a run goes, where there is no terminal to show it on."""
@@ -38,15 +40,25 @@ def command(frame: Frame, *, wait: bool, as_json: bool) -> int:
     interrupted ends the waiting alone: the run is made. Exit status 69: no
     daemon answers, or it went away before the run had ended.
     """
+    printing.done_anyway()
     places = frame.places()
     if wait:
+        with suppress(DaemonUnreachable):  # told where it is asked
+            _warn_of_conf(asking.look(status_path(places)))
         return _end(_wait(frame, socket_path(places)), as_json=as_json)
     if as_json:
         raise UsageError("--json needs --wait: without it there is no end to tell of")
     status = asking.rouse(status_path(places))
+    _warn_of_conf(status)
     after = ", after the one that goes on" if status.current else ""
     click.echo(f"The daemon (process {status.pid}) is asked for a run{after}. How it goes: sysbackup status")
     return 0
+
+
+def _warn_of_conf(status: Status | None) -> None:
+    """A run by an old configuration is a surprise to whoever has just changed it."""
+    if status is not None and lives(status) and conf_changed(status):
+        _say(f"{status.directory}/conf {NOT_RELOADED}")
 
 
 def _wait(frame: Frame, path: Path) -> Ended:
