@@ -24,6 +24,8 @@ class Tally:
     Counts as they grow, for whoever watches; only the event loop's thread writes to it.
 
     `problems_spool` takes every problem, so that their number costs no memory.
+    `run` is the working name until the manifest is stored, then its full one;
+    `promise` None where nothing is promised (`lock_mode = none`).
     """
 
     clock: Clock
@@ -31,7 +33,7 @@ class Tally:
     host: str
     run: str
     started: datetime
-    promise: datetime
+    promise: datetime | None
     stage: str = "starting"
     current: str = ""
     files: int = 0
@@ -100,7 +102,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     files hold whose contents were stored already, all in bytes; `unchanged` files
     were not even opened; `renewed` objects got a later lock; `price`
     in US dollars for the requests alone. `next_lock_end` is the first end of a lock
-    that this machine knows of and that is still in force.
+    that this machine knows of and that is still in force. `promise` is None where
+    nothing is locked (`lock_mode = none`).
     """
 
     outcome: str
@@ -111,7 +114,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime
     finished: datetime
     seconds: float
-    promise: datetime
+    promise: datetime | None
     manifest: str
     manifest_version: str | None
     entries: dict[str, int]
@@ -140,7 +143,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     `outcome` is `complete`, `incomplete` (with a manifest, and with problems),
     `failed` or `stopped`; these two have a `reason`, for people, and no
-    `summary`. `run` is None where it came to no run at all.
+    `summary`. `run` is the full name where there is a manifest, the working name
+    where there is none, and None where it came to no run at all.
     """
 
     outcome: str
