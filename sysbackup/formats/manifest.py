@@ -11,10 +11,10 @@ manifests of older versions all is one member. Both directions are streams: no n
 import base64
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
@@ -184,16 +184,12 @@ class Log(Struct, tag_field="typ", tag="log", omit_defaults=True, kw_only=True):
     reason: str
 
 
-# What can be shown: JSON knows no largest number.
-_Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-
-
 class End(Struct, tag_field="typ", tag="end", kw_only=True):
     """The last line: how many entries of each `typ`, bytes of all files and snapshots, problems."""
 
-    counts: dict[str, _Number]
-    bytes: _Number
-    problems: _Number
+    counts: dict[str, int]
+    bytes: int
+    problems: int
 
 
 FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice

@@ -16,7 +16,7 @@ from itertools import islice
 
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
-from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable
+from sysbackup.errors import StoreError
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.naming import Naming
@@ -187,12 +187,12 @@ async def write_manifest(
         if naming.promised is None or stored.version is None:
             return run, stored
         try:
-            older = await _before(store, stored)
-        except (AccessDenied, StoreUnavailable) as exc:
+            there = await _versions(store, key)
+        except StoreError as exc:
             reason = f"it is stored, but whether something else stood under its key before could not be seen: {exc}"
             tally.problem(Problem("manifest.unseen", key.encode(), reason))
             return run, stored
-        if older is None:
+        if (older := _before(there, stored)) is None:
             return run, stored
         tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
     raise StoreError(
@@ -203,7 +203,19 @@ async def write_manifest(
     )
 
 
-async def _before(store: ObjectStore, stored: StoredObject) -> Version | None:
+async def _versions(store: ObjectStore, key: str) -> list[Version]:
+    """What stands under exactly this key, the newest first."""
+    found = []
+    async with aclosing(store.versions(key)) as versions:
+        async for version in versions:
+            if version.key != key:
+                break  # keys come in order, and what only begins with it sorts after it
+            if not version.marker:
+                found.append(version)
+    return found
+
+
+def _before(there: Sequence[Version], stored: StoredObject) -> Version | None:
     """
     The oldest version under a key that we have just written, where it is something else; None where it is ours.
 
@@ -211,22 +223,13 @@ async def _before(store: ObjectStore, stored: StoredObject) -> Version | None:
     Order is the store's: S3 counts a multipart upload from its beginning, so
     that what is put under its key meanwhile comes after it; others from its end.
     """
-    ours = oldest = None
-    async with aclosing(store.versions(stored.key)) as versions:
-        async for version in versions:
-            if version.key != stored.key:
-                break
-            if version.marker:
-                continue
-            oldest = version
-            if version.version == stored.version:
-                ours = version
-    if ours is None or oldest is None:
+    ours = next((v for v in there if v.version == stored.version), None)
+    if ours is None:
         raise StoreError(
             f"the store took the manifest {stored.key!r} (version {stored.version}) but does not list it: nobody can"
             " rely on such a backup. Is there a proxy in between that answers for the store?"
         )
-    return None if oldest.equals(ours) else oldest
+    return None if there[-1].equals(ours) else there[-1]
 
 
 def _accusation(older: Version) -> str:

@@ -66,7 +66,7 @@ async def outlines(store: ObjectStore, runs: Sequence[Run]) -> list[Outline]:
 async def _outline(store: ObjectStore, run: Run) -> Outline:
     if run.size > _WHOLE:
         header = await history.header(store, run)
-        return Outline(header, end_in(await _bytes(store, run, run.size - _TAIL, _TAIL)))
+        return _believed(header, end_in(await _bytes(store, run, run.size - _TAIL, _TAIL)))
     return await asyncio.to_thread(_ends, await _bytes(store, run, 0, run.size), run)
 
 
@@ -80,7 +80,14 @@ def _ends(whole: bytes, run: Run) -> Outline:
             history.check(last, run)
             header = last
     reader.finish()
-    return Outline(header, last if isinstance(last, End) else None)
+    return _believed(header, last if isinstance(last, End) else None)
+
+
+def _believed(header: RunHeader | None, end: End | None) -> Outline:
+    """JSON knows no largest number, terminals do, and nobody has so many bytes."""
+    if end is not None and any(not 0 <= number < 1 << 63 for number in (*end.counts.values(), end.bytes, end.problems)):
+        return Outline(header, trouble="its last line has numbers that cannot be")
+    return Outline(header, end)
 
 
 async def _bytes(store: ObjectStore, run: Run, start: int, length: int) -> bytes:

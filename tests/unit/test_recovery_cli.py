@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.cli import browsing, restoring
+from sysbackup.cli import browsing, overview, restoring
 from sysbackup.cli.main import invoke
 from sysbackup.config import Config
 from sysbackup.formats import keys
@@ -63,7 +63,7 @@ def command(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def opened(_: Config) -> AsyncIterator[MemoryStore]:
         yield backup.store
 
-    for module in (browsing, restoring):
+    for module in (browsing, overview, restoring):
         monkeypatch.setattr(module, "open_store", opened)
 
     def run(*arguments: object) -> int:
