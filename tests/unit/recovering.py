@@ -105,7 +105,8 @@ class Backup:
 
 
 def header(run: str = RUN, host: str = HOST, **more: Any) -> RunHeader:
-    return RunHeader(format=manifest.FORMAT, host=host, run=run, started=MOMENT, promise=MOMENT, tool="test", **more)
+    said: dict[str, Any] = {"format": manifest.FORMAT, "started": MOMENT, "promise": MOMENT, "tool": "test"} | more
+    return RunHeader(host=host, run=run, **said)
 
 
 def written(entries: Sequence[Entry]) -> bytes:
