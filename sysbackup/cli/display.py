@@ -205,7 +205,7 @@ def _rows(summary: Summary) -> Mapping[str, str]:
         f"({count(summary.contents, 'new content')})"
         + (f"; {size(summary.reused)} were stored already" if summary.reused else ""),
         "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
-        "promised": f"until {when(summary.promise)}",
+        "promised": f"until {when(summary.promise)}" if summary.promise else "nothing: lock_mode = none",
         "manifest": escape(f"s3://{summary.bucket}/{summary.manifest}"),
     }
     if summary.renewed:

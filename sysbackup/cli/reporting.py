@@ -211,7 +211,9 @@ def _next(said: Report) -> str:
 def _promised(said: Report) -> str:
     promises = said.promises
     if promises.last_until is None:
-        return "nothing: there is no backup"
+        if said.last_stored is None:
+            return "nothing: there is no backup"
+        return "nothing: the last backup was made with lock_mode = none, and can be deleted at any time"
     text = f"the last backup until {when(promises.last_until)}"
     if promises.first_end is None or promises.last_end is None:
         return text + ": that is over"

@@ -16,11 +16,12 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from sysbackup.cli import printing, process
-from sysbackup.cli.browsing import host_option, json_option, list_command, ls_command, selected
+from sysbackup.cli.browsing import Choice, host_option, json_option, ls_command, selected, version_option
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.overview import list_command
 from sysbackup.cli.pouring import into_descriptor, into_file
 from sysbackup.cli.printing import NobodyReads, Unprinted
 from sysbackup.config import Config
@@ -40,6 +41,7 @@ class Summary(Struct, frozen=True):
 
     run: str
     host: str
+    manifest_version: str | None
     target: str
     seconds: float
     counts: Counts
@@ -58,6 +60,7 @@ class Summary(Struct, frozen=True):
     help="Restore beneath this directory, made where missing. / restores over this machine.",
 )
 @host_option
+@version_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are in the way. Directories are never replaced.")
 @click.option("--numeric-owner", is_flag=True, help="Restore owners by number even where their names exist here.")
 @json_option
@@ -69,6 +72,7 @@ def restore_command(
     paths: tuple[str, ...],
     target: str,
     host: str | None,
+    version: str | None,
     overwrite: bool,
     numeric_owner: bool,
     as_json: bool,
@@ -89,12 +93,16 @@ def restore_command(
     watcher = _Watcher(Console(stderr=True))
     begun = monotonic()
     with watcher.shown():
-        found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
+        found, report = run(
+            _restore(config, Choice(name, host, version), wanted, os.fsencode(target), options, watcher)
+        )
     seconds = monotonic() - begun
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
         where = shown(os.fsencode(target))
-        summary = Summary(found.run, found.host, where, seconds, report.counts, report.warnings, problems)
+        summary = Summary(
+            found.run, found.host, found.version, where, seconds, report.counts, report.warnings, problems
+        )
         click.echo(msgspec.json.encode(summary))
     else:
         _show(found, report, seconds)
@@ -105,6 +113,7 @@ def restore_command(
 @click.argument("name", metavar="RUN")
 @click.argument("snapshot", metavar="NAME")
 @host_option
+@version_option
 @click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
 @click.option("--yes", is_flag=True, help="Run that command without asking.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the data to this file.")
@@ -116,6 +125,7 @@ def restore_snapshot_command(
     name: str,
     snapshot: str,
     host: str | None,
+    version: str | None,
     through: bool,
     yes: bool,
     output: Path | None,
@@ -129,7 +139,7 @@ def restore_snapshot_command(
     """
     config = frame.config()
     _check_destination(output, through=through, force=force)
-    found = run(_find(config, name, host, snapshot))
+    found = run(_find(config, Choice(name, host, version), snapshot))
     if through:
         _confirm(found, yes=yes)
     run(_pour(config, found, output, through=through, force=force))
@@ -138,23 +148,20 @@ def restore_snapshot_command(
 
 async def _restore(
     config: Config,
-    name: str,
-    host: str | None,
+    choice: Choice,
     paths: list[bytes],
     target: bytes,
     options: Options,
     watcher: "_Watcher",
 ) -> tuple[history.Run, Report]:
     async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
-        _warn_of(found)
+        found = await choice.find(store)
         return found, await restore(store, found, paths, target, options, watcher)
 
 
-async def _find(config: Config, name: str, host: str | None, snapshot: str) -> Snapshot:
+async def _find(config: Config, choice: Choice, snapshot: str) -> Snapshot:
     async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
-        _warn_of(found)
+        found = await choice.find(store)
         return await snapshots.find_snapshot(store, found, snapshot)
 
 
@@ -202,11 +209,6 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
         raise UsageError("nobody is there to be asked whether to run this command: say --yes")
     if not click.confirm("Run this command now?", err=True):
         raise RestoreError("the command was not run, and nothing was changed")
-
-
-def _warn_of(found: history.Run) -> None:
-    if found.oddity:
-        click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
 
 
 def _spool(config: Config) -> Path:

@@ -8,10 +8,12 @@ Names of objects in the bucket.
 ``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
 ``index/<host>/<run>.jsonl.gz``              what the run stored or renewed
 ``index/<host>/<run>.<n>.jsonl.gz``          the same, published while a long run goes on
-``manifests/<host>/<run>.jsonl.gz``          how to put the machine back together
+``manifests/<host>/<full name>.jsonl.gz``    how to put the machine back together
 ===========================================  ==========================================
 
-Every key is written once. `<host>` and `<program>` are percent-encoded but for
+Every key is written once. `<run>` is the run's working name, which these keys
+show while it goes on. Nobody knows its full name, and with it the manifest's
+key, before the manifest is written (`model.full_name`). `<host>` and `<program>` are percent-encoded but for
 letters, digits and ``._-``, so that no name can reach into another prefix.
 """
 
@@ -103,4 +105,6 @@ def manifest_parts(key: str) -> tuple[str, str] | None:
     parts = key.split("/")
     if len(parts) != 3 or parts[0] != "manifests" or not parts[2].endswith(MANIFEST_END):
         return None
-    return unquote(parts[1]), parts[2].removesuffix(MANIFEST_END)
+    host, run = unquote(parts[1]), parts[2].removesuffix(MANIFEST_END)
+    # One key for each: what `%61lpha` says of itself must not be taken for alpha's word.
+    return (host, run) if manifest_key(host, run) == key else None

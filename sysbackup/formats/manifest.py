@@ -4,7 +4,8 @@ The manifest: how to put one machine back together, as gzip JSON lines.
 The first line is a `RunHeader`; then come the files, links, directories, FIFOs
 and devices, sorted by the bytes of their paths; then the snapshots and what
 the run's log had to say; the last line is an `End`. A manifest without it is
-damaged. Both directions are streams: no number of entries costs memory.
+damaged. The end is a gzip member of its own, so that it can be read alone; in
+manifests of older versions all is one member. Both directions are streams: no number of entries costs memory.
 """
 
 import base64
@@ -17,7 +18,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
-from sysbackup.model import Location
+from sysbackup.model import Location, LockMode
 
 FORMAT = 1
 
@@ -27,16 +28,31 @@ VANISHED = "file.vanished"
 # listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
 LINE_LIMIT = 32 << 20
 
+# The last line: a dozen numbers.
+_END_LIMIT = 4 << 10
+
 
 class RunHeader(Struct, tag_field="typ", tag="run", kw_only=True):
-    """The first line: whose manifest this is, and until when it is promised."""
+    """
+    The first line: whose manifest this is, and until when it is promised.
+
+    `lock` is the mode of the locks behind that promise, `none` where there are
+    none: then nothing is promised, and `promise` is the start. Manifests of older
+    versions do not say.
+    """
 
     format: int
     host: str
     run: str
     started: datetime
     promise: datetime
+    lock: str | UnsetType = UNSET
     tool: str
+
+    @property
+    def promised(self) -> datetime | None:
+        """Until when nobody can delete what the manifest names; None where nothing is promised."""
+        return None if self.lock == LockMode.NONE else self.promise
 
 
 class Node(Struct, omit_defaults=True, kw_only=True):
@@ -222,7 +238,7 @@ def _exact(text: str, exact: str | UnsetType) -> bytes:
 
 
 class ManifestWriter:
-    """Makes the compressed stream: feed lines in order, send on what comes back, end with `finish`."""
+    """Makes the compressed stream: feed lines in order, send on what comes back, end with `end`."""
 
     def __init__(self) -> None:
         self._gzip = gzipping.compressor()
@@ -237,8 +253,12 @@ class ManifestWriter:
             return b""
         return self._drain()
 
+    def end(self, end: End) -> bytes:
+        """The rest of the stream, with this last line in a member of its own."""
+        return self.finish() + gzipping.compress(encode(end) + b"\n")
+
     def finish(self) -> bytes:
-        """The rest of the stream."""
+        """The rest of the stream, whatever its last line was."""
         return self._drain() + self._gzip.flush()
 
     def _drain(self) -> bytes:
@@ -298,3 +318,19 @@ class ManifestReader:
         if isinstance(entry, End):
             self._end = entry
         return entry
+
+
+def end_in(tail: bytes) -> End | None:
+    """
+    The last line, from the last bytes of a manifest alone; None where it is no member of its own among them.
+
+    Whoever takes this for the truth about a manifest believes its end, not what is in it.
+    """
+    for text in gzipping.last_members(tail, _END_LIMIT):
+        try:
+            entry = decode(text.removesuffix(b"\n"))
+        except FormatError:
+            continue
+        if isinstance(entry, End) and text.endswith(b"\n"):
+            return entry
+    return None

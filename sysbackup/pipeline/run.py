@@ -21,7 +21,7 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import CatalogUnusable, set_aside
 from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SpoolError, SysbackupError
-from sysbackup.model import Clock, LockMode, Problem, StoredObject
+from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.census import count_all
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
@@ -116,7 +116,7 @@ async def _run(
         with ExitStack() as stack:
             stack.enter_context(logs.about(run=names.run))
             problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
-            tally = Tally(clock, problems, names.host, names.run, names.started, names.promise.until)
+            tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
             watch(tally)
             _log_start(names, bucket)
             catalog = stack.enter_context(await _catalog(config))
@@ -146,7 +146,7 @@ async def _run(
             recorder = Recorder(spool, snapshots, tally, catalog, names)
             async with gathering.sending() as sender:
                 await publish(sender, catalog, names, tally, seal)
-                stored = await write_manifest(sender, recorder, names.lasting(clock.now()))
+                tally.run, stored = await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
             tally.next_lock_end = await _tidy(catalog, names)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
@@ -187,8 +187,9 @@ async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
 
 
 def _log_start(names: Naming, bucket: str) -> None:
-    log.info("run.started", host=names.host, bucket=bucket, promise=names.promise.until.isoformat())
-    if names.promise.mode is LockMode.NONE:
+    promise = names.promised.isoformat() if names.promised else None
+    log.info("run.started", host=names.host, bucket=bucket, promise=promise)
+    if names.promised is None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 
@@ -229,12 +230,12 @@ def _summary(
         outcome="incomplete" if incomplete else "complete",
         exit_code=3 if incomplete else 0,
         host=names.host,
-        run=names.run,
+        run=tally.run,
         bucket=bucket,
         started=names.started,
         finished=finished,
         seconds=round((finished - names.started).total_seconds(), 3),
-        promise=names.promise.until,
+        promise=names.promised,
         manifest=stored.key,
         manifest_version=stored.version,
         entries=dict(recorder.counts),
@@ -260,6 +261,7 @@ def _summary(
     )
     log.info(
         "run.finished",
+        run=summary.run,
         outcome=summary.outcome,
         files=summary.files,
         bytes=summary.bytes,

@@ -16,12 +16,12 @@ CURRENT_AT_MOST = 300
 
 
 class Began(msgspec.Struct, frozen=True, tag="began"):
-    """The run has a name, and says until when it will promise."""
+    """The run has a working name, and says until when it will promise; None: nothing."""
 
     host: str
     run: str
     started: datetime
-    promise: datetime
+    promise: datetime | None
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -18,7 +18,7 @@ from sysbackup.service.messages import Progress
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
-    """The run that goes on; `run` and `promise` are None until it has a name."""
+    """The run that goes on; `run` (its working name) and `promise` are None until it has one, or promises nothing."""
 
     started: datetime
     run: str | None = None

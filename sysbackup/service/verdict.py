@@ -31,7 +31,7 @@ _AHEAD = timedelta(hours=1)
 
 class Promises(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What is promised: `last_until`, how long the last backup with a manifest stays.
+    What is promised: `last_until`, how long the last backup with a manifest stays; None where nothing keeps it.
 
     `backups` of the history are still promised now; the first of these
     promises ends at `first_end`, the last at `last_end`.
@@ -262,7 +262,8 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
 
 
 def _promises(runs: list[Ended], stored: Ended | None, now: datetime) -> Promises:
-    ends = sorted(e.summary.promise for e in runs if e.summary is not None and e.summary.promise > now)
+    promises = [e.summary.promise for e in runs if e.summary is not None]
+    ends = sorted(end for end in promises if end is not None and end > now)
     return Promises(
         last_until=stored.summary.promise if stored is not None and stored.summary is not None else None,
         backups=len(ends),

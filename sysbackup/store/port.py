@@ -43,6 +43,12 @@ class Version:
     latest: bool = True
     marker: bool = False
 
+    def equals(self, other: "Version") -> bool:
+        """Whether both hold the same bytes, as far as a listing tells: a version, or one put again."""
+        if self.version is not None and self.version == other.version:
+            return True
+        return bool(self.etag) and (self.size, self.etag) == (other.size, other.etag)
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:

@@ -157,6 +157,7 @@ def test_a_file_that_goes_while_its_pack_is_left_is_kept(machine: Machine, clock
     assert {kept[name].key for name in inside[1:5]} == {key for key in second.stored if key.startswith("packs/")}
     lock = machine.bucket.find(kept[inside[0]].key, kept[inside[0]].version).lock
     assert lock is not None
+    assert second.summary.promise is not None
     assert lock.until >= second.summary.promise
 
 
