@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 import click
 import msgspec
 from msgspec import UNSET, Struct
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +17,9 @@ from sysbackup.cli.display import size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import Terminal, put, put_json, say
 from sysbackup.config import Config
-from sysbackup.errors import FormatError, RestoreError, UsageError
+from sysbackup.errors import FormatError, ObjectGone, RestoreError, UsageError
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import (
     BlockDevice,
@@ -35,10 +35,12 @@ from sysbackup.formats.manifest import (
 )
 from sysbackup.model import shown
 from sysbackup.recovery import history
-from sysbackup.recovery.selecting import Selection
+from sysbackup.recovery.selecting import Selection, check_length
 from sysbackup.sources import acl
 from sysbackup.sources.owners import Owners
 from sysbackup.store.port import ObjectStore
+
+_NAMED = 10  # so many entries that make no sense are named one by one
 
 _AT_ONCE = 8  # manifests whose first line is read at the same time
 
@@ -69,9 +71,9 @@ def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -
     """List the backups in the bucket, the newest last."""
     found = run(_list(frame.config(), host, long=long))
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        put_json(msgspec.json.encode(found))
         return 0
-    console = Console()
+    console = Terminal()
     if not found:
         if host is not None:
             raise RestoreError(f"there is no backup of {shown(host.encode())}; sysbackup list shows those of all hosts")
@@ -85,10 +87,10 @@ def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -
         promised = (when(row.promise) if row.promise else "?", _plain(row.tool or "?")) if long else ()
         table.add_row(row.run, _plain(row.host), when(row.started), *promised, size(row.size))
     # Never narrower than what is in it: a name that was cut cannot be given to `restore`.
-    Console(width=max(console.width, 240)).print(table)
+    Terminal(width=max(console.width, 240)).print(table)
     for row in found:
         if row.oddity:
-            click.echo(f"sysbackup: {row.run}: {shown(row.oddity.encode())}", err=True)
+            say(f"{row.run}: {row.oddity}")
     return 0
 
 
@@ -105,10 +107,12 @@ def ls_command(frame: Frame, *, name: str, paths: tuple[str, ...], host: str | N
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Times
     are in UTC. A + after the permissions tells of an ACL.
     """
-    missing = run(_ls(frame.config(), name, selected(paths), host, as_json=as_json))
+    missing, senseless = run(_ls(frame.config(), name, selected(paths), host, as_json=as_json))
     for path in missing:
-        click.echo(f"sysbackup: the backup holds no {shown(path)}", err=True)
-    return 1 if missing else 0
+        say(f"the backup holds no {shown(path)}")
+    if senseless > _NAMED:
+        say(f"… and {senseless - _NAMED:,} more entries make no sense")
+    return 1 if missing or senseless else 0
 
 
 def selected(paths: Sequence[str]) -> list[bytes]:
@@ -135,7 +139,7 @@ async def _header(store: ObjectStore, found: history.Run, slots: asyncio.Semapho
     async with slots:
         try:
             return await history.header(store, found)
-        except FormatError:
+        except (FormatError, ObjectGone):
             return None  # shown as '?': a restore of it would say what is wrong
 
 
@@ -153,30 +157,48 @@ def _listed(found: history.Run, header: RunHeader | None) -> Listed:
     )
 
 
-async def _ls(config: Config, name: str, paths: Sequence[bytes], host: str | None, *, as_json: bool) -> list[bytes]:
-    """Print the entries; returns the paths that met none."""
+async def _ls(
+    config: Config, name: str, paths: Sequence[bytes], host: str | None, *, as_json: bool
+) -> tuple[list[bytes], int]:
+    """Print the entries; returns the paths that met none, and how many entries made no sense (the first are named)."""
     selection = Selection(paths)
     owners = Owners()
+    senseless = 0
     async with open_store(config) as store:
         found = await history.find_run(store, name, host)
         if found.oddity:
-            click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
+            say(found.oddity)
         async with aclosing(history.batches(store, found)) as batches:
             async for batch in batches:
-                lines = [
-                    manifest.encode(entry) if as_json else _line(entry, owners).encode()
-                    for entry in batch
-                    if _is_meant(entry, selection, everything=not paths)
-                ]
+                lines: list[bytes] = []
+                for entry in batch:
+                    try:
+                        if _is_meant(entry, selection, everything=not paths):
+                            lines.append(manifest.encode(entry) if as_json else _line(entry, owners).encode())
+                    except FormatError as exc:
+                        senseless += 1
+                        if senseless <= _NAMED:
+                            say(f"an entry of the manifest makes no sense: {exc}")
                 if lines:
-                    click.echo(b"\n".join(lines))
-    return selection.unmatched
+                    _print(lines, as_json=as_json)
+    return selection.unmatched, senseless
+
+
+def _print(lines: list[bytes], *, as_json: bool) -> None:
+    if as_json:
+        put_json(b"\n".join(lines))
+    else:
+        put(b"\n".join(lines).decode())
 
 
 def _is_meant(entry: Entry, selection: Selection, *, everything: bool) -> bool:
     if isinstance(entry, Snapshot):
         return everything
-    return isinstance(entry, manifest.Node) and entry.path_bytes in selection
+    if not isinstance(entry, manifest.Node):
+        return False
+    path = entry.path_bytes
+    check_length(path)
+    return path in selection
 
 
 _KINDS: dict[type[Entry], int] = {

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -22,8 +23,10 @@ import click
 from sysbackup import __version__, logs
 from sysbackup.cli.frame import Frame
 from sysbackup.cli.looping import Stopped
+from sysbackup.cli.terminal import say
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
+from sysbackup.model import printable
 
 _COMMANDS = {
     "run": ("sysbackup.cli.running:command", "Make one backup now."),
@@ -145,7 +148,9 @@ def invoke(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         return _say(str(stopped), status=stopped.exit_code)
     except click.ClickException as error:
-        error.show()
+        told = StringIO()
+        error.show(told)
+        click.echo(printable(told.getvalue()), err=True, nl=False)
         return error.exit_code
     except (_NobodyReads, BrokenPipeError):
         return _be_quiet()
@@ -156,7 +161,8 @@ def invoke(arguments: Sequence[str]) -> int:
 def _failed(error: Exception) -> int:
     causes = expected(error)
     if causes is None:
-        traceback.print_exception(error)  # without local variables, which may hold credentials
+        # without local variables, which may hold credentials
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
         return _say(
             f"this is a bug, please report it with what stands above: {type(error).__name__}: {error}", status=1
         )
@@ -166,8 +172,7 @@ def _failed(error: Exception) -> int:
 
 
 def _say(*sentences: str, status: int) -> int:
-    for sentence in sentences:
-        click.echo(f"sysbackup: {sentence}", err=True)
+    say(*sentences)
     return status
 
 

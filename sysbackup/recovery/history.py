@@ -17,7 +17,7 @@ from typing import NoReturn
 from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Entry, ManifestReader, RunHeader
-from sysbackup.model import run_started
+from sysbackup.model import brief, run_started
 from sysbackup.store.port import ObjectStore, Version
 
 LATEST = "latest"
@@ -191,4 +191,4 @@ def _pull(entries: Iterator[Entry]) -> list[Entry]:
 
 def _check(entry: RunHeader, run: Run) -> None:
     if (entry.run, entry.host) != (run.run, run.host):
-        raise FormatError(f"it says that it is of run {entry.run} of {entry.host}")
+        raise FormatError(f"it says that it is of run {brief(entry.run)} of {brief(entry.host)}")

@@ -6,11 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from sysbackup.errors import FormatError, RestoreError
+from sysbackup.formats import keys
 from sysbackup.formats.manifest import Snapshot
+from sysbackup.model import brief
 from sysbackup.recovery.history import Run, batches
 from sysbackup.store.port import ObjectStore
 
 _STEP = 1 << 20
+_NAMED = 100  # snapshots of a run that a message names
 
 
 async def snapshots(store: ObjectStore, run: Run) -> list[Snapshot]:
@@ -27,8 +30,11 @@ async def find_snapshot(store: ObjectStore, run: Run, name: str) -> Snapshot:
     found = await snapshots(store, run)
     for snapshot in found:
         if snapshot.name == name:
+            if not keys.possible(snapshot.key, snapshot.version):
+                raise FormatError(f"snapshot {name!r} of run {run.run} of {run.host} lies where no object can be")
             return snapshot
-    others = ", ".join(repr(s.name) for s in found) or "none at all"
+    others = ", ".join(repr(brief(s.name)) for s in found[:_NAMED]) or "none at all"
+    others += ", …" if len(found) > _NAMED else ""
     raise RestoreError(f"run {run.run} of {run.host} holds no snapshot {name!r}; it holds: {others}")
 
 
