@@ -21,14 +21,16 @@ from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
 from sysbackup.cli.pouring import into_descriptor, into_file
+from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.config import Config
-from sysbackup.errors import ProgramError, RestoreError, UsageError
+from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import history, snapshots
 from sysbackup.recovery.report import Counts, Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.sources.programs import pipe_into
+from sysbackup.store.port import ObjectStore
 
 __all__ = ["list_command", "ls_command", "restore_command", "restore_snapshot_command"]
 
@@ -83,7 +85,7 @@ def restore_command(
     config = frame.config()
     wanted = selected(paths)
     options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
-    watcher = _Watcher(Console(stderr=True))
+    watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
         found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
@@ -92,7 +94,7 @@ def restore_command(
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
         where = shown(os.fsencode(target))
         summary = Summary(found.run, found.host, where, seconds, report.counts, report.warnings, problems)
-        click.echo(msgspec.json.encode(summary))
+        put_json(msgspec.json.encode(summary))
     else:
         _show(found, report, seconds)
     return report.exit_code
@@ -157,15 +159,31 @@ async def _find(config: Config, name: str, host: str | None, snapshot: str) -> S
 
 async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
     async with open_store(config) as store:
-        data = snapshots.data(store, found)
-        if output is not None:
-            await into_file(data, output, overwrite=force)
-        elif not through:
-            await into_descriptor(data, sys.stdout.fileno())
-        elif status := await pipe_into(found.restore or "", data):
-            raise ProgramError(
-                f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
-            )
+        try:
+            await _pour_once(store, found, output, through=through, force=force)
+        except FormatError as exc:
+            # It may have been the way: a file begins anew, what went into a pipe cannot be called back.
+            if output is not None:
+                await _pour_once(store, found, output, through=through, force=force)
+            elif await snapshots.is_whole(store, found):
+                raise FormatError(
+                    f"snapshot {found.name!r} was damaged on its way here; in the bucket it is whole. Its end was held"
+                    " back: do not use what came before it, and fetch it again"
+                ) from exc
+            else:
+                raise
+
+
+async def _pour_once(store: ObjectStore, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
+    data = snapshots.data(store, found)
+    if output is not None:
+        await into_file(data, output, overwrite=force)
+    elif not through:
+        await into_descriptor(data, sys.stdout.fileno())
+    elif status := await pipe_into(found.restore or "", data):
+        raise ProgramError(
+            f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
+        )
 
 
 def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:
@@ -183,7 +201,7 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
         raise RestoreError(
             f"no restore command was recorded with snapshot {found.name!r}; fetch its data without --run"
         )
-    click.echo(f"sysbackup: {count(found.size, 'byte')} go into: {shown(found.restore.encode())}", err=True)
+    say(f"{count(found.size, 'byte')} go into: {shown(found.restore.encode())}")
     if yes:
         return
     if not sys.stdin.isatty():
@@ -194,7 +212,7 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
 
 def _warn_of(found: history.Run) -> None:
     if found.oddity:
-        click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
+        say(found.oddity)
 
 
 def _spool(config: Config) -> Path:
@@ -247,7 +265,7 @@ class _Watcher:
 
 
 def _show(found: history.Run, report: Report, seconds: float) -> None:
-    console = Console()
+    console = Terminal()
     counts = report.counts
     good = report.exit_code == 0
     mark, colour = ("✔", "green") if good else ("!", "yellow")

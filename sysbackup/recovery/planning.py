@@ -51,7 +51,8 @@ class Wanted:
 
     `offset` and `length` are of its bytes in the object; None: all of it.
     `groups` holds for each file to be made its encoded entries: more than one
-    where they are hard links to one inode.
+    where they are hard links to one inode. `gzip` is what the manifest says of
+    the bytes; of an object of its own (no `offset`) they may be either.
     """
 
     sha: bytes
@@ -66,7 +67,7 @@ class Wanted:
         """The most bytes that this content can take in its object: gzip makes nothing much larger."""
         if self.length is not None:
             return self.length
-        return self.size + self.size // 64 + 4096  # whether it is gzip, its bytes say: see `stated`
+        return self.size + self.size // 64 + 4096  # whether they are gzip, the bytes say
 
 
 @dataclass(slots=True)
@@ -97,12 +98,15 @@ class Fetch:
         largest = max(wanted.size for wanted in self.contents)
         return self.said + largest + (self.contents[0].stored_most if self.length is None else self.length)
 
-    def entries(self) -> Iterator[File]:
-        """All files that hang on it."""
-        for wanted in self.contents:
-            for group in wanted.groups:
-                for line in group:
-                    yield file_of(line)
+    def part(self, contents: list[Wanted]) -> "Fetch":
+        """A read of some of its contents, no longer than it must be; what it may cost is not more."""
+        said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
+        fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
+        ends = [(w.offset, w.offset + w.length) for w in contents if w.offset is not None and w.length is not None]
+        if ends and self.length is not None:
+            fetch.start = min(begin for begin, _ in ends)
+            fetch.length = max(end for _, end in ends) - fetch.start
+        return fetch
 
 
 class Plan:

@@ -43,7 +43,8 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
     The bytes that the snapshotter wrote.
 
     The last of them come only when the digest of all is known to be right:
-    what reads them never gets a whole that is wrong. `FormatError` instead, if it is.
+    what reads them never gets a whole that is wrong. `FormatError` instead, if
+    it is; `is_whole` can tell then whether that was the bucket's fault.
     """
     hashed = hashlib.sha256()
     size = 0
@@ -69,6 +70,17 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
         )
     if held:
         yield held
+
+
+async def is_whole(store: ObjectStore, snapshot: Snapshot) -> bool:
+    """Read it once more, for its digest alone: whether the bucket holds what was backed up."""
+    try:
+        async with aclosing(data(store, snapshot)) as chunks:
+            async for _ in chunks:
+                pass
+    except FormatError:
+        return False
+    return True
 
 
 async def _chunks(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
