@@ -108,6 +108,18 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def printable(text: str) -> str:
+    """Text of any number of lines as a terminal may show it: what is neither text nor a newline appears as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def brief(text: str, most: int = 200) -> str:
+    """Text from outside for a message: control characters escaped, and no more of it than people read."""
+    return shown(text[:most].encode("utf-8", "backslashreplace")) + ("…" if len(text) > most else "")
+
+
 def plain(text: str) -> str:
     """Text that JSON can hold: a path in it, from the system, need not be UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

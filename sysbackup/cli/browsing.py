@@ -13,6 +13,7 @@ from msgspec import UNSET
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import put, put_json, say
 from sysbackup.config import Config
 from sysbackup.errors import FormatError, UsageError
 from sysbackup.formats import manifest
@@ -29,10 +30,12 @@ from sysbackup.formats.manifest import (
 )
 from sysbackup.model import shown
 from sysbackup.recovery import history
-from sysbackup.recovery.selecting import Selection
+from sysbackup.recovery.selecting import Selection, check_length
 from sysbackup.sources import acl
 from sysbackup.sources.owners import Owners
 from sysbackup.store.port import ObjectStore
+
+_NAMED = 10  # so many entries that make no sense are named one by one
 
 host_option = click.option("--host", metavar="HOST", help="Backups of this host alone.")
 version_option = click.option(
@@ -57,10 +60,12 @@ def ls_command(
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Times
     are in UTC. A + after the permissions tells of an ACL.
     """
-    missing = run(_ls(frame.config(), Choice(name, host, version), selected(paths), as_json=as_json))
+    missing, senseless = run(_ls(frame.config(), Choice(name, host, version), selected(paths), as_json=as_json))
     for path in missing:
-        click.echo(f"sysbackup: the backup holds no {shown(path)}", err=True)
-    return 1 if missing else 0
+        say(f"the backup holds no {shown(path)}")
+    if senseless > _NAMED:
+        say(f"… and {senseless - _NAMED:,} more entries make no sense")
+    return 1 if missing or senseless else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Choice:
         found = await history.find(store, self.name, self.host, self.version)
         for note in (*found.notes, found.run.oddity):
             if note:
-                click.echo(f"sysbackup: {shown(note.encode())}", err=True)
+                say(note)
         return found.run
 
 
@@ -89,28 +94,44 @@ def selected(paths: Sequence[str]) -> list[bytes]:
     return found
 
 
-async def _ls(config: Config, choice: Choice, paths: Sequence[bytes], *, as_json: bool) -> list[bytes]:
-    """Print the entries; returns the paths that met none."""
+async def _ls(config: Config, choice: Choice, paths: Sequence[bytes], *, as_json: bool) -> tuple[list[bytes], int]:
+    """Print the entries; returns the paths that met none, and how many entries made no sense (the first are named)."""
     selection = Selection(paths)
     owners = Owners()
+    senseless = 0
     async with open_store(config) as store:
         found = await choice.find(store)
         async with aclosing(history.batches(store, found)) as batches:
             async for batch in batches:
-                lines = [
-                    manifest.encode(entry) if as_json else _line(entry, owners).encode()
-                    for entry in batch
-                    if _is_meant(entry, selection, everything=not paths)
-                ]
+                lines: list[bytes] = []
+                for entry in batch:
+                    try:
+                        if _is_meant(entry, selection, everything=not paths):
+                            lines.append(manifest.encode(entry) if as_json else _line(entry, owners).encode())
+                    except FormatError as exc:
+                        senseless += 1
+                        if senseless <= _NAMED:
+                            say(f"an entry of the manifest makes no sense: {exc}")
                 if lines:
-                    click.echo(b"\n".join(lines))
-    return selection.unmatched
+                    _print(lines, as_json=as_json)
+    return selection.unmatched, senseless
+
+
+def _print(lines: list[bytes], *, as_json: bool) -> None:
+    if as_json:
+        put_json(b"\n".join(lines))
+    else:
+        put(b"\n".join(lines).decode())
 
 
 def _is_meant(entry: Entry, selection: Selection, *, everything: bool) -> bool:
     if isinstance(entry, Snapshot):
         return everything
-    return isinstance(entry, manifest.Node) and entry.path_bytes in selection
+    if not isinstance(entry, manifest.Node):
+        return False
+    path = entry.path_bytes
+    check_length(path)
+    return path in selection
 
 
 _KINDS: dict[type[Entry], int] = {

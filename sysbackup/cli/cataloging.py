@@ -2,8 +2,8 @@
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
@@ -12,6 +12,7 @@ from sysbackup.cli.display import count, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.config import Config
 from sysbackup.errors import UsageError
 from sysbackup.model import SystemClock
@@ -43,21 +44,21 @@ def info_command(frame: Frame, as_json: bool) -> None:
     with Catalog(path, read_only=True) as catalog:
         info = shared.info(catalog)
     if as_json:
-        click.echo(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
+        put_json(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", style="dim")
     grid.add_row("catalog", f"{path}, {size(path.stat().st_size)}")
-    grid.add_row("bucket", info.bucket or "none yet")
+    grid.add_row("bucket", Text(info.bucket or "none yet"))
     grid.add_row("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {size(info.stored)}")
     grid.add_row("files", f"{count(info.files, 'file')} that need not be read while unchanged")
     if info.locks:
         grid.add_row("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}")
     for host, number in sorted(info.hosts.items()):
-        grid.add_row("from", f"{host}: {count(number, 'object')}")
+        grid.add_row("from", Text(f"{host}: {count(number, 'object')}"))
     if info.unpublished:
         grid.add_row("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index")
-    Console().print(grid, highlight=False)
+    Terminal().print(grid, highlight=False)
 
 
 def _plain(info: shared.Info) -> dict[str, object]:

@@ -44,8 +44,11 @@ def duration(seconds: float) -> str:
 
 
 def when(instant: datetime) -> str:
-    """An instant in UTC, to the minute."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """An instant in UTC, to the minute; a date that has no place in UTC as it is."""
+    try:
+        return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except OverflowError:
+        return instant.isoformat(" ", "minutes")
 
 
 def source(problem: Mapping[str, str]) -> str:

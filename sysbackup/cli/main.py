@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -24,8 +25,10 @@ from sysbackup.cli import printing
 from sysbackup.cli.frame import Frame
 from sysbackup.cli.looping import Stopped
 from sysbackup.cli.printing import NobodyReads
+from sysbackup.cli.terminal import say
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
+from sysbackup.model import printable
 
 _COMMANDS = {
     "run": ("sysbackup.cli.running:command", "Make one backup now."),
@@ -156,7 +159,9 @@ def _invoke(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         return _say(str(stopped), status=stopped.exit_code)
     except click.ClickException as error:
-        error.show()
+        told = StringIO()
+        error.show(told)
+        click.echo(printable(told.getvalue()), err=True, nl=False)
         return error.exit_code
     except (NobodyReads, BrokenPipeError):
         return _be_quiet()
@@ -167,7 +172,8 @@ def _invoke(arguments: Sequence[str]) -> int:
 def _failed(error: Exception) -> int:
     causes = expected(error)
     if causes is None:
-        traceback.print_exception(error)  # without local variables, which may hold credentials
+        # without local variables, which may hold credentials
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
         return _say(
             f"this is a bug, please report it with what stands above: {type(error).__name__}: {error}", status=1
         )
@@ -177,8 +183,7 @@ def _failed(error: Exception) -> int:
 
 
 def _say(*sentences: str, status: int) -> int:
-    for sentence in sentences:
-        click.echo(f"sysbackup: {sentence}", err=True)
+    say(*sentences)
     return status
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import click
 import msgspec
 from msgspec import UNSET, Struct
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from sysbackup.cli.display import count, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.config import Config
 from sysbackup.errors import RestoreError
 from sysbackup.model import LockMode, shown
@@ -91,17 +91,17 @@ def list_command(frame: Frame, *, host: str | None, long: bool, every: bool, as_
     """
     found, denied = run(_list(frame.config(), host, every=every))
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        put_json(msgspec.json.encode(found))
         return 0
     if not found:
         if host is not None:
             raise RestoreError(f"there is no backup of {shown(host.encode())}; sysbackup list shows those of all hosts")
-        Console().print("There is no backup yet.")
+        Terminal().print("There is no backup yet.")
         return 0
     unseen = 0 if every else max(0, len(found) - _DETAILED)
     _show(found, unseen, long=long)
     for note in _notes(found, denied, unseen):
-        click.echo(f"sysbackup: {shown(note.encode())}", err=True)
+        say(note)
     return 0
 
 
@@ -225,7 +225,7 @@ def _table(*columns: str) -> Table:
 
 def _print(what: Table | Text) -> None:
     # Never narrower than what is in it: a name that was cut cannot be given to `restore`.
-    Console(width=max(Console().width, 2400)).print(what, soft_wrap=True)
+    Terminal(width=max(Terminal().width, 2400)).print(what, soft_wrap=True)
 
 
 def _plain(text: str) -> Text:

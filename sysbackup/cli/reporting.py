@@ -11,6 +11,7 @@ import msgspec
 from sysbackup.cli import printing
 from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
 from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli.terminal import legible, put_json
 from sysbackup.config import Config
 from sysbackup.errors import SpoolError
 from sysbackup.loading import read_config
@@ -58,10 +59,10 @@ def command(frame: Frame, *, as_json: bool) -> int:
     printing.done_anyway()
     said = report(gather(frame))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(said)))
+        put_json(msgspec.json.format(msgspec.json.encode(said)))
     else:
         colour = False if "NO_COLOR" in os.environ else None  # None: where standard output is a terminal
-        for line in _lines(said):
+        for line in _lines(legible(said)):
             click.echo(line.rstrip(), color=colour)
     return said.exit_code
 

@@ -24,14 +24,16 @@ from sysbackup.cli.opening import open_store
 from sysbackup.cli.overview import list_command
 from sysbackup.cli.pouring import into_descriptor, into_file
 from sysbackup.cli.printing import NobodyReads, Unprinted
+from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.config import Config
-from sysbackup.errors import ProgramError, RestoreError, UsageError
+from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import history, snapshots
 from sysbackup.recovery.report import Counts, Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.sources.programs import pipe_into
+from sysbackup.store.port import ObjectStore
 
 __all__ = ["list_command", "ls_command", "restore_command", "restore_snapshot_command"]
 
@@ -90,7 +92,7 @@ def restore_command(
     config = frame.config()
     wanted = selected(paths)
     options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
-    watcher = _Watcher(Console(stderr=True))
+    watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
         found, report = run(
@@ -103,7 +105,7 @@ def restore_command(
         summary = Summary(
             found.run, found.host, found.version, where, seconds, report.counts, report.warnings, problems
         )
-        click.echo(msgspec.json.encode(summary))
+        put_json(msgspec.json.encode(summary))
     else:
         _show(found, report, seconds)
     return report.exit_code
@@ -167,15 +169,31 @@ async def _find(config: Config, choice: Choice, snapshot: str) -> Snapshot:
 
 async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
     async with open_store(config) as store:
-        data = snapshots.data(store, found)
-        if output is not None:
-            await into_file(data, output, overwrite=force)
-        elif not through:
-            await _print(data)
-        elif status := await pipe_into(found.restore or "", data):
-            raise ProgramError(
-                f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
-            )
+        try:
+            await _pour_once(store, found, output, through=through, force=force)
+        except FormatError as exc:
+            # It may have been the way: a file begins anew, what went into a pipe cannot be called back.
+            if output is not None:
+                await _pour_once(store, found, output, through=through, force=force)
+            elif await snapshots.is_whole(store, found):
+                raise FormatError(
+                    f"snapshot {found.name!r} was damaged on its way here; in the bucket it is whole. Its end was held"
+                    " back: do not use what came before it, and fetch it again"
+                ) from exc
+            else:
+                raise
+
+
+async def _pour_once(store: ObjectStore, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
+    data = snapshots.data(store, found)
+    if output is not None:
+        await into_file(data, output, overwrite=force)
+    elif not through:
+        await _print(data)
+    elif status := await pipe_into(found.restore or "", data):
+        raise ProgramError(
+            f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
+        )
 
 
 async def _print(data: AsyncGenerator[bytes, None]) -> None:
@@ -202,7 +220,7 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
         raise RestoreError(
             f"no restore command was recorded with snapshot {found.name!r}; fetch its data without --run"
         )
-    click.echo(f"sysbackup: {count(found.size, 'byte')} go into: {shown(found.restore.encode())}", err=True)
+    say(f"{count(found.size, 'byte')} go into: {shown(found.restore.encode())}")
     if yes:
         return
     if not sys.stdin.isatty():
@@ -261,7 +279,7 @@ class _Watcher:
 
 
 def _show(found: history.Run, report: Report, seconds: float) -> None:
-    console = Console()
+    console = Terminal()
     counts = report.counts
     good = report.exit_code == 0
     mark, colour = ("✔", "green") if good else ("!", "yellow")

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
 
@@ -176,7 +177,7 @@ class IndexReader:
 def _decoded(text: bytes) -> IndexHeader | IndexLine:
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise FormatError(f"an index holds a line that is none ({exc}): {text[:120]!r}") from exc
 
 

@@ -93,6 +93,20 @@ def pack_sha(key: str) -> bytes | None:
     return _digest(key, "packs/")
 
 
+def possible(key: str, version: str | None) -> bool:
+    """
+    Whether an object of ours could lie there.
+
+    S3 takes keys, and gives version ids, of up to 1,024 bytes (User Guide, "Naming Amazon S3 objects" and "How S3
+    Versioning works"). A key of ours has no step that a proxy on the way could resolve.
+    """
+    if not key.isprintable() or any(step in ("", ".", "..") for step in key.split("/")):
+        return False
+    if version is not None and (not version.isprintable() or " " in version):
+        return False
+    return len(key.encode()) <= 1024 and len((version or "").encode()) <= 1024
+
+
 def _digest(key: str, prefix: str) -> bytes | None:
     name = key.removeprefix(prefix)
     if name == key or len(name) != 64 or not set(name) <= set("0123456789abcdef"):

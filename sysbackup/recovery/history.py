@@ -9,12 +9,14 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
 from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import keys
-from sysbackup.formats.manifest import Entry, ManifestReader, RunHeader
-from sysbackup.model import worked_under
+from sysbackup.formats.manifest import LINE_LIMIT, Entry, ManifestReader, RunHeader
+from sysbackup.model import brief, worked_under
+from sysbackup.recovery.arriving import arrived, closable
 from sysbackup.recovery.judging import Run, disputed, genuine, some
 from sysbackup.store.port import ObjectStore, Version
 
@@ -90,16 +92,18 @@ def _latest(known: list[Run]) -> Found:
     return Found(newest, (notes,) if passed_over else ())
 
 
-async def batches(store: ObjectStore, run: Run) -> AsyncGenerator[list[Entry], None]:
+async def batches(store: ObjectStore, run: Run, spool: Path | None = None) -> AsyncGenerator[list[Entry], None]:
     """
     The manifest's entries in their order, some at a time, taken apart in a worker thread.
 
-    `FormatError` naming run and object where the manifest is damaged; that may
+    Bytes that were damaged on their way are fetched again before the first entry
+    comes; until then they wait in `spool` (None: the system's temporary directory).
+    `FormatError` naming run and object where the manifest itself is damaged; that may
     come after many good entries, so nothing may be done on their word alone.
     """
     reader = ManifestReader()
     try:
-        async with aclosing(_closable(store, run)) as chunks:
+        async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
             async for chunk in chunks:
                 entries = reader.feed(chunk)
                 while batch := await asyncio.to_thread(_pull, entries):
@@ -126,20 +130,21 @@ async def entries(store: ObjectStore, run: Run) -> AsyncGenerator[Entry, None]:
 
 async def header(store: ObjectStore, run: Run) -> RunHeader:
     """The first line alone: until when the run is promised, and which tool wrote it."""
+    try:
+        return await _header(store, run)
+    except FormatError:
+        return await _header(store, run)  # the bytes may have been damaged on their way
+
+
+async def _header(store: ObjectStore, run: Run) -> RunHeader:
     reader = ManifestReader()
-    async with aclosing(_closable(store, run, min(run.size, 64 << 10))) as chunks:
+    async with aclosing(closable(store, run.key, run.version, min(run.size, 64 << 10))) as chunks:
         async for chunk in chunks:
             for entry in reader.feed(chunk):
                 if isinstance(entry, RunHeader):
                     check(entry, run)
                     return entry
     raise FormatError(f"the manifest of run {run.run} of {run.host} does not say whose it is (object {run.key})")
-
-
-async def _closable(store: ObjectStore, run: Run, length: int | None = None) -> AsyncGenerator[bytes, None]:
-    """A read as a generator that `aclosing` can end early, whatever kind of iterator the store gives."""
-    async for chunk in store.read(run.key, run.version, 0, length):
-        yield chunk
 
 
 async def _listed(store: ObjectStore, prefix: str) -> list[Run]:
@@ -175,4 +180,4 @@ def _pull(entries: Iterator[Entry]) -> list[Entry]:
 def check(entry: RunHeader, run: Run) -> None:
     """`FormatError` where a manifest's first line says that it is another run's."""
     if (entry.run, entry.host) != (run.run, run.host):
-        raise FormatError(f"it says that it is of run {entry.run} of {entry.host}")
+        raise FormatError(f"it says that it is of run {brief(entry.run)} of {brief(entry.host)}")

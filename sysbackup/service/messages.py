@@ -49,7 +49,7 @@ _messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def read(line: bytes) -> Message:
-    """A line as a message. `msgspec.DecodeError` (`ValidationError` is one) where it is none."""
+    """A line as a message. One of `UNREADABLE` where it is none."""
     return _messages.decode(line)
 
 

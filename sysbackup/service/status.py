@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from sysbackup.config import Config
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.pipeline.report import Ended
 from sysbackup.service.messages import Progress
 
@@ -112,7 +113,7 @@ def read(path: Path) -> Status | None:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
 
 
