@@ -12,6 +12,7 @@ from itertools import islice
 
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.rows import damaged
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject
 from sysbackup.pipeline.naming import Naming
@@ -37,6 +38,8 @@ class Recorder:
 
     `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
     complete when it has ended: a path that was examined twice counts once.
+    `losses`: contents turned out to be gone, and some files could perhaps not be
+    read again; without, `CatalogUnusable` where a content is not to be found.
     """
 
     def __init__(
@@ -46,7 +49,10 @@ class Recorder:
         tally: Tally,
         catalog: Catalog,
         naming: Naming,
+        *,
+        losses: bool = False,
     ) -> None:
+        self._losses = losses
         self._spool = spool
         self._snapshots = snapshots
         self._tally = tally
@@ -108,12 +114,14 @@ class Recorder:
         entries = [manifest.decode(value[1:]) for _, value in some]
         self.unchanged += sum(value.startswith(_UNCHANGED) for _, value in some)
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = self._catalog.locate(bytes.fromhex(file.sha) for file in files)
+        places = self._catalog.locate((bytes.fromhex(file.sha) for file in files), promised=True)
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
             if place is not None:
                 file.place(place)
                 continue
+            if not self._losses:
+                raise damaged("contents")
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
             entries.remove(file)
             self._tally.problem(
