@@ -2,25 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import NamedTuple
 
 from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.rows import OBJECT, ObjectRow, proven_object
 
 _AT_ONCE = 500
 
 Named = tuple[str, str]
 """Key and version id of an object; the latter "" on stores without versions."""
-
-
-class Absent(NamedTuple):
-    """An object that should be there; `until` is the end of its lock (seconds since 1970), 0 where it has none."""
-
-    number: int
-    key: str
-    version: str
-    host: str
-    checked: bool
-    until: int
 
 
 def turned_to(catalog: Catalog) -> str:
@@ -59,23 +48,21 @@ def meet(catalog: Catalog, found: Iterable[Named]) -> None:
         db.execute("COMMIT")
 
 
-def unmet(catalog: Catalog, after: str, before: str) -> Iterator[list[Absent]]:
+def unmet(catalog: Catalog, after: str, before: str) -> Iterator[list[ObjectRow]]:
     """The objects with keys in (`after`, `before`) that were not met, some at a time."""
     last = -1
     while True:
         with catalog.held() as db:
             rows = db.execute(
-                "SELECT id, key, version, host, checked, CASE mode WHEN 'none' THEN 0 ELSE until END FROM objects"
+                f"SELECT {OBJECT} FROM objects"
                 " WHERE key > ? AND key < ? AND id > ? AND id NOT IN (SELECT object FROM met) ORDER BY id LIMIT ?",
                 (after, before, last, _AT_ONCE),
             ).fetchall()
         if not rows:
             return
         last = rows[-1][0]
-        yield [
-            Absent(number, key, version, host, bool(checked), until)
-            for number, key, version, host, checked, until in rows
-        ]
+        # a key that was damaged is not in the bucket either, which is no reason to raise an alarm
+        yield [proven_object(*row) for row in rows]
 
 
 def one_of_each_host(catalog: Catalog, now: datetime, most: int) -> list[str]:

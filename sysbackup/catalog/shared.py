@@ -3,12 +3,13 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.known import Catalog, instant
+from sysbackup.catalog.renewal import contents
+from sysbackup.catalog.rows import OBJECT, proven_object, proven_text
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import StoredObject
 
 
 def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, doubting: bool = False) -> int:
@@ -65,7 +66,7 @@ def _checked(db: sqlite3.Connection, stored: StoredObject) -> bool | None:
 def last_read(catalog: Catalog) -> dict[str, str]:
     """By host, the key of the last index that was read."""
     with catalog.held() as db:
-        return dict(db.execute("SELECT host, key FROM indexes").fetchall())
+        return {proven_text(host): proven_text(key) for host, key in db.execute("SELECT host, key FROM indexes")}
 
 
 def read_up_to(catalog: Catalog, keys: Mapping[str, str]) -> None:
@@ -84,7 +85,7 @@ def still_locked(catalog: Catalog, host: str, now: datetime) -> str | None:
         row = db.execute(
             "SELECT key FROM indexes WHERE host = ? AND until > ?", (host, int(now.timestamp()))
         ).fetchone()
-    return None if row is None else row[0]
+    return None if row is None else proven_text(row[0])
 
 
 def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
@@ -95,8 +96,8 @@ def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
     nobody has checked is forgotten with them, and other hosts' indexes count as unread.
     """
     with catalog.held() as db:
-        hosts = {row[0] for row in db.execute("SELECT DISTINCT host FROM objects")}
-        hosts |= {row[0] for row in db.execute("SELECT host FROM indexes")}
+        hosts = {proven_text(row[0]) for row in db.execute("SELECT DISTINCT host FROM objects")}
+        hosts |= {proven_text(row[0]) for row in db.execute("SELECT host FROM indexes")}
         dropped = sorted(host for host in hosts if not allowed(host))
         for host in dropped:
             db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ?)", (host,))
@@ -135,25 +136,16 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
     last = -1
     while True:
         with catalog.held() as db:
-            row = db.execute(
-                "SELECT id, key, version, size, mode, until, encoding, host, checked FROM objects"
-                " WHERE news = 2 AND id > ?"
-                " ORDER BY id LIMIT 1",
-                (last,),
+            found = db.execute(
+                f"SELECT {OBJECT} FROM objects WHERE news = 2 AND id > ? ORDER BY id LIMIT 1", (last,)
             ).fetchone()
-            if row is None:
-                return
-            last, key, version, size, mode, until, encoding, host, checked = row
-            contents = db.execute(
-                "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents"
-                " WHERE object = ? ORDER BY start",
-                (last,),
-            ).fetchall()
-        lock = Lock(LockMode(mode), datetime.fromtimestamp(until, UTC))
-        stored = StoredObject(key, version or None, size, lock)
+        if found is None:
+            return
+        row = proven_object(*found)
+        last = row.number
         # What nobody has checked stays the word of the host that we have it from.
-        teller = None if checked else host
-        yield Indexed(stored, encoding, tuple(Packed(*content) for content in contents), teller)
+        teller = None if row.checked else row.host
+        yield Indexed(row.stored, row.encoding, tuple(contents(catalog, last)), teller)
 
 
 def published(catalog: Catalog, host: str, key: str, until: datetime | None) -> None:
@@ -190,7 +182,7 @@ def info(catalog: Catalog) -> Info:
             db.execute("SELECT count(*) FROM contents").fetchone()[0],
             db.execute("SELECT count(*) FROM files").fetchone()[0],
             stored,
-            None if first is None else (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)),
+            None if first is None else (instant(first), instant(last)),
             dict(db.execute("SELECT host, count(*) FROM objects GROUP BY host").fetchall()),
             db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
             next((row[0] for row in db.execute("SELECT name FROM bucket")), None),

@@ -18,7 +18,7 @@ import structlog
 from sysbackup.catalog import presence, renewal, shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.presence import Named
-from sysbackup.model import Problem
+from sysbackup.model import LockMode, Problem
 from sysbackup.pipeline.report import Tally
 from sysbackup.store.port import PAGE, ObjectStore, Version
 
@@ -145,7 +145,8 @@ def _forget_missing(catalog: Catalog, tally: Tally, missing: _Missing, after: st
     now = tally.clock.now().timestamp()
     for absent in presence.unmet(catalog, after, before):
         for gone in absent:
-            if gone.checked and gone.until > now:
+            in_force = gone.mode != LockMode.NONE and gone.until > now
+            if gone.checked and in_force:
                 missing.locked += 1
                 missing.example = missing.example or gone.key
                 log.warning(
@@ -153,7 +154,7 @@ def _forget_missing(catalog: Catalog, tally: Tally, missing: _Missing, after: st
                 )
                 continue
             missing.others += 1
-            if gone.until > now:
+            if in_force:
                 # one false word of a host is enough to believe none that nobody has checked
                 renewal.forget_host(catalog, gone.host)
         presence.forget(catalog, [gone.number for gone in absent])

@@ -16,6 +16,7 @@ from itertools import islice
 
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.rows import damaged
 from sysbackup.errors import StoreError
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject, full_name, shown
@@ -46,6 +47,8 @@ class Recorder:
 
     `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
     complete when it has ended: a path that was examined twice counts once.
+    `losses`: contents turned out to be gone, and some files could perhaps not be
+    read again; without, `CatalogUnusable` where a content is not to be found.
     """
 
     def __init__(
@@ -55,7 +58,10 @@ class Recorder:
         tally: Tally,
         catalog: Catalog,
         naming: Naming,
+        *,
+        losses: bool = False,
     ) -> None:
+        self._losses = losses
         self._spool = spool
         self._snapshots = snapshots
         self._tally = tally
@@ -127,12 +133,14 @@ class Recorder:
         entries = [manifest.decode(value[1:]) for _, value in some]
         self.unchanged += sum(value.startswith(_UNCHANGED) for _, value in some)
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = self._catalog.locate(bytes.fromhex(file.sha) for file in files)
+        places = self._catalog.locate((bytes.fromhex(file.sha) for file in files), promised=True)
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
             if place is not None:
                 file.place(place)
                 continue
+            if not self._losses and not self._catalog.unfulfilled:
+                raise damaged("contents")
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
             entries.remove(file)
             if missing(file.path_bytes):

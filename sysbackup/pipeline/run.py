@@ -8,7 +8,7 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,8 @@ import structlog
 
 from sysbackup import logs
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.schema import CatalogUnusable, set_aside
+from sysbackup.catalog.rows import CatalogUnusable
+from sysbackup.catalog.schema import set_aside
 from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SpoolError, SysbackupError
 from sysbackup.model import Clock, Problem, StoredObject
@@ -140,10 +141,9 @@ async def _run(
             snapshots = await gathering.gather(found.pickers, found.snapshotters)
             tally.stage = "renewing locks"
             renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
-            while await renewing.see_to_all():
-                await _store_lost(gathering, spool, catalog, config)
+            losses = await _renew_all(renewing, partial(_store_lost, gathering, spool, catalog, config))
             tally.stage = "writing the manifest"
-            recorder = Recorder(spool, snapshots, tally, catalog, names)
+            recorder = Recorder(spool, snapshots, tally, catalog, names, losses=losses)
             async with gathering.sending() as sender:
                 await publish(sender, catalog, names, tally, seal)
                 tally.run, stored = await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
@@ -191,6 +191,15 @@ def _log_start(names: Naming, bucket: str) -> None:
     log.info("run.started", host=names.host, bucket=bucket, promise=promise)
     if names.promised is None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
+
+
+async def _renew_all(renewing: Renewing, store_lost: Callable[[], Awaitable[None]]) -> bool:
+    """Renew what is due, and store again what that finds to be gone; returns whether anything was."""
+    losses = False
+    while await renewing.see_to_all():
+        losses = True
+        await store_lost()
+    return losses
 
 
 async def _store_lost(gathering: Gathering, spool: Sorter, catalog: Catalog, config: Config) -> None:

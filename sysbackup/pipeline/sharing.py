@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.schema import CatalogUnusable
+from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import RUN_FORM, Clock, LockMode

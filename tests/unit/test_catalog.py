@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from sysbackup.catalog import renewal, shared
 from sysbackup.catalog.known import EMPTY, Catalog, FileState
-from sysbackup.catalog.schema import CatalogUnusable
+from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import SpoolError
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
