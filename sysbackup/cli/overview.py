@@ -171,7 +171,8 @@ def _show(found: Sequence[Listed], unseen: int, *, long: bool) -> None:
     _print(table)
     for row in found:
         if row.versions:
-            _print(Text(f"\nDisputed: {row.run} of {shown(row.host.encode())}; choose with --version", "bold"))
+            how = "choose with --version" if len(row.versions) > 1 else "choose by the full name"
+            _print(Text(f"\nDisputed: {row.run} of {shown(row.host.encode())}; {how}", "bold"))
             _print(_versions(row))
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import pytest
 import uvloop
 
+from sysbackup.model import worked_under
 from sysbackup.pipeline.report import Ended
 from sysbackup.service.control import Run, address, written
 from tests import notified
@@ -279,7 +280,7 @@ def test_a_run_is_not_disturbed_by_signals_from_its_first_moment(host: Host) -> 
         assert ended["outcome"] == "complete", service.said()
         described = service.events("run.described")
         assert "starting" in described[0]["stage"]
-        assert {event["run"] for event in described if "files" in event} == {ended["run"]}
+        assert {event["run"] for event in described if "files" in event} <= {ended["run"], worked_under(ended["run"])}
 
 
 def test_what_it_is_doing_is_logged_when_asked(host: Host) -> None:
@@ -401,18 +402,20 @@ def touched(place: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def test_each_line_of_a_run_names_it(host: Host) -> None:
-    """What programs say, problems, threads' words: all with the run's id, from run.started to run.ended."""
+    """What programs say, problems, threads' words: all with the run's name, its end with the whole of it."""
     host.program("pickers.d", "loud", "#!/bin/sh\necho said >&2\necho relative/path\necho /no/such/file\nexit 7\n")
     host.program("snapshots.d", "dump", "#!/bin/sh\necho data >&$1\necho said >&2\n")
     with daemon(host, SYSBACKUP_LOG_LEVEL="debug") as service:
         ends = [backed_up(service, code=3) for _ in range(2)]
         lines = [json.loads(line) for line in service.said().splitlines()]
     for ended in ends:
-        start, end = (
-            next(n for n, line in enumerate(lines) if line["event"] == event and line["run"] == ended.run)
-            for event in ("run.started", "run.ended")
+        working = worked_under(ended.run or "")
+        start, stored, end = (
+            next(n for n, line in enumerate(lines) if line["event"] == event and line["run"] == name)
+            for event, name in (("run.started", working), ("run.finished", ended.run), ("run.ended", ended.run))
         )
-        assert {line.get("run") for line in lines[start : end + 1]} == {ended.run}
+        assert {line.get("run") for line in lines[start:stored]} == {working}
+        assert {line.get("run") for line in lines[stored : end + 1]} <= {working, ended.run}
         assert {"program.said", "picker.failed", "file.vanished"} <= {line["event"] for line in lines[start:end]}
     assert ends[0].run != ends[1].run
 

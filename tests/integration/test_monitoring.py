@@ -24,6 +24,7 @@ import pytest
 import structlog
 import uvloop
 
+from sysbackup.model import worked_under
 from sysbackup.pipeline.report import well
 from sysbackup.service import hooks, scraping
 from sysbackup.service.scraping import Endpoint
@@ -242,7 +243,7 @@ def test_a_run_by_hand_or_cron_is_told_of_as_well(host: Host, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     (started, first), (succeeded, second) = events(told)
-    assert (started, first["run"], first["outcome"]) == ("started", printed["run"], None)
+    assert (started, first["run"], first["outcome"]) == ("started", worked_under(printed["run"]), None)
     assert (succeeded, second) == ("succeeded", printed | {"reason": None})
     (line,) = remembered(host)
     assert (line["outcome"], line["summary"]) == ("complete", printed)

@@ -1,5 +1,6 @@
 """Manifests of anything come back unchanged; damaged ones are refused, never half believed."""
 
+import gzip
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC
@@ -25,6 +26,7 @@ from sysbackup.formats.manifest import (
     ManifestWriter,
     RunHeader,
     Snapshot,
+    end_in,
 )
 from sysbackup.model import Location
 
@@ -126,6 +128,16 @@ def manifests(draw: st.DrawFn) -> list[Entry]:
 
 
 def _written(said: list[Entry]) -> bytes:
+    """These lines; an end in its place as sysbackup writes it, in a gzip member of its own."""
+    writer = ManifestWriter()
+    end = said[-1] if said else None
+    lines = said[:-1] if isinstance(end, End) else said
+    body = b"".join(writer.add(manifest.encode(entry)) for entry in lines)
+    return body + (writer.end(end) if isinstance(end, End) else writer.finish())
+
+
+def _in_one_member(said: list[Entry]) -> bytes:
+    """The same as older versions wrote it."""
     writer = ManifestWriter()
     return b"".join([*(writer.add(manifest.encode(entry)) for entry in said), writer.finish()])
 
@@ -153,6 +165,32 @@ sizes = st.lists(st.integers(0, 200))
 def test_any_manifest_comes_back(said: list[Entry], cuts: list[int]) -> None:
     """Whatever entries a manifest holds and however its bytes arrive, the same entries come out in the same order."""
     assert _read(_written(said), cuts) == said
+    assert _read(_in_one_member(said), cuts) == said
+
+
+@unhurried
+@given(manifests(), st.integers(0, 3000))
+def test_any_end_is_read_alone(said: list[Entry], more: int) -> None:
+    """The last line is had from the last bytes, however many; other tools see one stream of lines all the same."""
+    body = _written(said)
+    end = said[-1]
+    assert isinstance(end, End)
+    own = len(body) - len(_written(said[:-1]))
+    tail = body[-own - more :]
+    assert end_in(tail) == (end if len(manifest.encode(end)) < 4096 else None)
+    assert gzip.decompress(body) == b"".join(manifest.encode(entry) + b"\n" for entry in said)
+    assert end_in(body[-own + 1 :]) is None
+    assert end_in(tail + b"x") is None
+
+
+@unhurried
+@given(st.binary() | st.binary().map(gzipping.compress), st.binary())
+@example(gzipping.compress(b'{"typ":"end","counts":{},"bytes":0,"problems":0}'), b"")
+@example(gzipping.compress(b'{"typ":"d","path":"/"}\n'), b"")
+@example(b"\x1f\x8b\x08" * 500, b"")
+def test_no_end_is_read_from_other_bytes(tail: bytes, before: bytes) -> None:
+    """What is not a last line is none, and no error."""
+    assert end_in(before + tail) is None
 
 
 @unhurried
