@@ -310,7 +310,7 @@ def test_a_number_that_lacks_its_unit_is_asked_for_it(
     said = f"has no unit, and would be seconds: did you mean {meant}? Write {choice}; allowed"
     assert mistake.startswith(f"[{section}] {name} = '{value}' {said}")
     for written in choice.split(" or "):
-        assert load(conf(f"[{section}]\n{name} = {written}")).directory
+        assert isinstance(load(conf(f"[{section}]\n{name} = {written}")), Config)
 
 
 @pytest.mark.parametrize(
