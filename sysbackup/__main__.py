@@ -1,7 +1,9 @@
 """`python -m sysbackup`, and what the command `sysbackup` runs: signals are held before anything else is loaded."""
 
+import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 if "daemon" in sys.argv[1:]:
@@ -9,11 +11,42 @@ if "daemon" in sys.argv[1:]:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP))
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
 def main() -> NoReturn:
     """The program."""
+    for number in STOPPING:
+        # A shell's background job has SIGINT ignored, and is to have it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
+    _occupy_standard_streams()
     from sysbackup.cli.main import main as run  # noqa: PLC0415  # see above
 
-    run()
+    try:
+        run()
+    finally:
+        # How it ended is decided: a signal in the middle of the interpreter's end would only tear that.
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """A stop before there is anything to clean up: whoever has that replaces this handler (`cli.looping`)."""
+    with suppress(OSError):
+        os.write(2, f"sysbackup: stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def _occupy_standard_streams() -> None:
+    """Open /dev/null where 0, 1 or 2 is closed: else a file opened later gets that number, and what is printed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    # Python has None for a stream that was closed when it started.
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class S3(Struct, frozen=True, kw_only=True):
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: str = "auto"
+    ca_bundle: Path | None = None
     storage_class: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
@@ -54,7 +55,7 @@ class Content(Struct, frozen=True, kw_only=True):
     pack_size: int = 16 * MIB
     host: str = field(default_factory=lambda: os.uname().nodename)
     share: tuple[str, ...] = ("*",)
-    verify_shared: str = "off"
+    verify_shared: str = "first-use"
 
 
 class Run(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from sysbackup.config import MIB, S3, Aws, CloudFormation, Config, Content, Daem
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
 from sysbackup.settings import ARCHIVES, SECTIONS, SETTINGS, STORAGE_CLASSES, Setting
+from sysbackup.trusting import need_certificates
 from sysbackup.units import size_text
 
 DEFAULT_DIRECTORY = Path("/etc/backup")
@@ -208,9 +209,12 @@ def _value(setting: Setting, text: str, environ: Mapping[str, str]) -> object:
     if not text.strip():
         raise ValueError(f"{setting.label} has no value: leave the line out to have its default")
     try:
-        if setting.name != "credentials_file":
+        if setting.name not in ("credentials_file", "ca_bundle"):
             return setting.kind.parse(text)
         path = setting.kind.parse(_with_credentials_directory(text, environ))
+        if setting.name == "ca_bundle":
+            need_certificates(Path(str(path)))
+            return path
         if not os.path.isfile(str(path)):
             raise ValueError("names no file that exists")
         if not os.access(str(path), os.R_OK):

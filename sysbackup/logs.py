@@ -14,9 +14,12 @@ import os
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from io import StringIO
 from typing import Any, TextIO
 
 import structlog
+
+from sysbackup.model import printable, shown
 
 # sd-daemon(3): SD_CRIT, SD_ERR, SD_WARNING, SD_INFO, SD_DEBUG
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -34,9 +37,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         form: list[structlog.typing.Processor] = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             _escape,
-            structlog.dev.ConsoleRenderer(
-                colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback
-            ),
+            structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, exception_formatter=_plain_traceback),
         ]
     elif _journal_reads(stream):
         form = [structlog.processors.format_exc_info, _journal_line]
@@ -101,11 +102,18 @@ class _Steadfast:
 
 
 class _Forward(logging.Handler):
-    """Turns records of the standard library's logging into events of ours."""
+    """
+    Turns records of the standard library's logging into events of ours.
+
+    What a library only warns of it has dealt with, or raises as well: the reason will do, without a traceback.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
+        more: dict[str, Any] = {"exc_info": record.exc_info}
+        if record.levelno < logging.ERROR and record.exc_info and record.exc_info[1] is not None:
+            more = {"reason": str(record.exc_info[1]) or type(record.exc_info[1]).__name__}
         structlog.get_logger().log(
-            record.levelno, "library.said", library=record.name, message=record.getMessage(), exc_info=record.exc_info
+            record.levelno, "library.said", library=record.name, message=record.getMessage(), **more
         )
 
 
@@ -122,9 +130,19 @@ def _journal_reads(stream: TextIO) -> bool:
 def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Terminal commands in a value (a file's name, a server's answer) are shown, not obeyed."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = value.encode("unicode_escape").decode("ascii")
+        if key in ("exc_info", "exception", "stack"):
+            continue  # `_plain_traceback` sees to it
+        text = value if isinstance(value, str) else str(value)
+        if not text.isprintable():
+            event[key] = shown(text.encode("utf-8", "backslashreplace"))
     return event
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    """structlog's, of which an exception's message may hold terminal commands, too."""
+    told = StringIO()
+    structlog.dev.plain_traceback(told, exc_info)
+    stream.write(printable(told.getvalue()))
 
 
 def _journal_line(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
@@ -134,7 +152,7 @@ def _journal_line(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     trace = event.pop("exception", None) or ""
     fields = " ".join(f"{key}={_value(value)}" for key, value in event.items())
     line = f"{name} {fields}".rstrip().replace("\n", "\\n")
-    traced = "".join(f"\n<{priority}>{row}" for row in str(trace).splitlines())
+    traced = "".join(f"\n<{priority}>{row}" for row in printable(str(trace)).splitlines())
     return f"<{priority}>{line}{traced}"
 
 

@@ -1,6 +1,7 @@
 """The words that all floors share: locks, places, problems, runs."""
 
 import enum
+import re
 import secrets
 from asyncio import sleep
 from dataclasses import dataclass
@@ -107,6 +108,18 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def printable(text: str) -> str:
+    """Text of any number of lines as a terminal may show it: what is neither text nor a newline appears as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def brief(text: str, most: int = 200) -> str:
+    """Text from outside for a message: control characters escaped, and no more of it than people read."""
+    return shown(text[:most].encode("utf-8", "backslashreplace")) + ("…" if len(text) > most else "")
+
+
 def plain(text: str) -> str:
     """Text that JSON can hold: a path in it, from the system, need not be UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -136,20 +149,59 @@ class SystemClock:
 
 RUN_FORM = "%Y%m%dT%H%M%SZ"
 
+# Four digits are of older runs; eight name a run while it goes on, sixteen its manifest.
+_RUN = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{4}|[0-9a-f]{8}|[0-9a-f]{16})")
+_STAMP_DIGITS = 4
+_SECRET_DIGITS = 8
 
-def new_run(started: datetime) -> str:
-    """A run's name: its start in UTC and four random hex digits, `20261123T041500Z-3fa9`."""
-    return f"{started.astimezone(UTC).strftime(RUN_FORM)}-{secrets.token_hex(2)}"
+
+def working_name(started: datetime) -> str:
+    """
+    The name of a run while it goes on, `20261123T041500Z-a1f03fa9`, which anybody may know.
+
+    Its start in UTC, the fraction of that second in four hex digits, so that
+    the names of runs sort as their starts do, and four random ones.
+    """
+    began = started.astimezone(UTC)
+    fraction = (began.microsecond << 16) // 1_000_000
+    return f"{began.strftime(RUN_FORM)}-{fraction:0{_STAMP_DIGITS}x}{secrets.token_hex(2)}"
+
+
+def full_name(working: str) -> str:
+    """
+    A name for the manifest of the run of that working name: eight more random hex digits, other ones each time.
+
+    To be called when the manifest is written and not before: an attacker who
+    knew the manifest's key could have written another one there first.
+    """
+    return working + secrets.token_hex(_SECRET_DIGITS // 2)
+
+
+def worked_under(run: str) -> str | None:
+    """The working name of the run whose manifest has that name; None where it is of an older form, or is none."""
+    found = _RUN.fullmatch(run)
+    return run[:-_SECRET_DIGITS] if found is not None and len(found[2]) > _SECRET_DIGITS else None
+
+
+def names_manifest(run: str) -> bool:
+    """Whether a manifest can have that name: a working name is none, for everybody knows it beforehand."""
+    found = _RUN.fullmatch(run)
+    return found is not None and len(found[2]) != _SECRET_DIGITS and _moment(found[1]) is not None
 
 
 def run_started(run: str) -> datetime:
-    """When a run of that name started. `UsageError` where it is no run's name."""
-    stamp, dash, tail = run.partition("-")
+    """When a run of that name, of any form, started, to the second. `UsageError` where it is no run's name."""
+    found = _RUN.fullmatch(run)
+    started = None if found is None else _moment(found[1])
+    if started is None:
+        raise UsageError(
+            f"{run!r} is not a run's name: runs are named like 20261123T041500Z-a1f03fa95c0e77d2 (see: sysbackup list)"
+        )
+    return started
+
+
+def _moment(stamp: str) -> datetime | None:
     try:
-        if not dash or len(tail) != 4 or int(tail, 16) < 0:
-            raise ValueError(run)
         return datetime.strptime(stamp, RUN_FORM).replace(tzinfo=UTC)
     except ValueError:
-        raise UsageError(
-            f"{run!r} is not a run's name: runs are named like 20261123T041500Z-3fa9 (see: sysbackup list)"
-        ) from None
+        return None

@@ -329,6 +329,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("s3", "addressing_style", Choice(("auto", "path", "virtual")), "where the bucket stands in a URL"),
     Setting(
         "s3",
+        "ca_bundle",
+        File("an absolute path of certificates in PEM form; $CREDENTIALS_DIRECTORY or %d is where systemd puts them"),
+        "the authorities whose certificates are trusted, of the store and of AWS, instead of the usual ones",
+        "AWS_CA_BUNDLE, or those that come with Python's certifi",
+    ),
+    Setting(
+        "s3",
         "storage_class",
         Text("a storage class in capitals", r"[A-Z][A-Z0-9_]*"),
         "the storage class of what is stored",
@@ -380,7 +387,8 @@ SETTINGS: tuple[Setting, ...] = (
         "content",
         "verify_shared",
         Choice(("off", "first-use", "sample")),
-        "whether other hosts' contents are fetched once and compared before they are relied on; needs s3:GetObject",
+        "whether what was learnt of others' contents is fetched once and compared before it is relied on; where"
+        " s3:GetObject is not granted, it is stored again instead",
     ),
     Setting("run", "workers", Whole(1, 256), "threads that read, hash and compress"),
     Setting("run", "uploads", Whole(1, 1000), "uploads at once"),

@@ -101,9 +101,9 @@ class FailingStore:
             yield found
             self._lose(fails)
 
-    async def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
+    async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         fails = self._fails("versions")
-        async for found in self._store.versions(prefix):
+        async for found in self._store.versions(prefix, after):
             yield found
             self._lose(fails)
 

@@ -121,7 +121,8 @@ class Machine:
         for name, file in self.files(told).items():
             if file.location is not None:
                 kept = self.bucket.find(file.location.key, file.location.version)
-                if kept.lock is None or kept.lock.until < told.summary.promise:
+                promise = told.summary.promise
+                if kept.lock is None or promise is None or kept.lock.until < promise:
                     return False
             if file.sha != hashlib.sha256((self.tree / name).read_bytes()).hexdigest():
                 return False

@@ -15,7 +15,7 @@ from datetime import datetime
 from sysbackup.errors import AccessDenied, LockNotKept, ObjectGone, StoreError
 from sysbackup.model import Clock, Lock, LockMode, StoredObject, SystemClock
 from sysbackup.store.accounting import Requests
-from sysbackup.store.port import MIN_PART, NO_METADATA, Body, ObjectInfo, Upload, Version
+from sysbackup.store.port import MIN_PART, NO_METADATA, PAGE, Body, ObjectInfo, Upload, Version
 
 _CHUNK = 64 << 10
 
@@ -179,11 +179,15 @@ class MemoryStore:
             if latest and not kept.marker and kept.key > after:
                 yield Version(kept.key, None, len(kept.body), kept.etag, kept.modified)
 
-    async def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
+    async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         self.requests.add("ListObjectVersions")
-        for kept, latest in [*self.bucket.listed(prefix)]:
+        for number, (kept, latest) in enumerate(
+            [(kept, latest) for kept, latest in self.bucket.listed(prefix) if kept.key > after], 1
+        ):
             size = len(kept.body)
             yield Version(kept.key, kept.version, size, kept.etag, kept.modified, latest, kept.marker)
+            if number % PAGE == 0:
+                self.requests.add("ListObjectVersions")
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         self.requests.add("HeadObject")

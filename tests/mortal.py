@@ -104,9 +104,9 @@ class MortalStore:
             yield found
         await self._when_done(struck)
 
-    async def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
+    async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         struck = await self._before()
-        async for found in self._store.versions(prefix):
+        async for found in self._store.versions(prefix, after):
             yield found
         await self._when_done(struck)
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,8 @@ _ERROR_200 = (
     b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>"
 )
 
+_HTML = b"<!DOCTYPE html><html><body>Please sign in<br></body></html>"
+
 
 class Fault(Enum):
     """What happens to a request."""
@@ -24,6 +27,13 @@ class Fault(Enum):
     DENIED = "answered with 403 before the server sees it"
     BUSY = "answered with 503 before the server sees it"
     ERROR_200 = "answered with status 200 and an error in the body, before the server sees it"
+    EMPTY = "answered with an empty 200, before the server sees it"
+    HTML = "answered with 200 and a page, before the server sees it"
+    XHTML = "answered with 200 and a page that parses as XML, before the server sees it"
+    JSON = "answered with 200 and JSON, before the server sees it"
+    DENIED_HTML = "answered with 403 and a page, before the server sees it"
+    BROKEN_HTML = "answered with 500 and a page, before the server sees it"
+    GONE_HTML = "answered with 404 and a page, before the server sees it"
     LOST = "done by the server, but its answer gets lost"
     CUT = "answered, but the connection breaks in the middle of the body"
     STALLED = "taken, but neither passed on nor answered"
@@ -33,6 +43,13 @@ _ANSWERS = {
     Fault.DENIED: ("403 Forbidden", _DENIED),
     Fault.BUSY: ("503 Slow Down", _SLOW_DOWN),
     Fault.ERROR_200: ("200 OK", _ERROR_200),
+    Fault.EMPTY: ("200 OK", b""),
+    Fault.HTML: ("200 OK", _HTML),
+    Fault.XHTML: ("200 OK", b"<html xmlns='http://www.w3.org/1999/xhtml'><body>Welcome</body></html>"),
+    Fault.JSON: ("200 OK", b'{"status": "ok"}'),
+    Fault.DENIED_HTML: ("403 Forbidden", _HTML),
+    Fault.BROKEN_HTML: ("500 Internal Server Error", _HTML),
+    Fault.GONE_HTML: ("404 Not Found", _HTML),
 }
 
 
@@ -77,14 +94,14 @@ class Proxy:
 
 
 @contextmanager
-def proxying(upstream: str) -> Iterator[Proxy]:
-    """A proxy in front of the server at the URL `upstream`, for the time of the block."""
+def proxying(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A proxy in front of the server at the URL `upstream`, for the time of the block; with `tls` it ends TLS."""
     parts = urlsplit(upstream)
     target = (parts.hostname or "127.0.0.1", parts.port or 80)
     done = threading.Event()
     threads: list[threading.Thread] = []
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        proxy = Proxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        proxy = Proxy(f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}")
 
         def accept() -> None:
             while True:
@@ -92,7 +109,7 @@ def proxying(upstream: str) -> Iterator[Proxy]:
                 if done.is_set():
                     client.close()
                     return
-                thread = threading.Thread(target=_serve, args=(client, target, proxy, done))
+                thread = threading.Thread(target=_serve, args=(client, target, proxy, done, tls))
                 threads.append(thread)
                 thread.start()
 
@@ -108,16 +125,19 @@ def proxying(upstream: str) -> Iterator[Proxy]:
                 thread.join()
 
 
-def _serve(client: socket.socket, target: tuple[str, int], proxy: Proxy, done: threading.Event) -> None:
+def _serve(
+    client: socket.socket, target: tuple[str, int], proxy: Proxy, done: threading.Event, tls: ssl.SSLContext | None
+) -> None:
     """One request of one connection, which is closed after it."""
+    client.settimeout(60)
     with client:
         try:
-            client.settimeout(60)
-            head, begun = _head(client)
-            if head:
-                _answer(client, head, begun, target, proxy, done)
-        except (ConnectionError, TimeoutError):
-            return  # the client went away: cancelled tests do
+            with tls.wrap_socket(client, server_side=True) if tls else client as channel:
+                head, begun = _head(channel)
+                if head:
+                    _answer(channel, head, begun, target, proxy, done)
+        except (ConnectionError, TimeoutError, ssl.SSLError):
+            return  # the client went away, as cancelled tests do, or does not trust us
 
 
 def _answer(

@@ -40,6 +40,8 @@ class Traits:
     """It heeds the lock headers of a multipart upload."""
     lock_reads: str = "GetObjectRetention"
     """The request by which a lock can be read."""
+    tells_etag: bool = True
+    """It tells the ETag of what it joined from parts."""
     fixed_modes: bool = True
     """It does not let GOVERNANCE become COMPLIANCE."""
 
@@ -186,7 +188,7 @@ def rgw_server(folder: Path, shared: Path) -> Iterator[Server]:
         pytest.skip(reason)
     with rgw.shared_gateway(shared) as endpoint:
         credentials = _credentials(folder, rgw.ACCESS_KEY, rgw.SECRET_KEY)
-        yield Server(endpoint, credentials, Traits(conditions=False, multipart_locks=False))
+        yield Server(endpoint, credentials, Traits(conditions=False, multipart_locks=False, tells_etag=False))
 
 
 def _credentials(folder: Path, access_key: str, secret_key: str) -> Path:

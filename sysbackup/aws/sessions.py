@@ -26,6 +26,7 @@ from sysbackup import __version__
 from sysbackup.aws.translating import translating
 from sysbackup.config import Config
 from sysbackup.errors import ConfigError
+from sysbackup.trusting import need_certificates
 
 if TYPE_CHECKING:
     from types_aiobotocore_cloudformation.client import CloudFormationClient
@@ -56,11 +57,16 @@ async def s3_client(config: Config) -> AsyncIterator["S3Client"]:
         max_pool_connections=config.run.uploads + _SPARE_CONNECTIONS,
     )
     session = await asyncio.to_thread(open_session, config)
+    verify = await asyncio.to_thread(_trusted, session, config)
     async with AsyncExitStack() as stack:
         with translating("Opening the S3 client", "See [s3] endpoint_url and region, and [aws], in the configuration."):
             client = await stack.enter_async_context(
                 session.create_client(
-                    "s3", region_name=config.s3.region, endpoint_url=config.s3.endpoint_url, config=settings
+                    "s3",
+                    region_name=config.s3.region,
+                    endpoint_url=config.s3.endpoint_url,
+                    verify=verify,
+                    config=settings,
                 )
             )
         yield client
@@ -70,13 +76,16 @@ async def s3_client(config: Config) -> AsyncIterator["S3Client"]:
 async def cloudformation_client(config: Config) -> AsyncIterator["CloudFormationClient"]:
     """A client for CloudFormation in `[cloudformation] region`, or else the session's own region."""
     session = await asyncio.to_thread(open_session, config)
+    verify = await asyncio.to_thread(_trusted, session, config)
     async with AsyncExitStack() as stack:
         with translating(
             "Opening the CloudFormation client",
             "Set [cloudformation] region, or [s3] bucket if the bucket's name is known.",
         ):
             client = await stack.enter_async_context(
-                session.create_client("cloudformation", region_name=config.cloudformation.region, config=_settings())
+                session.create_client(
+                    "cloudformation", region_name=config.cloudformation.region, verify=verify, config=_settings()
+                )
             )
         yield client
 
@@ -166,7 +175,8 @@ def _assuming(source: AioSession, role_arn: str, config: Config) -> AioSession:
 
     async def assume() -> dict[str, Any]:
         with translating(f"Assuming role {role_arn} as {name}", "Check [aws] role_arn and the role's trust policy."):
-            async with source.create_client("sts", region_name=region, config=_settings()) as sts:
+            verify = await asyncio.to_thread(_trusted, source, config)
+            async with source.create_client("sts", region_name=region, verify=verify, config=_settings()) as sts:
                 answer = await sts.assume_role(RoleArn=role_arn, RoleSessionName=name)
         credentials = answer["Credentials"]
         return {
@@ -194,6 +204,24 @@ class _RoleProvider(CredentialProvider):
 
     async def load(self) -> AioDeferredRefreshableCredentials:
         return AioDeferredRefreshableCredentials(refresh_using=self._assume, method=self.METHOD)
+
+
+def _trusted(session: AioSession, config: Config) -> str | None:
+    """
+    The file of trusted certificates: `[s3] ca_bundle`, else AWS_CA_BUNDLE or a profile's; None for certifi's.
+
+    Reads it: not for the loop's own thread. aiohttp would read it at the first
+    request, and what it says of a missing one looks like a store that is down.
+    """
+    named = config.s3.ca_bundle or session.get_config_variable("ca_bundle")
+    if not named:
+        return None
+    setting = "[s3] ca_bundle" if config.s3.ca_bundle else "AWS_CA_BUNDLE, or a profile's ca_bundle,"
+    try:
+        need_certificates(Path(named))
+    except ValueError as exc:
+        raise ConfigError(f"{setting} = {named} {exc}: name the certificate of the store's authority.") from exc
+    return str(named)
 
 
 def session_name(user: str, host: str) -> str:

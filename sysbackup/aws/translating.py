@@ -11,6 +11,7 @@ from botocore.exceptions import (
     SSOError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 
 from sysbackup.errors import AccessDenied, ConfigError, StoreUnavailable, SysbackupError
 
@@ -25,6 +26,12 @@ def translating(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except (ResponseParserError, LookupError, TypeError, AttributeError) as exc:
+        # a page in the place of an answer: not XML, or without what the answer must have
+        raise StoreUnavailable(
+            f"{what} failed, what answered is not AWS ({type(exc).__name__}: {str(exc)[:200]}): check whether a proxy "
+            "stands between (HTTPS_PROXY, HTTP_PROXY), and AWS_ENDPOINT_URL if it is set."
+        ) from exc
     except (BotoCoreError, ClientError, ValueError, OSError) as exc:
         # ValueError: how botocore refuses an endpoint that is no URL
         raise _translated(exc, what, remedy) from exc

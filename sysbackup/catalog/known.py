@@ -17,6 +17,17 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from sysbackup.catalog import schema
+from sysbackup.catalog.rows import (
+    CONTENT,
+    OBJECT,
+    CatalogUnusable,
+    ObjectRow,
+    content_sum,
+    damaged,
+    file_sum,
+    proven_content,
+    proven_object,
+)
 from sysbackup.errors import SpoolError
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Location, Lock, LockMode, StoredObject
@@ -33,17 +44,8 @@ _AS_FIRM = {
     LockMode.NONE: "('COMPLIANCE', 'GOVERNANCE', 'none')",
 }
 
-# Of two things said of one version's lock both are true: locks only ever get later and firmer. `none` is no lock at
-# all, whatever date comes with it (that is until when a run with `lock_mode = none` would have liked one).
-_LATER = """
-    until = CASE
-        WHEN mode != 'none' AND excluded.mode = 'none' THEN until
-        WHEN mode = 'none' AND excluded.mode != 'none' THEN excluded.until
-        ELSE max(until, excluded.until) END,
-    mode = CASE
-        WHEN 'COMPLIANCE' IN (mode, excluded.mode) THEN 'COMPLIANCE'
-        WHEN 'GOVERNANCE' IN (mode, excluded.mode) THEN 'GOVERNANCE'
-        ELSE 'none' END"""
+# From the least firm to the firmest.
+_FIRMNESS = (LockMode.NONE, LockMode.GOVERNANCE, LockMode.COMPLIANCE)
 
 
 class FileState(NamedTuple):
@@ -71,7 +73,10 @@ class Catalog:
         self.path = path
         self._lock = threading.Lock()
         self._pending: set[bytes] = set()
+        # whether a claim was given back: others may have counted on it
+        self.unfulfilled = False
         self._short = "0"
+        self._promise = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
         self._own = ""
         self._today = 0
         self._seen: list[tuple[int, int, int]] = []
@@ -99,6 +104,7 @@ class Catalog:
         noted as used too. `CatalogUnusable` where this is another bucket's catalog.
         """
         until = int(promise.until.timestamp())
+        self._promise = promise
         self._short = f"(until < {until} OR mode NOT IN {_AS_FIRM[promise.mode]}"
         self._short += " OR checked = 0)" if doubting else ")"
         self._own = host
@@ -107,7 +113,7 @@ class Catalog:
             db.execute("INSERT INTO bucket SELECT ? WHERE NOT EXISTS (SELECT 1 FROM bucket)", (bucket,))
             known = db.execute("SELECT name FROM bucket").fetchone()[0]
             if known != bucket:
-                raise schema.CatalogUnusable(f"it is about the bucket {known}, not about {bucket}")
+                raise CatalogUnusable(f"it is about the bucket {known}, not about {bucket}")
             db.execute("DELETE FROM used")
             db.execute("DELETE FROM leaving")
             db.execute("UPDATE objects SET news = 1 WHERE news = 2")
@@ -141,6 +147,7 @@ class Catalog:
         """Give a claim back unfulfilled."""
         with self._lock:
             self._pending.discard(sha)
+            self.unfulfilled = True
 
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Packed]) -> None:
         """The store has confirmed an object with these contents; for a content of its own `length` is 0."""
@@ -165,54 +172,82 @@ class Catalog:
         of its lock too, is forgotten then.
         """
         db = self._db
-        until = int(stored.lock.until.timestamp())
         if checked:
             said = (stored.key, stored.version or "")
             which = "key = ? AND version = ? AND checked = 0"
             db.execute(f"DELETE FROM contents WHERE object = (SELECT id FROM objects WHERE {which})", said)
             db.execute(f"DELETE FROM objects WHERE {which}", said)
-        db.execute(
-            "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news)"
-            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, version) DO UPDATE SET {_LATER},"
-            " news = CASE WHEN excluded.news THEN 1 ELSE news END",
+        query = f"SELECT {OBJECT} FROM objects WHERE key = ? AND version = ?"
+        known = db.execute(query, (stored.key, stored.version or "")).fetchone()
+        if known is None:
+            number = self._add(stored, encoding, host=host, checked=checked, news=news)
+        else:
+            row = proven_object(*known)
+            number = row.number
+            rewrite(db, _later(row, stored.lock))
+            if news:
+                db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
+        rows = ((c.sha, number, c.offset if c.length else None, c.length or None, c.size) for c in contents)
+        db.executemany(
+            "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", ((*row, content_sum(*row)) for row in rows)
+        )
+
+    def _add(self, stored: StoredObject, encoding: str | None, *, host: str, checked: bool, news: bool) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news, sum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 stored.key,
                 stored.version or "",
                 stored.size,
                 stored.lock.mode.value,
-                until,
+                int(stored.lock.until.timestamp()),
                 encoding,
                 host,
                 int(checked),
                 int(news),
             ),
         )
-        # Without RETURNING: enterprise systems of today still have SQLite 3.34.
-        number = db.execute(
-            "SELECT id FROM objects WHERE key = ? AND version = ?", (stored.key, stored.version or "")
-        ).fetchone()[0]
-        db.executemany(
-            "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)",
-            ((c.sha, number, c.offset if c.length else None, c.length or None, c.size) for c in contents),
+        number = cursor.lastrowid
+        assert number is not None
+        row = ObjectRow(
+            number,
+            stored.key,
+            stored.version or "",
+            stored.size,
+            stored.lock.mode.value,
+            int(stored.lock.until.timestamp()),
+            encoding,
+            host,
+            int(checked),
         )
+        self._db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, number))
+        return number
 
-    def locate(self, shas: Iterable[bytes], *, leaving: bool = True) -> dict[bytes, Location]:
+    def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
         """
-        Where the contents lie; those that are not stored are missing from the answer.
+        Where the contents lie, each row proven; those that are not stored are missing from the answer.
 
-        Without `leaving`, so are those that are to be stored anew.
+        Without `leaving`, so are those that are to be stored anew. With `promised`
+        (a manifest is written from it) their objects must be locked for as long as
+        the run promises: `CatalogUnusable` where one is not, or a row is damaged.
         """
         kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
         found = {}
+        objects: dict[int, ObjectRow] = {}
         with self.held() as db:
             rows = _select(
                 db,
-                "SELECT sha, key, version, start, length, encoding FROM contents"
-                f" JOIN objects ON id = object WHERE sha IN ({{}}){kept}",
+                f"SELECT {CONTENT}, {OBJECT} FROM contents JOIN objects ON id = object WHERE sha IN ({{}}){kept}",
                 list(set(shas)),
             )
-            for sha, key, version, start, length, encoding in rows:
-                found[sha] = Location(key, version or None, start, length, encoding)
+            for columns in rows:
+                sha, number, start, length, _ = proven_content(*columns[:6])
+                row = objects.get(number) or proven_object(*columns[6:])
+                if promised and not row.stored.lock.covers(self._promise):
+                    raise damaged("used")
+                objects[number] = row
+                found[sha] = Location(row.key, row.version or None, start, length, row.encoding)
         return found
 
     # ---- files
@@ -228,7 +263,8 @@ class Catalog:
             return found
         asked = {(s.device, s.inode): s for s in states}
         query = (
-            f"SELECT inode, files.size, mtime, ctime, files.sha, seen, object, {self._short} FROM files"
+            f"SELECT device, inode, files.size, mtime, ctime, files.sha, files.sum, seen, objects.id, {self._short}"
+            " FROM files"
             " LEFT JOIN contents ON contents.sha = files.sha AND object NOT IN (SELECT object FROM leaving)"
             " LEFT JOIN objects ON id = object"
             " WHERE device = {} AND inode IN ({{}})"
@@ -237,9 +273,12 @@ class Catalog:
             used = []
             for device in {s.device for s in states}:
                 inodes = [s.inode for s in states if s.device == device]
-                for inode, size, mtime, ctime, sha, seen, stored, short in _select(
+                for *row, checksum, seen, stored, short in _select(
                     db, query.format(_signed(device)), [_signed(i) for i in inodes]
                 ):
+                    if file_sum(*row) != checksum:
+                        raise damaged("files")
+                    _, inode, size, mtime, ctime, sha = row
                     state = asked[device, inode & _MASK]
                     if (size, mtime, ctime) != (state.size, state.mtime, state.ctime):
                         continue
@@ -248,7 +287,7 @@ class Catalog:
                     found[device, state.inode] = sha
                     if short:
                         used.append((sha,))
-                    if seen < self._today - 7:
+                    if not isinstance(seen, int) or seen < self._today - 7:
                         self._seen.append((self._today, _signed(device), inode))
             db.executemany("INSERT OR IGNORE INTO used VALUES (?)", used)
             if len(self._seen) > 5000:
@@ -260,8 +299,11 @@ class Catalog:
         with self.held() as db, _transaction(db):
             self._knows_files = True
             db.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
-                ((_signed(s.device), _signed(s.inode), s.size, s.mtime, s.ctime, s.sha, self._today) for s in states),
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (*row, self._today, file_sum(*row))
+                    for row in ((_signed(s.device), _signed(s.inode), s.size, s.mtime, s.ctime, s.sha) for s in states)
+                ),
             )
 
     def tidy(self, now: datetime) -> None:
@@ -283,7 +325,7 @@ class Catalog:
         with self.held() as db:
             query = "SELECT min(until) FROM objects WHERE until > ? AND mode != 'none'"
             until = db.execute(query, (int(now.timestamp()),)).fetchone()[0]
-        return None if until is None else datetime.fromtimestamp(until, UTC)
+        return None if until is None else instant(until)
 
     def _write_seen(self, db: sqlite3.Connection) -> None:
         db.executemany("UPDATE files SET seen = ? WHERE device = ? AND inode = ?", self._seen)
@@ -312,12 +354,14 @@ class Catalog:
         try:
             yield
         except (sqlite3.OperationalError, OSError) as exc:
+            if "decode" in str(exc) or "no such" in str(exc):  # text that is no UTF-8; a schema that is not ours
+                raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
             raise SpoolError(
                 f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"
                 " directory, or delete the file: it is only a cache"
             ) from exc
         except sqlite3.DatabaseError as exc:
-            raise schema.CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
+            raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
 
 
 _MASK = (1 << 64) - 1
@@ -332,7 +376,39 @@ def _select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterat
     """The rows of a query with one IN ({}), for however many values."""
     for start in range(0, len(values), _AT_ONCE):
         some = values[start : start + _AT_ONCE]
-        yield from db.execute(query.format(",".join("?" * len(some))), some)
+        # whole: a cursor that is left in the middle, where a row is damaged, would outlive the connection
+        yield from db.execute(query.format(",".join("?" * len(some))), some).fetchall()
+
+
+def _later(row: ObjectRow, lock: Lock) -> ObjectRow:
+    """
+    A row under the later and the firmer of two locks: of two things said of one version's lock both are true.
+
+    `none` is no lock at all, whatever date comes with it (that is until when a run
+    with `lock_mode = none` would have liked one).
+    """
+    known, until = LockMode(row.mode), int(lock.until.timestamp())
+    if (known is LockMode.NONE) is (lock.mode is LockMode.NONE):
+        until = max(row.until, until)
+    elif lock.mode is LockMode.NONE:
+        until = row.until
+    return row._replace(mode=max(known, lock.mode, key=_FIRMNESS.index).value, until=until)
+
+
+def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
+    """Write down what may change of an object that is known."""
+    db.execute(
+        "UPDATE objects SET mode = ?, until = ?, encoding = ?, checked = ?, sum = ? WHERE id = ?",
+        (row.mode, row.until, row.encoding, row.checked, row.sum, row.number),
+    )
+
+
+def instant(until: object) -> datetime:
+    """The end of a lock from a row without proof. `CatalogUnusable` where it cannot be one."""
+    try:
+        return datetime.fromtimestamp(until, UTC)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError) as exc:
+        raise damaged("objects") from exc
 
 
 @contextmanager

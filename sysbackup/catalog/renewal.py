@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.known import Catalog, rewrite
+from sysbackup.catalog.rows import CONTENT, OBJECT, damaged, proven_content, proven_object
 from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import Lock, StoredObject
 
 _PAGE = 500
 
@@ -51,41 +52,35 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
     while True:
         with catalog.held() as db:
             rows = db.execute(
-                "SELECT id, key, version, size, mode, until, encoding, host, checked,"
-                " id IN (SELECT object FROM leaving), bytes,"
-                " coalesce((SELECT max(start + length) FROM contents WHERE object = id), size) FROM due"
+                f"SELECT {OBJECT}, id IN (SELECT object FROM leaving), bytes,"
+                " coalesce((SELECT max(start + length) FROM contents WHERE object = id), objects.size) FROM due"
                 " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
                 (last, _PAGE),
             ).fetchall()
         if not rows:
             return
         last = rows[-1][0]
-        yield [
-            Due(
-                number,
-                StoredObject(
-                    key, version or None, size, Lock(LockMode(mode), datetime.fromtimestamp(until, UTC)), fresh=False
-                ),
-                encoding,
-                host,
-                bool(checked),
-                bool(leaving),
-                used,
-                holds,
-            )
-            for number, key, version, size, mode, until, encoding, host, checked, leaving, used, holds in rows
-        ]
+        yield [_due(*row) for row in rows]
+
+
+def _due(*columns: Any) -> Due:
+    row = proven_object(*columns[:10])
+    leaving, used, holds = columns[10:]
+    if not isinstance(used, int) or not isinstance(holds, int):
+        raise damaged("contents")
+    return Due(row.number, row.stored, row.encoding, row.host, bool(row.checked), bool(leaving), used, holds)
 
 
 def renewed(catalog: Catalog, number: int, lock: Lock, *, checked: bool) -> None:
     """The store has confirmed that an object's lock is this now; `checked` if its contents were compared as well."""
     until = int(lock.until.timestamp())
     with catalog.held() as db:
-        db.execute(
-            "UPDATE objects SET mode = ?, until = ?, checked = max(checked, ?),"
-            " news = CASE WHEN until < ? THEN 1 ELSE news END WHERE id = ?",
-            (lock.mode.value, until, int(checked), until, number),
-        )
+        if (known := db.execute(f"SELECT {OBJECT} FROM objects WHERE id = ?", (number,)).fetchone()) is None:
+            return  # forgotten meanwhile, with its host
+        row = proven_object(*known)
+        rewrite(db, row._replace(mode=lock.mode.value, until=until, checked=max(row.checked, int(checked))))
+        if row.until < until:
+            db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
 
 
 def leave(catalog: Catalog, number: int) -> None:
@@ -101,14 +96,20 @@ def forget(catalog: Catalog, number: int) -> None:
         db.execute("DELETE FROM objects WHERE id = ?", (number,))
 
 
+def reencoded(catalog: Catalog, number: int, encoding: str | None) -> None:
+    """What stands for an object's contents turned out to be encoded like this."""
+    with catalog.held() as db:
+        known = db.execute(f"SELECT {OBJECT} FROM objects WHERE id = ?", (number,)).fetchone()
+        if known is not None:
+            rewrite(db, proven_object(*known)._replace(encoding=encoding))
+
+
 def contents(catalog: Catalog, number: int) -> list[Packed]:
     """The contents of one object that are known, by offset; offset and length 0 in a content object."""
     with catalog.held() as db:
-        rows = db.execute(
-            "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents WHERE object = ? ORDER BY start",
-            (number,),
-        ).fetchall()
-    return [Packed(*row) for row in rows]
+        rows = db.execute(f"SELECT {CONTENT} FROM contents WHERE object = ? ORDER BY start", (number,)).fetchall()
+    found = (proven_content(*row) for row in rows)
+    return [Packed(sha, start or 0, length or 0, size) for sha, _, start, length, size in found]
 
 
 def forget_host(catalog: Catalog, host: str) -> None:

@@ -8,18 +8,26 @@ from urllib.parse import quote
 
 import structlog
 
-from sysbackup.errors import SpoolError
+from sysbackup.catalog.rows import CatalogUnusable, ObjectRow, content_sum, file_sum
 from sysbackup.owning import leave_to_owner
 
 log = structlog.get_logger()
 
 # sqlite.org/pragma.html, application_id: "sbkC"
 APPLICATION = 0x73626B43
-VERSION = 1
+VERSION = 2
+
+# In catalogs made before there was a census it is added.
+_CENSUS = """
+CREATE TABLE IF NOT EXISTS census (
+    key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
+);
+"""
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
+{_CENSUS}
 CREATE TABLE objects (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
@@ -31,6 +39,7 @@ CREATE TABLE objects (
     host TEXT NOT NULL,          -- whose index, or whose run, told us of it
     checked INTEGER NOT NULL,    -- 1: ours, or its contents were compared with their hashes
     news INTEGER NOT NULL,       -- 1: stored or renewed by us, in no index yet; 2: in the one being published
+    sum INTEGER NOT NULL,        -- see `rows`, over all but `news`
     UNIQUE (key, version)
 );
 CREATE INDEX objects_news ON objects (news) WHERE news > 0;
@@ -39,7 +48,8 @@ CREATE TABLE contents (
     object INTEGER NOT NULL,
     start INTEGER,               -- of the member in its pack; NULL where the object is the content
     length INTEGER,
-    size INTEGER NOT NULL        -- of the content; -1: not known
+    size INTEGER NOT NULL,       -- of the content; -1: not known
+    sum INTEGER NOT NULL         -- see `rows`
 ) WITHOUT ROWID;
 CREATE INDEX contents_object ON contents (object);
 CREATE TABLE files (
@@ -50,6 +60,7 @@ CREATE TABLE files (
     ctime INTEGER NOT NULL,
     sha BLOB NOT NULL,
     seen INTEGER NOT NULL,       -- days since 1970
+    sum INTEGER NOT NULL,        -- see `rows`, over all but `seen`
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
@@ -69,10 +80,6 @@ CREATE TABLE bucket (
 """
 
 
-class CatalogUnusable(SpoolError):
-    """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
-
-
 def opened(path: Path) -> sqlite3.Connection:
     """
     The catalog at `path`, usable by any thread under the caller's lock; made where there is none.
@@ -88,8 +95,7 @@ def opened(path: Path) -> sqlite3.Connection:
         leave_to_owner(fd, path.parent)
         os.close(fd)
     db = _connected(path)
-    if fresh:
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    db.executescript(f"BEGIN; {_SCHEMA if fresh else _CENSUS} COMMIT;")
     return db
 
 
@@ -139,13 +145,15 @@ def _unusable(path: Path) -> str | None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION:
             return "it was not made by sysbackup"
-        if version != VERSION:
+        if version not in (1, VERSION):
             return f"it has version {version}, this sysbackup writes version {VERSION}"
         for table in ("objects", "contents", "files", "used", "leaving", "indexes", "bucket"):
             db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-        return _damage(db)
+        if (damage := _damage(db)) is None and version == 1:
+            _take_over(db)
+        return damage
     except sqlite3.OperationalError as exc:
-        if "no such" not in str(exc):
+        if "no such" not in str(exc) and "decode" not in str(exc):
             raise  # a busy or failing disk says nothing about the file
         return str(exc)
     except sqlite3.DatabaseError as exc:
@@ -165,6 +173,28 @@ def _damage(db: sqlite3.Connection) -> str | None:
     """
     said: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     return None if said == "ok" else said
+
+
+def _take_over(db: sqlite3.Connection) -> None:
+    """Give the rows of a catalog of version 1 their checksums, all or none."""
+    db.create_function("object_sum", 9, lambda *row: ObjectRow(*row).sum, deterministic=True)
+    db.create_function("content_sum", 5, content_sum, deterministic=True)
+    db.create_function("file_sum", 6, file_sum, deterministic=True)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for table, checksum in (
+            ("objects", "object_sum(id, key, version, size, mode, until, encoding, host, checked)"),
+            ("contents", "content_sum(sha, object, start, length, size)"),
+            ("files", "file_sum(device, inode, size, mtime, ctime, sha)"),
+        ):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN sum INTEGER NOT NULL DEFAULT -1")
+            db.execute(f"UPDATE {table} SET sum = {checksum}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def set_aside(path: Path, reason: str) -> None:

@@ -3,17 +3,16 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.known import Catalog, instant
+from sysbackup.catalog.renewal import contents
+from sysbackup.catalog.rows import OBJECT, proven_object, proven_text
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import StoredObject
 
 
-def learn(
-    catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, own: bool, doubting: bool = False
-) -> int:
+def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime, *, doubting: bool = False) -> int:
     """
     Take in what an index of `host` says; returns how many contents were new.
 
@@ -30,7 +29,7 @@ def learn(
         db.execute("BEGIN IMMEDIATE")
         try:
             for found in objects:
-                checked = _checked(db, found.stored)
+                own, checked = found.sealed, _checked(db, found.stored)
                 if checked is not None and doubting and not own:
                     continue
                 fresh = []
@@ -38,17 +37,16 @@ def learn(
                     until = int(found.stored.lock.until.timestamp())
                     for content in found.contents:
                         row = db.execute(
-                            "SELECT until, key = ? AND version = ? FROM contents JOIN objects ON id = object"
-                            " WHERE sha = ?",
+                            "SELECT until, (key = ? AND version = ?) OR checked = 0 FROM contents"
+                            " JOIN objects ON id = object WHERE sha = ?",
                             (found.stored.key, found.stored.version or "", content.sha),
                         ).fetchone()
                         if row is None or (own and row[1]) or (row[0] < present and row[0] < until):
                             fresh.append(content)
                             new += row is None
                 if fresh or checked is not None:
-                    sure = own and found.teller is None
                     catalog.enter(
-                        found.stored, found.encoding, fresh, host=found.teller or host, checked=sure, news=False
+                        found.stored, found.encoding, fresh, host=found.teller or host, checked=own, news=False
                     )
         except BaseException:
             if db.in_transaction:  # a full disk has ended it already
@@ -68,7 +66,7 @@ def _checked(db: sqlite3.Connection, stored: StoredObject) -> bool | None:
 def last_read(catalog: Catalog) -> dict[str, str]:
     """By host, the key of the last index that was read."""
     with catalog.held() as db:
-        return dict(db.execute("SELECT host, key FROM indexes").fetchall())
+        return {proven_text(host): proven_text(key) for host, key in db.execute("SELECT host, key FROM indexes")}
 
 
 def read_up_to(catalog: Catalog, keys: Mapping[str, str]) -> None:
@@ -87,7 +85,7 @@ def still_locked(catalog: Catalog, host: str, now: datetime) -> str | None:
         row = db.execute(
             "SELECT key FROM indexes WHERE host = ? AND until > ?", (host, int(now.timestamp()))
         ).fetchone()
-    return None if row is None else row[0]
+    return None if row is None else proven_text(row[0])
 
 
 def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
@@ -98,18 +96,30 @@ def restrict(catalog: Catalog, allowed: Callable[[str], bool]) -> list[str]:
     nobody has checked is forgotten with them, and other hosts' indexes count as unread.
     """
     with catalog.held() as db:
-        hosts = {row[0] for row in db.execute("SELECT DISTINCT host FROM objects")}
-        hosts |= {row[0] for row in db.execute("SELECT host FROM indexes")}
+        hosts = {proven_text(row[0]) for row in db.execute("SELECT DISTINCT host FROM objects")}
+        hosts |= {proven_text(row[0]) for row in db.execute("SELECT host FROM indexes")}
         dropped = sorted(host for host in hosts if not allowed(host))
         for host in dropped:
             db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE host = ?)", (host,))
             db.execute("DELETE FROM objects WHERE host = ?", (host,))
             db.execute("DELETE FROM indexes WHERE host = ?", (host,))
-        if dropped:
-            db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE checked = 0)")
-            db.execute("DELETE FROM objects WHERE checked = 0")
-            db.execute("DELETE FROM indexes WHERE host != ?", (catalog.own,))
+    if dropped:
+        forget_unproven(catalog)
     return dropped
+
+
+def unproven(catalog: Catalog) -> bool:
+    """Whether anything in the catalog is a word that nobody has compared with the bytes."""
+    with catalog.held() as db:
+        return db.execute("SELECT 1 FROM objects WHERE checked = 0 LIMIT 1").fetchone() is not None
+
+
+def forget_unproven(catalog: Catalog) -> None:
+    """Forget what nobody has compared with the bytes, and count the indexes of other hosts as unread."""
+    with catalog.held() as db:
+        db.execute("DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE checked = 0)")
+        db.execute("DELETE FROM objects WHERE checked = 0")
+        db.execute("DELETE FROM indexes WHERE host != ?", (catalog.own,))
 
 
 def begin_publishing(catalog: Catalog) -> int:
@@ -126,25 +136,16 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
     last = -1
     while True:
         with catalog.held() as db:
-            row = db.execute(
-                "SELECT id, key, version, size, mode, until, encoding, host, checked FROM objects"
-                " WHERE news = 2 AND id > ?"
-                " ORDER BY id LIMIT 1",
-                (last,),
+            found = db.execute(
+                f"SELECT {OBJECT} FROM objects WHERE news = 2 AND id > ? ORDER BY id LIMIT 1", (last,)
             ).fetchone()
-            if row is None:
-                return
-            last, key, version, size, mode, until, encoding, host, checked = row
-            contents = db.execute(
-                "SELECT sha, coalesce(start, 0), coalesce(length, 0), size FROM contents"
-                " WHERE object = ? ORDER BY start",
-                (last,),
-            ).fetchall()
-        lock = Lock(LockMode(mode), datetime.fromtimestamp(until, UTC))
-        stored = StoredObject(key, version or None, size, lock)
+        if found is None:
+            return
+        row = proven_object(*found)
+        last = row.number
         # What nobody has checked stays the word of the host that we have it from.
-        teller = None if checked else host
-        yield Indexed(stored, encoding, tuple(Packed(*content) for content in contents), teller)
+        teller = None if row.checked else row.host
+        yield Indexed(row.stored, row.encoding, tuple(contents(catalog, last)), teller)
 
 
 def published(catalog: Catalog, host: str, key: str, until: datetime | None) -> None:
@@ -181,7 +182,7 @@ def info(catalog: Catalog) -> Info:
             db.execute("SELECT count(*) FROM contents").fetchone()[0],
             db.execute("SELECT count(*) FROM files").fetchone()[0],
             stored,
-            None if first is None else (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)),
+            None if first is None else (instant(first), instant(last)),
             dict(db.execute("SELECT host, count(*) FROM objects GROUP BY host").fetchall()),
             db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
             next((row[0] for row in db.execute("SELECT name FROM bucket")), None),

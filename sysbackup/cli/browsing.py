@@ -1,25 +1,21 @@
-"""`sysbackup list` and `sysbackup ls`: what the bucket holds, and what a backup holds."""
+"""`sysbackup ls`: what a backup holds."""
 
-import asyncio
 import os
 import stat
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import click
-import msgspec
-from msgspec import UNSET, Struct
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from msgspec import UNSET
 
-from sysbackup.cli.display import size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import put, put_json, say
 from sysbackup.config import Config
-from sysbackup.errors import FormatError, RestoreError, UsageError
+from sysbackup.errors import FormatError, UsageError
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import (
     BlockDevice,
@@ -30,85 +26,63 @@ from sysbackup.formats.manifest import (
     File,
     FileNode,
     Link,
-    RunHeader,
     Snapshot,
 )
 from sysbackup.model import shown
 from sysbackup.recovery import history
-from sysbackup.recovery.selecting import Selection
+from sysbackup.recovery.selecting import Selection, check_length
 from sysbackup.sources import acl
 from sysbackup.sources.owners import Owners
 from sysbackup.store.port import ObjectStore
 
-_AT_ONCE = 8  # manifests whose first line is read at the same time
+_NAMED = 10  # so many entries that make no sense are named one by one
 
 host_option = click.option("--host", metavar="HOST", help="Backups of this host alone.")
+version_option = click.option(
+    "--version", "version", metavar="ID", help="This version of its manifest, where `sysbackup list` shows several."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-class Listed(Struct, frozen=True, omit_defaults=True):
-    """One run, as `list --json` prints it."""
-
-    run: str
-    host: str
-    started: datetime
-    manifest: str
-    version: str | None
-    size: int
-    promise: datetime | None = None
-    tool: str | None = None
-    oddity: str | None = None
-
-
-@click.command("list")
-@host_option
-@click.option("--long", "-l", "long", is_flag=True, help="Read each manifest's first line: until when it is promised.")
-@json_option
-@pass_frame
-def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -> int:
-    """List the backups in the bucket, the newest last."""
-    found = run(_list(frame.config(), host, long=long))
-    if as_json:
-        click.echo(msgspec.json.encode(found))
-        return 0
-    console = Console()
-    if not found:
-        if host is not None:
-            raise RestoreError(f"there is no backup of {shown(host.encode())}; sysbackup list shows those of all hosts")
-        console.print("There is no backup yet.")
-        return 0
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("RUN", "HOST", "STARTED", *(("PROMISED UNTIL", "BY") if long else ())):
-        table.add_column(column, no_wrap=True)
-    table.add_column("MANIFEST", justify="right", no_wrap=True)
-    for row in found:
-        promised = (when(row.promise) if row.promise else "?", _plain(row.tool or "?")) if long else ()
-        table.add_row(row.run, _plain(row.host), when(row.started), *promised, size(row.size))
-    # Never narrower than what is in it: a name that was cut cannot be given to `restore`.
-    Console(width=max(console.width, 240)).print(table)
-    for row in found:
-        if row.oddity:
-            click.echo(f"sysbackup: {row.run}: {shown(row.oddity.encode())}", err=True)
-    return 0
 
 
 @click.command("ls")
 @click.argument("name", metavar="RUN")
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.UNPROCESSED)
 @host_option
+@version_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's entries, one JSON object on each line.")
 @pass_frame
-def ls_command(frame: Frame, *, name: str, paths: tuple[str, ...], host: str | None, as_json: bool) -> int:
+def ls_command(
+    frame: Frame, *, name: str, paths: tuple[str, ...], host: str | None, version: str | None, as_json: bool
+) -> int:
     """
     List what a backup holds: all of it, or each PATH and what lies beneath it.
 
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Times
     are in UTC. A + after the permissions tells of an ACL.
     """
-    missing = run(_ls(frame.config(), name, selected(paths), host, as_json=as_json))
+    missing, senseless = run(_ls(frame.config(), Choice(name, host, version), selected(paths), as_json=as_json))
     for path in missing:
-        click.echo(f"sysbackup: the backup holds no {shown(path)}", err=True)
-    return 1 if missing else 0
+        say(f"the backup holds no {shown(path)}")
+    if senseless > _NAMED:
+        say(f"… and {senseless - _NAMED:,} more entries make no sense")
+    return 1 if missing or senseless else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which run a command line means."""
+
+    name: str
+    host: str | None
+    version: str | None
+
+    async def find(self, store: ObjectStore) -> history.Run:
+        """That run; what is odd about it, or how it was chosen, is told on standard error."""
+        found = await history.find(store, self.name, self.host, self.version)
+        for note in (*found.notes, found.run.oddity):
+            if note:
+                say(note)
+        return found.run
 
 
 def selected(paths: Sequence[str]) -> list[bytes]:
@@ -120,63 +94,44 @@ def selected(paths: Sequence[str]) -> list[bytes]:
     return found
 
 
-async def _list(config: Config, host: str | None, *, long: bool) -> list[Listed]:
-    async with open_store(config) as store:
-        found = await history.runs(store, host)
-        if not long:
-            return [_listed(r, None) for r in found]
-        slots = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            headers = [group.create_task(_header(store, r, slots)) for r in found]
-        return [_listed(r, header.result()) for r, header in zip(found, headers, strict=True)]
-
-
-async def _header(store: ObjectStore, found: history.Run, slots: asyncio.Semaphore) -> RunHeader | None:
-    async with slots:
-        try:
-            return await history.header(store, found)
-        except FormatError:
-            return None  # shown as '?': a restore of it would say what is wrong
-
-
-def _listed(found: history.Run, header: RunHeader | None) -> Listed:
-    return Listed(
-        found.run,
-        found.host,
-        found.started,
-        found.key,
-        found.version,
-        found.size,
-        header.promise if header else None,
-        header.tool if header else None,
-        found.oddity,
-    )
-
-
-async def _ls(config: Config, name: str, paths: Sequence[bytes], host: str | None, *, as_json: bool) -> list[bytes]:
-    """Print the entries; returns the paths that met none."""
+async def _ls(config: Config, choice: Choice, paths: Sequence[bytes], *, as_json: bool) -> tuple[list[bytes], int]:
+    """Print the entries; returns the paths that met none, and how many entries made no sense (the first are named)."""
     selection = Selection(paths)
     owners = Owners()
+    senseless = 0
     async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
-        if found.oddity:
-            click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
+        found = await choice.find(store)
         async with aclosing(history.batches(store, found)) as batches:
             async for batch in batches:
-                lines = [
-                    manifest.encode(entry) if as_json else _line(entry, owners).encode()
-                    for entry in batch
-                    if _is_meant(entry, selection, everything=not paths)
-                ]
+                lines: list[bytes] = []
+                for entry in batch:
+                    try:
+                        if _is_meant(entry, selection, everything=not paths):
+                            lines.append(manifest.encode(entry) if as_json else _line(entry, owners).encode())
+                    except FormatError as exc:
+                        senseless += 1
+                        if senseless <= _NAMED:
+                            say(f"an entry of the manifest makes no sense: {exc}")
                 if lines:
-                    click.echo(b"\n".join(lines))
-    return selection.unmatched
+                    _print(lines, as_json=as_json)
+    return selection.unmatched, senseless
+
+
+def _print(lines: list[bytes], *, as_json: bool) -> None:
+    if as_json:
+        put_json(b"\n".join(lines))
+    else:
+        put(b"\n".join(lines).decode())
 
 
 def _is_meant(entry: Entry, selection: Selection, *, everything: bool) -> bool:
     if isinstance(entry, Snapshot):
         return everything
-    return isinstance(entry, manifest.Node) and entry.path_bytes in selection
+    if not isinstance(entry, manifest.Node):
+        return False
+    path = entry.path_bytes
+    check_length(path)
+    return path in selection
 
 
 _KINDS: dict[type[Entry], int] = {
@@ -233,8 +188,3 @@ def _moment(mtime: int) -> str:
     except OverflowError:
         return f"{'?':<19}"
     return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _plain(text: str) -> Text:
-    """Text from the bucket, which may hold markup or terminal commands."""
-    return Text(shown(text.encode()))

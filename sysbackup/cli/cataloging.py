@@ -2,7 +2,6 @@
 
 import click
 import msgspec
-from rich.console import Console
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
@@ -11,12 +10,14 @@ from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.config import Config
 from sysbackup.errors import UsageError
-from sysbackup.model import SystemClock, shown
+from sysbackup.model import SystemClock
 from sysbackup.pipeline.naming import naming
 from sysbackup.pipeline.rebuilding import learn_objects
 from sysbackup.pipeline.renewing import Doubt
+from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.sources.sorting import spooling
@@ -41,7 +42,7 @@ def info_command(frame: Frame, as_json: bool) -> None:
     with Catalog(path, read_only=True) as catalog:
         info = shared.info(catalog)
     if as_json:
-        click.echo(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
+        put_json(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
         return
     rows = [
         ("catalog", f"{path}, {size(path.stat().st_size)}"),
@@ -51,12 +52,10 @@ def info_command(frame: Frame, as_json: bool) -> None:
     ]
     if info.locks:
         rows.append(("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}"))
-    rows += [
-        ("from", f"{shown(host.encode())}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())
-    ]
+    rows += [("from", f"{host}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())]
     if info.unpublished:
         rows.append(("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index"))
-    show_rows(Console(), rows)
+    show_rows(Terminal(), rows)
 
 
 def _plain(info: shared.Info) -> dict[str, object]:
@@ -96,7 +95,7 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
                 if from_objects:
                     await learn_objects(store, catalog, names.host, clock)
                 else:
-                    trust = Trust(names.host, config.content.share, doubt.any)
+                    trust = Trust(names.host, config.content.share, doubt.any, host_seal(config.state, names.host))
                     await learn_all(store, catalog, trust, clock)
                 info = shared.info(catalog)
             # Only now: had anything failed, the old one would still be there.

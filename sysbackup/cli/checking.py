@@ -13,6 +13,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from sysbackup.cli import printing
 from sysbackup.cli.findings import File, Findings, Line, print_plainly, show
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config, Metrics
@@ -40,6 +41,7 @@ def command(frame: Frame, *, changed: bool, as_json: bool) -> int:
     will be run. Asks nothing of the store. Exit status 78 where there are
     mistakes.
     """
+    printing.done_anyway()
     findings = examine(frame.directory, os.environ)
     if changed:
         findings = replace(findings, settings=[line for line in findings.settings if line.changed])

@@ -45,8 +45,11 @@ def duration(seconds: float) -> str:
 
 
 def when(instant: datetime) -> str:
-    """An instant in UTC, to the minute."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """An instant in UTC, to the minute; a date that has no place in UTC as it is."""
+    try:
+        return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except OverflowError:
+        return instant.isoformat(" ", "minutes")
 
 
 def source(problem: Mapping[str, str]) -> str:
@@ -120,7 +123,7 @@ class Progress:
         self._counts: Counts | None = None
         self._note = ""
         self._begun = monotonic()
-        self._spinner = Spinner("dots")
+        self._spinner = Spinner("line" if console.options.ascii_only else "dots")
 
     @contextmanager
     def live(self, log_level: str) -> Iterator[None]:
@@ -218,7 +221,7 @@ def _rows(summary: Summary) -> Mapping[str, str]:
         f"({count(summary.contents, 'new content')})"
         + (f"; {size(summary.reused)} were stored already" if summary.reused else ""),
         "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
-        "promised": f"until {when(summary.promise)}",
+        "promised": f"until {when(summary.promise)}" if summary.promise else "nothing: lock_mode = none",
         "manifest": f"s3://{summary.bucket}/{summary.manifest}",
     }
     if summary.renewed:

@@ -14,16 +14,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
 
 from sysbackup import __version__, logs
+from sysbackup.cli import printing
 from sysbackup.cli.frame import Frame
 from sysbackup.cli.looping import Stopped
+from sysbackup.cli.printing import NobodyReads
+from sysbackup.cli.terminal import say
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
+from sysbackup.model import printable
 
 _COMMANDS = {
     "run": ("sysbackup.cli.running:command", "Make one backup now."),
@@ -80,7 +85,7 @@ class _Commands(click.Group):
             if error.errno != errno.EPIPE:
                 raise
             if _read_by_nobody(sys.stdout):
-                raise _NobodyReads from None
+                raise NobodyReads from None
             raise SysbackupError(f"a pipe or connection was closed by its other end: {error}") from error
 
     def resolve_command(
@@ -126,6 +131,7 @@ def group(ctx: click.Context, config_dir: Path | None, log_level: str) -> None:
 
 def main() -> NoReturn:
     """The program: runs the command line and exits with its status."""
+    printing.prepare()
     sys.exit(invoke(sys.argv[1:]))
 
 
@@ -134,8 +140,16 @@ def invoke(arguments: Sequence[str]) -> int:
     Run a command line and return its exit status.
 
     A command's own status is the number it returns, or gives to `ctx.exit`.
-    Errors are told on standard error, for people: a traceback is a bug.
+    Errors are told on standard error, for people: a traceback is a bug. That a
+    backup's summary could not be printed is told there, too: its status stands.
     """
+    status = _invoke(arguments)
+    if reason := printing.unprinted():
+        _say(f"cannot write to standard output: {reason}. All else is done, as the exit status says", status=status)
+    return status
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     try:
         status = group.main(args=list(arguments), prog_name="sysbackup", standalone_mode=False)
         sys.stdout.flush()
@@ -145,9 +159,11 @@ def invoke(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         return _say(str(stopped), status=stopped.exit_code)
     except click.ClickException as error:
-        error.show()
+        told = StringIO()
+        error.show(told)
+        click.echo(printable(told.getvalue()), err=True, nl=False)
         return error.exit_code
-    except (_NobodyReads, BrokenPipeError):
+    except (NobodyReads, BrokenPipeError):
         return _be_quiet()
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, its exit status must be ours
         return _failed(error)
@@ -156,7 +172,8 @@ def invoke(arguments: Sequence[str]) -> int:
 def _failed(error: Exception) -> int:
     causes = expected(error)
     if causes is None:
-        traceback.print_exception(error)  # without local variables, which may hold credentials
+        # without local variables, which may hold credentials
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
         return _say(
             f"this is a bug, please report it with what stands above: {type(error).__name__}: {error}", status=1
         )
@@ -166,13 +183,8 @@ def _failed(error: Exception) -> int:
 
 
 def _say(*sentences: str, status: int) -> int:
-    for sentence in sentences:
-        click.echo(f"sysbackup: {sentence}", err=True)
+    say(*sentences)
     return status
-
-
-class _NobodyReads(Exception):
-    """Whoever read standard output has gone."""
 
 
 def _read_by_nobody(stream: TextIO) -> bool:

@@ -1,23 +1,23 @@
 """`sysbackup status`: whether backups happen."""
 
 import os
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 
 import click
 import msgspec
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
 from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli.terminal import legible, put_json
 from sysbackup.config import Config
 from sysbackup.errors import SpoolError
 from sysbackup.loading import read_config
 from sysbackup.pipeline.report import Ended
 from sysbackup.service import asking, history
-from sysbackup.service.status import Status, born, lives, status_path
+from sysbackup.service.status import Status, born, conf_changed, lives, status_path
 from sysbackup.service.verdict import FAILING, FRESH, STALE, Facts, Report, ago, report, roughly
 from sysbackup.sources import timers
 
@@ -52,17 +52,17 @@ def command(frame: Frame, *, as_json: bool) -> int:
     since, asked (one more run will follow), current (the run that goes on:
     run, started, promise, progress), last, last_complete, last_stored, next,
     next_by (schedule, timer), promises (last_until, backups, first_end,
-    last_end), refused, stale_after (seconds), runs. Each run has outcome,
-    exit_code, host, run, started, finished, reason, summary.
+    last_end), refused, conf_changed (true where conf was not reloaded),
+    stale_after (seconds), runs. Each run has outcome, exit_code, host, run,
+    started, finished, reason, summary.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a monitoring system's locale may know no more than ASCII
-        sys.stdout.reconfigure(errors="backslashreplace")
+    printing.done_anyway()
     said = report(gather(frame))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(said)))
+        put_json(msgspec.json.format(msgspec.json.encode(said)))
     else:
         colour = False if "NO_COLOR" in os.environ else None  # None: where standard output is a terminal
-        for line in _lines(said):
+        for line in _lines(legible(said)):
             click.echo(line.rstrip(), color=colour)
     return said.exit_code
 
@@ -88,6 +88,7 @@ def gather(frame: Frame) -> Facts:
         stale_after=stale_after,
         next_timer=None if scheduled else timers.next_elapse(TIMER),
         warnings=warnings,
+        conf_changed=conf_changed(status) if status is not None and alive else None,
     )
 
 
@@ -211,7 +212,9 @@ def _next(said: Report) -> str:
 def _promised(said: Report) -> str:
     promises = said.promises
     if promises.last_until is None:
-        return "nothing: there is no backup"
+        if said.last_stored is None:
+            return "nothing: there is no backup"
+        return "nothing: the last backup was made with lock_mode = none, and can be deleted at any time"
     text = f"the last backup until {when(promises.last_until)}"
     if promises.first_end is None or promises.last_end is None:
         return text + ": that is over"

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
@@ -14,21 +15,25 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from sysbackup.cli import process
-from sysbackup.cli.browsing import host_option, json_option, list_command, ls_command, selected
+from sysbackup.cli import printing, process
+from sysbackup.cli.browsing import Choice, host_option, json_option, ls_command, selected, version_option
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.overview import list_command
 from sysbackup.cli.pouring import into_descriptor, into_file
+from sysbackup.cli.printing import NobodyReads, Unprinted
+from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.config import Config
-from sysbackup.errors import ProgramError, RestoreError, UsageError
+from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import history, snapshots
 from sysbackup.recovery.report import Counts, Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.sources.programs import pipe_into
+from sysbackup.store.port import ObjectStore
 
 __all__ = ["list_command", "ls_command", "restore_command", "restore_snapshot_command"]
 
@@ -38,6 +43,7 @@ class Summary(Struct, frozen=True):
 
     run: str
     host: str
+    manifest_version: str | None
     target: str
     seconds: float
     counts: Counts
@@ -56,6 +62,7 @@ class Summary(Struct, frozen=True):
     help="Restore beneath this directory, made where missing. / restores over this machine.",
 )
 @host_option
+@version_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are in the way. Directories are never replaced.")
 @click.option("--numeric-owner", is_flag=True, help="Restore owners by number even where their names exist here.")
 @json_option
@@ -67,6 +74,7 @@ def restore_command(
     paths: tuple[str, ...],
     target: str,
     host: str | None,
+    version: str | None,
     overwrite: bool,
     numeric_owner: bool,
     as_json: bool,
@@ -80,19 +88,24 @@ def restore_command(
     something is not; it is named on standard error.
     """
     process.prepare()
+    printing.done_anyway()
     config = frame.config()
     wanted = selected(paths)
     options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
-    watcher = _Watcher(Console(stderr=True))
+    watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
-        found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
+        found, report = run(
+            _restore(config, Choice(name, host, version), wanted, os.fsencode(target), options, watcher)
+        )
     seconds = monotonic() - begun
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
         where = shown(os.fsencode(target))
-        summary = Summary(found.run, found.host, where, seconds, report.counts, report.warnings, problems)
-        click.echo(msgspec.json.encode(summary))
+        summary = Summary(
+            found.run, found.host, found.version, where, seconds, report.counts, report.warnings, problems
+        )
+        put_json(msgspec.json.encode(summary))
     else:
         _show(found, report, seconds)
     return report.exit_code
@@ -102,6 +115,7 @@ def restore_command(
 @click.argument("name", metavar="RUN")
 @click.argument("snapshot", metavar="NAME")
 @host_option
+@version_option
 @click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
 @click.option("--yes", is_flag=True, help="Run that command without asking.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the data to this file.")
@@ -113,6 +127,7 @@ def restore_snapshot_command(
     name: str,
     snapshot: str,
     host: str | None,
+    version: str | None,
     through: bool,
     yes: bool,
     output: Path | None,
@@ -126,7 +141,7 @@ def restore_snapshot_command(
     """
     config = frame.config()
     _check_destination(output, through=through, force=force)
-    found = run(_find(config, name, host, snapshot))
+    found = run(_find(config, Choice(name, host, version), snapshot))
     if through:
         _confirm(found, yes=yes)
     run(_pour(config, found, output, through=through, force=force))
@@ -135,37 +150,59 @@ def restore_snapshot_command(
 
 async def _restore(
     config: Config,
-    name: str,
-    host: str | None,
+    choice: Choice,
     paths: list[bytes],
     target: bytes,
     options: Options,
     watcher: "_Watcher",
 ) -> tuple[history.Run, Report]:
     async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
-        _warn_of(found)
+        found = await choice.find(store)
         return found, await restore(store, found, paths, target, options, watcher)
 
 
-async def _find(config: Config, name: str, host: str | None, snapshot: str) -> Snapshot:
+async def _find(config: Config, choice: Choice, snapshot: str) -> Snapshot:
     async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
-        _warn_of(found)
+        found = await choice.find(store)
         return await snapshots.find_snapshot(store, found, snapshot)
 
 
 async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
     async with open_store(config) as store:
-        data = snapshots.data(store, found)
-        if output is not None:
-            await into_file(data, output, overwrite=force)
-        elif not through:
-            await into_descriptor(data, sys.stdout.fileno())
-        elif status := await pipe_into(found.restore or "", data):
-            raise ProgramError(
-                f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
-            )
+        try:
+            await _pour_once(store, found, output, through=through, force=force)
+        except FormatError as exc:
+            # It may have been the way: a file begins anew, what went into a pipe cannot be called back.
+            if output is not None:
+                await _pour_once(store, found, output, through=through, force=force)
+            elif await snapshots.is_whole(store, found):
+                raise FormatError(
+                    f"snapshot {found.name!r} was damaged on its way here; in the bucket it is whole. Its end was held"
+                    " back: do not use what came before it, and fetch it again"
+                ) from exc
+            else:
+                raise
+
+
+async def _pour_once(store: ObjectStore, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
+    data = snapshots.data(store, found)
+    if output is not None:
+        await into_file(data, output, overwrite=force)
+    elif not through:
+        await _print(data)
+    elif status := await pipe_into(found.restore or "", data):
+        raise ProgramError(
+            f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
+        )
+
+
+async def _print(data: AsyncGenerator[bytes, None]) -> None:
+    try:
+        await into_descriptor(data, sys.stdout.fileno())
+    except BrokenPipeError:
+        raise NobodyReads from None
+    except OSError as exc:
+        raise Unprinted(f"cannot write to standard output: {exc.strerror}") from exc
 
 
 def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:
@@ -183,18 +220,13 @@ def _confirm(found: Snapshot, *, yes: bool) -> None:
         raise RestoreError(
             f"no restore command was recorded with snapshot {found.name!r}; fetch its data without --run"
         )
-    click.echo(f"sysbackup: {count(found.size, 'byte')} go into: {shown(found.restore.encode())}", err=True)
+    say(f"{count(found.size, 'byte')} go into: {shown(found.restore.encode())}")
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to be asked whether to run this command: say --yes")
     if not click.confirm("Run this command now?", err=True):
         raise RestoreError("the command was not run, and nothing was changed")
-
-
-def _warn_of(found: history.Run) -> None:
-    if found.oddity:
-        click.echo(f"sysbackup: {shown(found.oddity.encode())}", err=True)
 
 
 def _spool(config: Config) -> Path:
@@ -247,7 +279,7 @@ class _Watcher:
 
 
 def _show(found: history.Run, report: Report, seconds: float) -> None:
-    console = Console()
+    console = Terminal()
     counts = report.counts
     good = report.exit_code == 0
     mark, colour = ("✔", "green") if good else ("!", "yellow")

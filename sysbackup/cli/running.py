@@ -9,13 +9,13 @@ from datetime import datetime
 import click
 import msgspec
 import structlog
-from rich.console import Console
 
-from sysbackup.cli import process
+from sysbackup.cli import printing, process
 from sysbackup.cli.display import Progress, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import STOPPING, Stopped, run
 from sysbackup.cli.opening import open_store
+from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
 from sysbackup.model import Clock, SystemClock
@@ -48,16 +48,17 @@ def command(frame: Frame, as_json: bool, rescan: bool) -> int:
     has mistakes.
     """
     process.prepare()
+    printing.done_anyway()
     config = frame.config()
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     progress = Progress(errors)
     attempt = _Attempt(config, progress, SystemClock())
     with progress.live(frame.log_level) if errors.is_terminal else nullcontext():
         summary = attempt.make(rescan=rescan)
     if as_json:
-        click.echo(msgspec.json.encode(summary))
+        put_json(msgspec.json.encode(summary))
     else:
-        show_summary(Console(), summary)
+        show_summary(Terminal(), summary)
     return summary.exit_code
 
 

@@ -22,7 +22,7 @@ from sysbackup.service.daemon import Daemon
 from sysbackup.service.history import Past
 from sysbackup.service.notify import Notify
 from sysbackup.service.signals import Deadline
-from sysbackup.service.status import socket_path, status_path
+from sysbackup.service.status import fingerprint, socket_path, status_path
 from sysbackup.service.telling import Telling
 from sysbackup.sources import adopting
 
@@ -45,22 +45,23 @@ def command(frame: Frame) -> int:
     it alive: see `sysbackup status`.
     """
     os.environ["SYSBACKUP_LOG_LEVEL"] = frame.log_level  # for the processes that do the runs
+    conf = fingerprint(frame.directory)
     config = frame.config()
     with Deadline() as deadline:
-        uvloop.run(_live(frame, config, deadline))
+        uvloop.run(_live(frame, config, conf, deadline))
     return 0
 
 
-async def _live(frame: Frame, config: Config, deadline: Deadline) -> None:
+async def _live(frame: Frame, config: Config, conf: str | None, deadline: Deadline) -> None:
     threads = ThreadPoolExecutor(thread_name_prefix="daemon")
     asyncio.get_running_loop().set_default_executor(threads)
     with _alone(config):
         _adopt()
-        await _serve(frame, config, deadline)
+        await _serve(frame, config, conf, deadline)
     await signals.wait_for_threads(threads)
 
 
-async def _serve(frame: Frame, config: Config, deadline: Deadline) -> None:
+async def _serve(frame: Frame, config: Config, conf: str | None, deadline: Deadline) -> None:
     clock = SystemClock()
     notify = Notify(os.environ)
     daemon = Daemon(
@@ -71,6 +72,7 @@ async def _serve(frame: Frame, config: Config, deadline: Deadline) -> None:
         clock,
         notify,
         _past(config),
+        conf,
     )
     log.info("daemon.started", pid=os.getpid(), directory=str(config.directory), host=config.content.host)
     try:

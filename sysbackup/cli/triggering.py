@@ -1,24 +1,26 @@
 """`sysbackup trigger`: have the daemon make a backup, and wait for it if asked to."""
 
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
 import click
 import msgspec
-from rich.console import Console
 
+from sysbackup.cli import printing
 from sysbackup.cli.display import Progress, doing, one_line, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import Stopped, run
+from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.errors import DaemonUnreachable, UsageError
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.report import Ended
 from sysbackup.service import asking
 from sysbackup.service.control import Accepted, Going
 from sysbackup.service.messages import Over
-from sysbackup.service.status import socket_path, status_path
+from sysbackup.service.status import Status, conf_changed, lives, socket_path, status_path
+from sysbackup.service.verdict import NOT_RELOADED
 
 LINE_EVERY = 60.0
 """Seconds between two lines on how a run goes, where there is no terminal to show it on."""
@@ -38,19 +40,29 @@ def command(frame: Frame, *, wait: bool, as_json: bool) -> int:
     interrupted ends the waiting alone: the run is made. Exit status 69: no
     daemon answers, or it went away before the run had ended.
     """
+    printing.done_anyway()
     places = frame.places()
     if wait:
+        with suppress(DaemonUnreachable):  # told where it is asked
+            _warn_of_conf(asking.look(status_path(places)))
         return _end(_wait(frame, socket_path(places)), as_json=as_json)
     if as_json:
         raise UsageError("--json needs --wait: without it there is no end to tell of")
     status = asking.rouse(status_path(places))
+    _warn_of_conf(status)
     after = ", after the one that goes on" if status.current else ""
     click.echo(f"The daemon (process {status.pid}) is asked for a run{after}. How it goes: sysbackup status")
     return 0
 
 
+def _warn_of_conf(status: Status | None) -> None:
+    """A run by an old configuration is a surprise to whoever has just changed it."""
+    if status is not None and lives(status) and conf_changed(status):
+        say(f"{status.directory}/conf {NOT_RELOADED}")
+
+
 def _wait(frame: Frame, path: Path) -> Ended:
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     progress = Progress(console)
     screen: _Screen = _Live(progress, SystemClock()) if console.is_terminal else _Lines(SystemClock())
     try:
@@ -58,19 +70,19 @@ def _wait(frame: Frame, path: Path) -> Ended:
             return run(_follow(path, screen))
     except Stopped:
         if screen.accepted:
-            _say("no longer waiting; the run is made all the same: see sysbackup status")
+            say("no longer waiting; the run is made all the same: see sysbackup status")
         raise
 
 
 def _end(ended: Ended, *, as_json: bool) -> int:
     if as_json:
-        click.echo(msgspec.json.encode(ended))
+        put_json(msgspec.json.encode(ended))
     elif ended.summary is not None:
-        show_summary(Console(), ended.summary)
+        show_summary(Terminal(), ended.summary)
     if ended.summary is None:
         what = f"the run {ended.run}" if ended.run else "the run"
         how = "was stopped" if ended.outcome == "stopped" else "failed"
-        _say(f"{what} {how}, there is no manifest of it: {one_line(ended.reason or 'nobody knows why')}")
+        say(f"{what} {how}, there is no manifest of it: {one_line(ended.reason or 'nobody knows why')}")
     return ended.exit_code
 
 
@@ -124,18 +136,14 @@ class _Lines:
     def show(self, answer: Accepted | Going) -> None:
         if isinstance(answer, Accepted):
             self.accepted = True
-            _say("another run goes on; ours comes after it" if answer.later else "a run is asked for, and begins now")
+            say("another run goes on; ours comes after it" if answer.later else "a run is asked for, and begins now")
         elif answer.current is not None:
             current = answer.current
             if answer.ours and current.run and current.run != self._said:
                 self._said = current.run
                 self._at = monotonic()
-                _say(f"run {current.run} has begun")
+                say(f"run {current.run} has begun")
             elif monotonic() - self._at >= LINE_EVERY:
                 self._at = monotonic()
                 passed = (self._clock.now() - current.started).total_seconds()
-                _say(("" if answer.ours else "the other run: ") + doing(current.progress, passed))
-
-
-def _say(text: str) -> None:
-    click.echo(f"sysbackup: {text}", err=True)
+                say(("" if answer.ours else "the other run: ") + doing(current.progress, passed))

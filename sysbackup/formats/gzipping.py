@@ -26,6 +26,7 @@ LEVEL = 1  # the fastest of zlib's; igzip's go from 0 to 3
 
 _GZIP = 31  # zlib's wbits: a gzip header and trailer around a 32 KiB window (zlib manual, deflateInit2)
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
+_MAGIC = _HEADER[:3]
 _STORED = 65_535  # RFC 1951, 3.2.4: a stored block's length has 16 bits
 
 # A content is worth gzip where that saves at least 1/32 of it: below that the time to unpack it is not paid for.
@@ -91,6 +92,23 @@ def inflate(packed: bytes | bytearray | memoryview, size: int) -> bytes:
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
         raise FormatError("a gzip member does not hold what its pack's list says")
     return content
+
+
+def last_members(tail: bytes, most: int) -> Iterator[bytes]:
+    """
+    What the last gzip member in `tail` may hold: each whole member of up to `most` bytes that ends where `tail` does.
+
+    Few things look like one and are none: its checksum must be right.
+    """
+    at = len(tail)
+    while (at := tail.rfind(_MAGIC, 0, at)) >= 0:
+        unpacker = _fast.decompressobj(_GZIP)
+        try:
+            content: bytes = unpacker.decompress(tail[at:], most)
+        except _Damaged:
+            continue
+        if unpacker.eof and not unpacker.unused_data:
+            yield content
 
 
 class Inflater:

@@ -5,8 +5,14 @@ Gzip JSON lines. The first names format, host and run; each of the others one
 stored object with its version, lock and contents. The lines of an index are
 claims of whoever could write to the bucket: `IndexReader` refuses what cannot
 be, and whether to believe the rest is for `share` and `verify_shared` to say.
+What a host said itself it knows again by a seal, an HMAC under a key that
+never leaves it: a lost catalog is built from such lines alone without reading
+one content again, and an attacker with all rights to the bucket makes none.
 """
 
+import hashlib
+import hmac
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +21,7 @@ from msgspec import Struct
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
 
@@ -22,6 +29,10 @@ FORMAT = 1
 
 # A pack has at most some 20,000 contents of 100 bytes each in this form.
 _LINE_LIMIT = 16 << 20
+# S3: an opaque string of at most 1,024 bytes (User Guide, "How S3 Versioning works"). AWS, RGW, moto and MinIO use
+# letters, digits and ._- alone; what else would go through a URL as it is may be another store's.
+_VERSION = re.compile(r"[A-Za-z0-9._~+/=:-]{0,1024}", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
 # S3 keeps no object longer (User Guide, "Managing Object Lock": 100 years at most), and none is larger than 50 TB.
 _FURTHEST = datetime(2200, 1, 1, tzinfo=UTC)
 _LARGEST = 50 * 10**12
@@ -39,7 +50,8 @@ class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=Tr
     """
     One object. `contents` has `[sha256, offset, length, size]` of each content, offset and length 0 for a content
     object; `size` is -1 where it is not known. `until` is in seconds since 1970. `teller` is the host whose word the
-    contents are, where that is not the index's own: nobody has compared them with their hashes.
+    contents are, where that is not the index's own: nobody has compared them with their hashes. `seal` is that of the
+    host that wrote the line, over all the rest of it.
     """
 
     key: str
@@ -50,15 +62,40 @@ class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=Tr
     encoding: str | None = msgspec.field(name="enc", default=None)
     contents: list[tuple[str, int, int, int]]
     teller: str | None = msgspec.field(name="of", default=None)
+    seal: str | None = msgspec.field(name="mac", default=None)
 
 
 class Indexed(Struct, frozen=True):
-    """One object of an index, checked: `stored`, how it is encoded, and its contents."""
+    """
+    One object of an index, checked: `stored`, how it is encoded, and its contents.
+
+    `sealed`: certain, since the reader's own host has said so and knew it for itself, or its bytes were hashed.
+    """
 
     stored: StoredObject
     encoding: str | None
     contents: tuple[Packed, ...]
     teller: str | None = None
+    sealed: bool = False
+
+
+class Seal:
+    """What makes and knows again the lines of one host; `key` is secret, 32 random bytes."""
+
+    def __init__(self, host: str, key: bytes) -> None:
+        self._mac = hmac.new(key, host.encode() + b"\0", hashlib.sha256)
+
+    def of(self, line: bytes) -> str:
+        """The seal of a line that has none yet."""
+        mac = self._mac.copy()
+        mac.update(line)
+        return mac.hexdigest()
+
+    def fits(self, entry: IndexLine) -> bool:
+        """Whether this seal is on a line. A line with fields of a later version is a stranger's."""
+        if entry.seal is None:
+            return False
+        return hmac.compare_digest(self.of(_bare(entry)).encode(), entry.seal.encode("utf-8", "replace"))
 
 
 _decoder: msgspec.json.Decoder[IndexHeader | IndexLine] = msgspec.json.Decoder(IndexHeader | IndexLine)
@@ -69,8 +106,19 @@ def header(host: str, run: str) -> bytes:
     return msgspec.json.encode(IndexHeader(format=FORMAT, host=host, run=run)) + b"\n"
 
 
-def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed], teller: str | None = None) -> bytes:
-    """One object's line, with its newline."""
+def _bare(entry: IndexLine) -> bytes:
+    """A line as seals are made over it."""
+    return msgspec.json.encode(msgspec.structs.replace(entry, seal=None))
+
+
+def line(
+    stored: StoredObject,
+    encoding: str | None,
+    contents: Sequence[Packed],
+    teller: str | None = None,
+    seal: Seal | None = None,
+) -> bytes:
+    """One object's line, with its newline; what is another host's word (`teller`) is not sealed."""
     entry = IndexLine(
         key=stored.key,
         version=stored.version or "",
@@ -81,13 +129,20 @@ def line(stored: StoredObject, encoding: str | None, contents: Sequence[Packed],
         contents=[(c.sha.hex(), c.offset, c.length, c.size) for c in contents],
         teller=teller,
     )
+    if seal is not None and teller is None:
+        entry.seal = seal.of(_bare(entry))
     return msgspec.json.encode(entry) + b"\n"
 
 
 class IndexReader:
-    """Takes an index apart: feed pieces of any size, then `finish`. `FormatError` where it is damaged."""
+    """
+    Takes an index apart: feed pieces of any size, then `finish`. `FormatError` where it is damaged.
 
-    def __init__(self) -> None:
+    Lines under `seal` are told from others.
+    """
+
+    def __init__(self, seal: Seal | None = None) -> None:
+        self._seal = seal
         self._inflater = gzipping.Inflater()
         self._rest = bytearray()
         self._begun = False
@@ -109,7 +164,8 @@ class IndexReader:
                     if entry.format != FORMAT:
                         raise FormatError(f"an index has format {entry.format}, this sysbackup reads {FORMAT}")
                 else:
-                    yield _checked(entry)
+                    sealed = self._seal is not None and entry.teller is None and self._seal.fits(entry)
+                    yield _checked(entry, sealed=sealed)
 
     def finish(self) -> None:
         """`FormatError` where the stream was cut short."""
@@ -121,17 +177,17 @@ class IndexReader:
 def _decoded(text: bytes) -> IndexHeader | IndexLine:
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise FormatError(f"an index holds a line that is none ({exc}): {text[:120]!r}") from exc
 
 
-def _checked(entry: IndexLine) -> Indexed:
+def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
     try:
         mode = LockMode(entry.mode)
         until = datetime.fromtimestamp(entry.until, UTC)
         contents = tuple(Packed(bytes.fromhex(sha), *at) for sha, *at in entry.contents)
     except (ValueError, OverflowError, OSError) as exc:
-        raise FormatError(f"an index holds an object that cannot be: {entry.key!r}: {exc}") from exc
+        raise FormatError(f"an index holds an object that cannot be: {entry.key[:200]!r}: {exc}") from exc
     alone = keys.content_sha(entry.key)
     if alone is not None:
         possible = [(c.sha, c.offset, c.length) for c in contents] == [(alone, 0, 0)]
@@ -141,7 +197,9 @@ def _checked(entry: IndexLine) -> Indexed:
             for c in contents
         )
     possible = possible and entry.encoding in (None, "gzip") and until < _FURTHEST
+    possible = possible and _VERSION.fullmatch(entry.version) is not None
+    possible = possible and (entry.teller is None or _HOST.fullmatch(entry.teller) is not None)
     if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):
-        raise FormatError(f"an index names what cannot be: {entry.key!r}")
+        raise FormatError(f"an index names what cannot be: {entry.key[:200]!r}")
     stored = StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until))
-    return Indexed(stored, entry.encoding, contents, entry.teller)
+    return Indexed(stored, entry.encoding, contents, entry.teller, sealed)

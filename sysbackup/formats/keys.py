@@ -8,10 +8,12 @@ Names of objects in the bucket.
 ``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
 ``index/<host>/<run>.jsonl.gz``              what the run stored or renewed
 ``index/<host>/<run>.<n>.jsonl.gz``          the same, published while a long run goes on
-``manifests/<host>/<run>.jsonl.gz``          how to put the machine back together
+``manifests/<host>/<full name>.jsonl.gz``    how to put the machine back together
 ===========================================  ==========================================
 
-Every key is written once. `<host>` and `<program>` are percent-encoded but for
+Every key is written once. `<run>` is the run's working name, which these keys
+show while it goes on. Nobody knows its full name, and with it the manifest's
+key, before the manifest is written (`model.full_name`). `<host>` and `<program>` are percent-encoded but for
 letters, digits and ``._-``, so that no name can reach into another prefix.
 """
 
@@ -91,6 +93,20 @@ def pack_sha(key: str) -> bytes | None:
     return _digest(key, "packs/")
 
 
+def possible(key: str, version: str | None) -> bool:
+    """
+    Whether an object of ours could lie there.
+
+    S3 takes keys, and gives version ids, of up to 1,024 bytes (User Guide, "Naming Amazon S3 objects" and "How S3
+    Versioning works"). A key of ours has no step that a proxy on the way could resolve.
+    """
+    if not key.isprintable() or any(step in ("", ".", "..") for step in key.split("/")):
+        return False
+    if version is not None and (not version.isprintable() or " " in version):
+        return False
+    return len(key.encode()) <= 1024 and len((version or "").encode()) <= 1024
+
+
 def _digest(key: str, prefix: str) -> bytes | None:
     name = key.removeprefix(prefix)
     if name == key or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
@@ -103,4 +119,6 @@ def manifest_parts(key: str) -> tuple[str, str] | None:
     parts = key.split("/")
     if len(parts) != 3 or parts[0] != "manifests" or not parts[2].endswith(MANIFEST_END):
         return None
-    return unquote(parts[1]), parts[2].removesuffix(MANIFEST_END)
+    host, run = unquote(parts[1]), parts[2].removesuffix(MANIFEST_END)
+    # One key for each: what `%61lpha` says of itself must not be taken for alpha's word.
+    return (host, run) if manifest_key(host, run) == key else None

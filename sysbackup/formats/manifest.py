@@ -4,12 +4,13 @@ The manifest: how to put one machine back together, as gzip JSON lines.
 The first line is a `RunHeader`; then come the files, links, directories, FIFOs
 and devices, sorted by the bytes of their paths; then the snapshots and what
 the run's log had to say; the last line is an `End`. A manifest without it is
-damaged. Both directions are streams: no number of entries costs memory.
+damaged. The end is a gzip member of its own, so that it can be read alone; in
+manifests of older versions all is one member. Both directions are streams: no number of entries costs memory.
 """
 
 import base64
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
-from sysbackup.model import Location
+from sysbackup.formats.lines import UNREADABLE
+from sysbackup.model import Location, LockMode, brief
 
 FORMAT = 1
 
@@ -27,16 +29,37 @@ VANISHED = "file.vanished"
 # listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
 LINE_LIMIT = 32 << 20
 
+# The last line: a dozen numbers.
+_END_LIMIT = 4 << 10
+
+# The first line names a host, a run and three dates.
+_HEADER_LIMIT = 64 << 10
+
+# So much of a line that is none is read to a person.
+_SAID = 120
+
 
 class RunHeader(Struct, tag_field="typ", tag="run", kw_only=True):
-    """The first line: whose manifest this is, and until when it is promised."""
+    """
+    The first line: whose manifest this is, and until when it is promised.
+
+    `lock` is the mode of the locks behind that promise, `none` where there are
+    none: then nothing is promised, and `promise` is the start. Manifests of older
+    versions do not say.
+    """
 
     format: int
     host: str
     run: str
     started: datetime
     promise: datetime
+    lock: str | UnsetType = UNSET
     tool: str
+
+    @property
+    def promised(self) -> datetime | None:
+        """Until when nobody can delete what the manifest names; None where nothing is promised."""
+        return None if self.lock == LockMode.NONE else self.promise
 
 
 class Node(Struct, omit_defaults=True, kw_only=True):
@@ -191,11 +214,26 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(line: bytes) -> Entry:
-    """The entry of one line. `FormatError` where it is none."""
+    """The entry of one line; its dates can be reckoned with. `FormatError` where it is none."""
     try:
-        return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise FormatError(f"a manifest holds a line that is none ({exc}): {line[:120]!r}") from exc
+        entry = _decoder.decode(line)
+        if isinstance(entry, RunHeader | Snapshot | Log):
+            _check_dates(entry)
+    except (*UNREADABLE, OverflowError) as exc:
+        raise FormatError(f"a manifest holds a line that is none ({brief(str(exc))}): {line[:_SAID]!r}") from exc
+    return entry
+
+
+def _check_dates(entry: RunHeader | Snapshot | Log) -> None:
+    """`OverflowError` where a date has no place in UTC: year 1 and year 9999 have edges, and zones lead over them."""
+    if isinstance(entry, Log):
+        dates = [entry.time]
+    else:
+        dates = [entry.started, entry.promise if isinstance(entry, RunHeader) else entry.finished]
+    for date in dates:
+        if date.tzinfo is None:
+            raise OverflowError("a date without its zone")
+        date.astimezone(UTC)
 
 
 def named(path: bytes) -> dict[str, Any]:
@@ -218,11 +256,11 @@ def _exact(text: str, exact: str | UnsetType) -> bytes:
     try:
         return base64.b64decode(exact, validate=True)
     except ValueError as exc:
-        raise FormatError(f"an entry's name in base64 is damaged: {exact[:80]!r}") from exc
+        raise FormatError(f"an entry's name in base64 is damaged: {brief(exact, _SAID)!r}") from exc
 
 
 class ManifestWriter:
-    """Makes the compressed stream: feed lines in order, send on what comes back, end with `finish`."""
+    """Makes the compressed stream: feed lines in order, send on what comes back, end with `end`."""
 
     def __init__(self) -> None:
         self._gzip = gzipping.compressor()
@@ -237,8 +275,12 @@ class ManifestWriter:
             return b""
         return self._drain()
 
+    def end(self, end: End) -> bytes:
+        """The rest of the stream, with this last line in a member of its own."""
+        return self.finish() + gzipping.compress(encode(end) + b"\n")
+
     def finish(self) -> bytes:
-        """The rest of the stream."""
+        """The rest of the stream, whatever its last line was."""
         return self._drain() + self._gzip.flush()
 
     def _drain(self) -> bytes:
@@ -254,7 +296,8 @@ class ManifestReader:
     Takes the compressed stream apart: feed pieces of any size, then `finish`.
 
     Trusts nothing: the first line must be a header of a known format, nothing
-    may follow the end, no line may be longer than `LINE_LIMIT`.
+    may follow the end, no line may be longer than `LINE_LIMIT`, and the first
+    must end where a header can: what unpacks to gigabytes costs no memory.
     """
 
     def __init__(self) -> None:
@@ -273,7 +316,7 @@ class ManifestReader:
                 self._rest = bytearray(lines.pop())
                 for line in lines:
                     yield self._checked(decode(line))
-            if len(self._rest) > LINE_LIMIT:
+            if len(self._rest) > (LINE_LIMIT if self._header else _HEADER_LIMIT):
                 raise FormatError("a manifest holds a line longer than any entry can be")
 
     def finish(self) -> None:
@@ -290,7 +333,8 @@ class ManifestReader:
                 raise FormatError("the manifest does not begin with its run: it is damaged")
             if entry.format != FORMAT:
                 raise FormatError(
-                    f"the manifest has format {entry.format}, this sysbackup reads {FORMAT}: use a newer one"
+                    f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}:"
+                    " use a newer one"
                 )
             self._header = entry
         elif isinstance(entry, RunHeader):
@@ -298,3 +342,19 @@ class ManifestReader:
         if isinstance(entry, End):
             self._end = entry
         return entry
+
+
+def end_in(tail: bytes) -> End | None:
+    """
+    The last line, from the last bytes of a manifest alone; None where it is no member of its own among them.
+
+    Whoever takes this for the truth about a manifest believes its end, not what is in it.
+    """
+    for text in gzipping.last_members(tail, _END_LIMIT):
+        try:
+            entry = decode(text.removesuffix(b"\n"))
+        except FormatError:
+            continue
+        if isinstance(entry, End) and text.endswith(b"\n"):
+            return entry
+    return None

@@ -17,6 +17,7 @@ import msgspec
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
+from sysbackup.formats.lines import UNREADABLE
 
 # What one list may unpack to: 100 bytes for each content, and no pack has more contents than this allows.
 _LIST_LIMIT = 64 << 20
@@ -84,7 +85,7 @@ def read_index(packed: bytes, index: int) -> list[Packed]:
         try:
             sha, offset, length, size = msgspec.json.decode(row, type=tuple[str, int, int, int])
             digest = bytes.fromhex(sha)
-        except (msgspec.DecodeError, ValueError) as exc:
+        except (*UNREADABLE, ValueError) as exc:
             raise FormatError(f"a pack's list holds a line that is none: {row[:80]!r}") from exc
         if len(digest) != 32 or offset < at or length < 18 or size < 0 or offset + length > index:
             raise FormatError(f"a pack's list names a place that cannot be: {row[:120]!r}")

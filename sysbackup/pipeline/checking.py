@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import pairwise
 
-from sysbackup.catalog.renewal import Due
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping
 from sysbackup.formats.pack import Packed
+from sysbackup.model import StoredObject
 from sysbackup.store.port import ObjectStore
 
 
-async def holds_what_it_says(store: ObjectStore, due: Due, contents: Sequence[Packed]) -> str | None:
+async def holds_what_it_says(
+    store: ObjectStore, stored: StoredObject, encoding: str | None, contents: Sequence[Packed]
+) -> str | None:
     """
     Why an object does not hold these contents, in their order; None where it does.
 
@@ -24,8 +26,8 @@ async def holds_what_it_says(store: ObjectStore, due: Due, contents: Sequence[Pa
     first, last = contents[0], contents[-1]
     length = last.offset + last.length - first.offset if last.length else None
     try:
-        comparing = _Comparing(contents, gzipped=bool(last.length or due.encoding))
-        async with aclosing(store.read(due.stored.key, due.stored.version, first.offset, length)) as chunks:
+        comparing = _Comparing(contents, gzipped=bool(last.length or encoding))
+        async with aclosing(store.read(stored.key, stored.version, first.offset, length)) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(comparing.feed, chunk)
         comparing.finish()
@@ -36,6 +38,11 @@ async def holds_what_it_says(store: ObjectStore, due: Due, contents: Sequence[Pa
     except StoreError as exc:  # it is shorter than it should be, or archived
         return f"it cannot be read: {exc}"
     return None
+
+
+def unsized(contents: Sequence[Packed]) -> list[Packed]:
+    """The same contents, of sizes that nobody knows."""
+    return [content._replace(size=-1) for content in contents]
 
 
 class _Comparing:

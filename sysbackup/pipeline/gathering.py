@@ -18,6 +18,7 @@ from itertools import islice
 from sysbackup.catalog.known import Catalog
 from sysbackup.config import Config
 from sysbackup.formats import keys, manifest
+from sysbackup.formats.index import Seal
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, StoredObject
 from sysbackup.pipeline.budget import Budget, Hold
@@ -71,9 +72,11 @@ class Gathering:
         catalog: Catalog,
         spool: Sorter,
         names: Naming,
+        seal: Seal | None,
         *,
         rescan: bool = False,
     ) -> None:
+        self._seal = seal
         self._config = config
         self._store = store
         self._clock = clock
@@ -164,7 +167,7 @@ class Gathering:
                     await ended.wait()
             except TimeoutError:
                 number += 1
-                await publish(sender, self._catalog, self._names, self._tally, number)
+                await publish(sender, self._catalog, self._names, self._tally, self._seal, number)
             else:
                 return
 

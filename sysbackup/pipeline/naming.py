@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sysbackup.config import Content
-from sysbackup.model import Lock, new_run
+from sysbackup.model import Lock, LockMode, working_name
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
     """
-    The run's host, name and start, and its two locks.
+    The run's host, working name (`model.working_name`) and start, and its two locks.
 
     `promise` is for what only this run names, `contents` for what later runs
     may reuse: longer by `renewal_slack`, so that renewals are rare.
@@ -21,6 +21,11 @@ class Naming:
     started: datetime
     promise: Lock
     contents: Lock
+
+    @property
+    def promised(self) -> datetime | None:
+        """Until when nobody can delete what this run stores; None where nothing is locked."""
+        return None if self.promise.mode is LockMode.NONE else self.promise.until
 
     def lasting(self, now: datetime) -> "Naming":
         """
@@ -40,7 +45,7 @@ def naming(settings: Content, started: datetime) -> Naming:
     until = started.replace(microsecond=0) + timedelta(days=settings.days_retained)
     return Naming(
         settings.host,
-        new_run(started),
+        working_name(started),
         started,
         Lock(settings.lock_mode, until),
         Lock(settings.lock_mode, until + timedelta(seconds=settings.renewal_slack)),

@@ -8,6 +8,8 @@ lists: it needs s3:GetObject, and two requests or three for each object.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -15,12 +17,13 @@ import structlog
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
-from sysbackup.errors import FormatError, ObjectGone
+from sysbackup.errors import FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, Lock, LockMode, StoredObject
 from sysbackup.pipeline.channel import Channel
+from sysbackup.pipeline.checking import holds_what_it_says, unsized
 from sysbackup.store.port import ObjectInfo, ObjectStore, Version
 
 log = structlog.get_logger()
@@ -30,6 +33,9 @@ _AT_ONCE = 32
 # A pack's list is never longer; what claims to be is refused.
 _LIST_AT_MOST = 64 << 20
 
+# Versions of one key that are looked into.
+_VERSIONS = 32
+
 _UNLOCKED = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
 
 
@@ -37,29 +43,77 @@ async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: 
     """
     Take in every version of every pack and content object; returns how many contents were new.
 
-    They count as `host`'s own, but as not compared with their hashes yet. What
+    They count as `host`'s own, but as not compared with their hashes yet, except
+    where a key has several versions: then the right one is found now. What
     is damaged or none of ours is passed over with a warning.
     """
-    found: Channel[Version] = Channel(_AT_ONCE)
+    found: Channel[Sequence[Version]] = Channel(_AT_ONCE)
     new = 0
 
     async def reader() -> None:
         nonlocal new
-        async for version in found:
-            indexed = await _indexed(store, version)
+        async for versions in found:
+            indexed = await _right_one(store, versions)
             if indexed is not None:
-                new += await asyncio.to_thread(shared.learn, catalog, host, [indexed], clock.now(), own=False)
+                new += await asyncio.to_thread(shared.learn, catalog, host, [indexed], clock.now())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):
             group.create_task(reader())
         for prefix in ("packs/", "content/"):
-            async with aclosing(store.versions(prefix)) as versions:
-                async for version in versions:
-                    if not version.marker:
-                        await found.send(version)
+            async for versions in _by_key(store, prefix):
+                await found.send(versions)
         await found.close()
     return new
+
+
+async def _by_key(store: ObjectStore, prefix: str) -> AsyncIterator[Sequence[Version]]:
+    """The versions of each key, some of the oldest where there are very many, the oldest first."""
+    held: deque[Version] = deque(maxlen=_VERSIONS)
+    async with aclosing(store.versions(prefix)) as versions:
+        async for version in versions:
+            if held and held[-1].key != version.key:
+                yield [*reversed(held)]
+                held.clear()
+            if not version.marker:
+                held.append(version)
+    if held:
+        yield [*reversed(held)]
+
+
+async def _right_one(store: ObjectStore, versions: Sequence[Version]) -> Indexed | None:
+    """
+    What the one version of a key holds, or of several the first whose bytes have the hash that its key names.
+
+    Whoever may write can put rubbish under any key. A single version is proven
+    when it is used first; which of several is right must be known now.
+    """
+    for version in versions:
+        indexed = await _indexed(store, version)
+        if indexed is None or len(versions) == 1:
+            if indexed is not None:
+                return indexed
+            continue
+        try:
+            if (proven := await _proven(store, indexed)) is not None:
+                return proven
+        except StoreError as exc:
+            if isinstance(exc, StoreUnavailable):
+                raise
+            log.warning("object.passed_over", key=version.key, version=version.version, reason=str(exc))
+    return None
+
+
+async def _proven(store: ObjectStore, indexed: Indexed) -> Indexed | None:
+    """The same with the encoding that its bytes have, where they are what the key says; else None."""
+    stored = indexed.stored
+    if (sha := keys.pack_sha(stored.key)) is not None:
+        whole = [Packed(sha, 0, 0, stored.size)]
+        return indexed if await holds_what_it_says(store, stored, None, whole) is None else None
+    for encoding in (indexed.encoding, None if indexed.encoding else "gzip"):
+        if await holds_what_it_says(store, stored, encoding, unsized(indexed.contents)) is None:
+            return Indexed(stored, encoding, indexed.contents, sealed=True)
+    return None
 
 
 async def _indexed(store: ObjectStore, version: Version) -> Indexed | None:

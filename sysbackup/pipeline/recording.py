@@ -3,26 +3,35 @@ Recording: the spool becomes the manifest, last of all.
 
 Where a content lies is looked up only now, in the catalog, which knows nothing
 but what the store has confirmed: so a manifest cannot name what is not stored.
+
+The manifest's key is drawn only now, too: of several versions under one key the
+oldest is believed (`recovery.history`), so nobody may know the key before.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import aclosing
 from itertools import islice
 
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.rows import damaged
+from sysbackup.errors import StoreError
 from sysbackup.formats import keys, manifest
-from sysbackup.model import Problem, StoredObject
+from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Sender
 from sysbackup.sources.folders import missing
 from sysbackup.sources.sorting import Record, Sorter
-from sysbackup.store.port import Body
+from sysbackup.store.port import Body, ObjectStore, Version
 
 _BATCH = 500
 
+# Names that are tried for one manifest. A manifest of more than one part shows its key while it is sent; whoever
+# watches for that, and is quick, can spoil each of them on stores that count a version from its end.
+_NAMES = 3
 
 _UNCHANGED, _SEEN = b"u", b"-"
 
@@ -34,10 +43,12 @@ def spooled(entry: manifest.FileNode, *, unchanged: bool = False) -> bytes:
 
 class Recorder:
     """
-    The manifest as a stream's source.
+    The manifest as a stream's source, which `begin` gives its name, once or again.
 
     `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
     complete when it has ended: a path that was examined twice counts once.
+    `losses`: contents turned out to be gone, and some files could perhaps not be
+    read again; without, `CatalogUnusable` where a content is not to be found.
     """
 
     def __init__(
@@ -47,15 +58,28 @@ class Recorder:
         tally: Tally,
         catalog: Catalog,
         naming: Naming,
+        *,
+        losses: bool = False,
     ) -> None:
+        self._losses = losses
         self._spool = spool
         self._snapshots = snapshots
         self._tally = tally
         self._catalog = catalog
         self._naming = naming
-        self._pieces = self._compressed()
+        self._begun = 0
+        self._pieces: Iterator[bytes] = iter(())
         self._carry = bytearray()
         self.counts: Counter[str] = Counter()
+        self.bytes = 0
+        self.unchanged = 0
+
+    def begin(self, run: str) -> None:
+        """Be the manifest of that full name, from its first byte on."""
+        self._begun += 1
+        self._pieces = self._compressed(run)
+        self._carry = bytearray()
+        self.counts = Counter()
         self.bytes = 0
         self.unchanged = 0
 
@@ -77,21 +101,22 @@ class Recorder:
         del out[size:]
         return out
 
-    def _compressed(self) -> Iterator[bytes]:
+    def _compressed(self, run: str) -> Iterator[bytes]:
         writer = manifest.ManifestWriter()
-        for line in self._lines():
+        for line in self._lines(run):
             yield writer.add(line)
-        yield writer.finish()
+        yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._tally.problems))
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self, run: str) -> Iterator[bytes]:
         names = self._naming
         yield manifest.encode(
             manifest.RunHeader(
                 format=manifest.FORMAT,
                 host=names.host,
-                run=names.run,
+                run=run,
                 started=names.started,
-                promise=names.promise.until,
+                promise=names.promised or names.started,
+                lock=names.promise.mode,
                 tool=f"sysbackup {__version__}",
             )
         )
@@ -102,26 +127,28 @@ class Recorder:
             self._count(snapshot, snapshot.size)
             yield manifest.encode(snapshot)
         yield from self._tally.problem_lines()
-        yield manifest.encode(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._tally.problems))
 
     def _placed(self, some: Sequence[Record]) -> Iterator[bytes]:
         """The entries of these records, files with the places of their contents."""
         entries = [manifest.decode(value[1:]) for _, value in some]
         self.unchanged += sum(value.startswith(_UNCHANGED) for _, value in some)
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = self._catalog.locate(bytes.fromhex(file.sha) for file in files)
+        places = self._catalog.locate((bytes.fromhex(file.sha) for file in files), promised=True)
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
             if place is not None:
                 file.place(place)
                 continue
+            if not self._losses and not self._catalog.unfulfilled:
+                raise damaged("contents")
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
             entries.remove(file)
             if missing(file.path_bytes):
                 continue  # it went meanwhile, which the second look has noted: no loss of this backup's
-            self._tally.problem(
-                Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
-            )
+            if self._begun == 1:
+                self._tally.problem(
+                    Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
+                )
         for entry in entries:
             self._count(entry, entry.size if isinstance(entry, manifest.File) else 0)
             yield manifest.encode(entry)
@@ -152,6 +179,74 @@ def _latest(records: Iterable[Record]) -> Iterator[Record]:
         yield held
 
 
-async def write_manifest(sender: Sender, recorder: Recorder, naming: Naming) -> StoredObject:
-    """Store the manifest, locked until the promise."""
-    return await sender.send(keys.manifest_key(naming.host, naming.run), naming.promise, recorder, length=None)
+async def write_manifest(
+    store: ObjectStore, sender: Sender, recorder: Recorder, naming: Naming, tally: Tally
+) -> tuple[str, StoredObject]:
+    """
+    Store the manifest, locked until the promise, under a full name that nobody knew: that name, and what is stored.
+
+    Afterwards one look: where something else stood under the key before, it was
+    known, and the manifest is written again under another name, its log telling of
+    that. `StoreError` where this goes on.
+    """
+    for _ in range(_NAMES):
+        run = full_name(naming.run)
+        recorder.begin(run)
+        key = keys.manifest_key(naming.host, run)
+        stored = await sender.send(key, naming.promise, recorder, length=None, once=True)
+        # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
+        if naming.promised is None or stored.version is None:
+            return run, stored
+        try:
+            there = await _versions(store, key)
+        except StoreError as exc:
+            reason = f"it is stored, but whether something else stood under its key before could not be seen: {exc}"
+            tally.problem(Problem("manifest.unseen", key.encode(), reason))
+            return run, stored
+        if (older := _before(there, stored)) is None:
+            return run, stored
+        tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
+    raise StoreError(
+        f"the manifest was stored {_NAMES} times under names that were to be secret, and each time something else stood"
+        f" under its key before: somebody who may write to the bucket watches this run {naming.run} and writes"
+        " manifests in its name. Everything is stored and locked, but no manifest can be told from a false one. Take"
+        " the right to write from whoever does that, then run again"
+    )
+
+
+async def _versions(store: ObjectStore, key: str) -> list[Version]:
+    """What stands under exactly this key, the newest first."""
+    found = []
+    async with aclosing(store.versions(key)) as versions:
+        async for version in versions:
+            if version.key != key:
+                break  # keys come in order, and what only begins with it sorts after it
+            if not version.marker:
+                found.append(version)
+    return found
+
+
+def _before(there: Sequence[Version], stored: StoredObject) -> Version | None:
+    """
+    The oldest version under a key that we have just written, where it is something else; None where it is ours.
+
+    An equal one (size and ETag) is ours: an answer was lost, and the request tried again.
+    Order is the store's: S3 counts a multipart upload from its beginning, so
+    that what is put under its key meanwhile comes after it; others from its end.
+    """
+    ours = next((v for v in there if v.version == stored.version), None)
+    if ours is None:
+        raise StoreError(
+            f"the store took the manifest {stored.key!r} (version {stored.version}) but does not list it: nobody can"
+            " rely on such a backup. Is there a proxy in between that answers for the store?"
+        )
+    return None if there[-1].equals(ours) else there[-1]
+
+
+def _accusation(older: Version) -> str:
+    which = f"version {shown(str(older.version).encode())} of {older.modified:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"something else ({which}) stood under this key before the manifest: its name was known to somebody who may"
+        " write to the bucket, or the store's ETags cannot be compared (SSE-KMS). The manifest was written again under"
+        " another name, which is the run's"
+    )

@@ -27,6 +27,8 @@ class Tally:
     `problems_spool` takes every problem and note, so that their number costs no
     memory. A note is of what was not there (any more) when it was to be read:
     nothing that exists is lacking, so the run is complete for all of them.
+    `run` is the working name until the manifest is stored, then its full one;
+    `promise` None where nothing is promised (`lock_mode = none`).
     """
 
     clock: Clock
@@ -34,7 +36,7 @@ class Tally:
     host: str
     run: str
     started: datetime
-    promise: datetime
+    promise: datetime | None
     stage: str = "starting"
     current: str = ""
     files: int = 0
@@ -118,7 +120,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     were not even opened; `renewed` objects got a later lock; `price`
     in US dollars for the requests alone. `next_lock_end` is the first end of a lock
     that this machine knows of and that is still in force. `notes` counts the picked
-    paths that were gone when they were to be read, or never there.
+    paths that were gone when they were to be read, or never there. `promise` is
+    None where nothing is locked (`lock_mode = none`).
     """
 
     outcome: str
@@ -129,7 +132,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime
     finished: datetime
     seconds: float
-    promise: datetime
+    promise: datetime | None
     manifest: str
     manifest_version: str | None
     entries: dict[str, int]
@@ -160,7 +163,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     `outcome` is `complete`, `incomplete` (with a manifest, and with problems),
     `failed` or `stopped`; these two have a `reason`, for people, and no
-    `summary`. `run` is None where it came to no run at all.
+    `summary`. `run` is the full name where there is a manifest, the working name
+    where there is none, and None where it came to no run at all.
     """
 
     outcome: str

@@ -8,7 +8,7 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,15 +18,18 @@ import structlog
 
 from sysbackup import logs
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.schema import CatalogUnusable, set_aside
+from sysbackup.catalog.rows import CatalogUnusable
+from sysbackup.catalog.schema import set_aside
 from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SpoolError, SysbackupError
-from sysbackup.model import Clock, LockMode, Problem, StoredObject
+from sysbackup.model import Clock, Problem, StoredObject
+from sysbackup.pipeline.census import count_all
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
 from sysbackup.pipeline.streaming import finished
 from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
@@ -114,7 +117,7 @@ async def _run(
         with ExitStack() as stack:
             stack.enter_context(logs.about(run=names.run))
             problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
-            tally = Tally(clock, problems, names.host, names.run, names.started, names.promise.until)
+            tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
             watch(tally)
             _log_start(names, bucket)
             catalog = stack.enter_context(await _catalog(config))
@@ -128,21 +131,22 @@ async def _run(
                 doubting=doubt.any,
             )
             # The first request: finds out, too, whether the bucket is there and lets us in.
-            trust = Trust(names.host, config.content.share, doubting=doubt.any)
+            seal = await asyncio.to_thread(host_seal, config.state, names.host)
+            trust = Trust(names.host, config.content.share, doubting=doubt.any, seal=seal)
             await learn_all(store, catalog, trust, clock)
+            await count_all(store, catalog, tally)
             for problem in found.problems:
                 tally.problem(problem)
-            gathering = Gathering(config, store, clock, tally, catalog, spool, names, rescan=rescan)
+            gathering = Gathering(config, store, clock, tally, catalog, spool, names, seal, rescan=rescan)
             snapshots = await gathering.gather(found.pickers, found.snapshotters)
             tally.stage = "renewing locks"
             renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
-            while await renewing.see_to_all():
-                await _store_lost(gathering, spool, catalog, config)
+            losses = await _renew_all(renewing, partial(_store_lost, gathering, spool, catalog, config))
             tally.stage = "writing the manifest"
-            recorder = Recorder(spool, snapshots, tally, catalog, names)
+            recorder = Recorder(spool, snapshots, tally, catalog, names, losses=losses)
             async with gathering.sending() as sender:
-                await publish(sender, catalog, names, tally)
-                stored = await write_manifest(sender, recorder, names.lasting(clock.now()))
+                await publish(sender, catalog, names, tally, seal)
+                tally.run, stored = await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
             tally.next_lock_end = await _tidy(catalog, names)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
@@ -183,9 +187,19 @@ async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
 
 
 def _log_start(names: Naming, bucket: str) -> None:
-    log.info("run.started", host=names.host, bucket=bucket, promise=names.promise.until.isoformat())
-    if names.promise.mode is LockMode.NONE:
+    promise = names.promised.isoformat() if names.promised else None
+    log.info("run.started", host=names.host, bucket=bucket, promise=promise)
+    if names.promised is None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
+
+
+async def _renew_all(renewing: Renewing, store_lost: Callable[[], Awaitable[None]]) -> bool:
+    """Renew what is due, and store again what that finds to be gone; returns whether anything was."""
+    losses = False
+    while await renewing.see_to_all():
+        losses = True
+        await store_lost()
+    return losses
 
 
 async def _store_lost(gathering: Gathering, spool: Sorter, catalog: Catalog, config: Config) -> None:
@@ -225,12 +239,12 @@ def _summary(
         outcome="incomplete" if incomplete else "complete",
         exit_code=3 if incomplete else 0,
         host=names.host,
-        run=names.run,
+        run=tally.run,
         bucket=bucket,
         started=names.started,
         finished=finished,
         seconds=round((finished - names.started).total_seconds(), 3),
-        promise=names.promise.until,
+        promise=names.promised,
         manifest=stored.key,
         manifest_version=stored.version,
         entries=dict(recorder.counts),
@@ -256,6 +270,7 @@ def _summary(
     )
     log.info(
         "run.finished",
+        run=summary.run,
         outcome=summary.outcome,
         files=summary.files,
         bytes=summary.bytes,

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from fnmatch import fnmatchcase
 
 import structlog
@@ -17,10 +18,10 @@ from msgspec.structs import replace
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.schema import CatalogUnusable
+from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.model import Clock, LockMode
+from sysbackup.model import RUN_FORM, Clock, LockMode
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
@@ -40,18 +41,27 @@ _BATCH = 20_000
 _SKIPPED_AT_MOST = 1000
 
 
+# A name that no object has, but by a collision of SHA-256: whoever may read is told that there is none.
+_NOWHERE = keys.pack_key(bytes(32))
+# What an index may be named after its host: a run, and perhaps a number. A name from the future would stand in the way
+# of all that come later, since indexes are read in the order of their names.
+_AHEAD = timedelta(days=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """
     Whose contents may be reused: `patterns` as for fnmatch(3), `own` for none but `host`'s.
 
-    `doubting`: what others say of an object is checked before it is relied on, so
-    that it cannot stand in the way of what is known for certain.
+    `doubting`: what is learnt is proven before it is relied on, so that it cannot
+    stand in the way of what is known for certain. `seal` tells one's own word
+    from what others write in one's name.
     """
 
     host: str
     patterns: tuple[str, ...]
     doubting: bool = False
+    seal: index.Seal | None = None
 
     def allows(self, host: str) -> bool:
         """Whether what came from that host may be reused."""
@@ -68,12 +78,14 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     Read the indexes that are new since the last run, those of all trusted hosts; returns how many there were.
 
     A new catalog reads them all. A damaged one is passed over with a warning:
-    what it says is stored again.
+    what it says is stored again. Where what is learnt must be proven and these
+    rights do not let us read contents, only our own sealed word is taken.
     """
     for host in shared.restrict(catalog, trust.allows):
         log.info("host.forgotten", host=host, reason="share does not allow it any more")
-    # A catalog that has published knows all that is ours: what else appears under our name, another has written.
-    new = trust.host not in shared.last_read(catalog)
+    proving = _Proving(store, trust)
+    if shared.unproven(catalog) and not await proving.possible():
+        shared.forget_unproven(catalog)
     found: Channel[tuple[str, str]] = Channel(_READERS)
     newest: dict[str, str] = {}
     read = 0
@@ -81,13 +93,15 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     async def reader() -> None:
         nonlocal read
         async for host, key in found:
-            await _learn(store, catalog, trust, host, key, clock, own=new and host == trust.host)
+            await _learn(store, catalog, trust, host, key, clock, sealed_alone=not await proving.possible())
             read += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_READERS):
             group.create_task(reader())
         async for host, key in _new(store, catalog, trust, clock):
+            if host != trust.host and not await proving.possible():
+                continue
             newest[host] = max(key, newest.get(host, ""))
             await found.send((host, key))
         await found.close()
@@ -95,6 +109,38 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     if read:
         log.info("index.read", indexes=read, hosts=len(newest))
     return read
+
+
+class _Proving:
+    """Whether what is learnt can be proven, as it must be with a `doubting` trust; asked of the store once at most."""
+
+    def __init__(self, store: ObjectStore, trust: Trust) -> None:
+        self._store = store
+        self._possible = None if trust.doubting else True
+        self._asking = asyncio.Lock()
+
+    async def possible(self) -> bool:
+        """Whether contents may be read with these rights, or need not be."""
+        async with self._asking:
+            if self._possible is None:
+                self._possible = await self._may_read()
+        return self._possible
+
+    async def _may_read(self) -> bool:
+        try:
+            async with aclosing(self._store.read(_NOWHERE, None)) as chunks:
+                async for _ in chunks:
+                    return True
+        except AccessDenied:
+            log.info(
+                "sharing.unproven",
+                reason="without s3:GetObject and s3:GetObjectVersion on packs/* and content/* what others stored"
+                " cannot be proven: nothing of it is reused",
+            )
+            return False
+        except ObjectGone:
+            return True
+        return True
 
 
 async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock) -> AsyncIterator[tuple[str, str]]:
@@ -114,7 +160,7 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
         async with aclosing(store.list(prefix, after)) as listing:
             async for found in listing:
                 host = keys.index_host(found.key)
-                if host is None or not found.key.startswith(keys.index_prefix(host)):
+                if host is None or not found.key.startswith(keys.index_prefix(host)) or found.key > _last(host, clock):
                     continue
                 if found.key == anchor:
                     anchor = None
@@ -136,6 +182,11 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
         )
 
 
+def _last(host: str, clock: Clock) -> str:
+    """Behind the names of all indexes that a host can have published by now."""
+    return keys.index_prefix(host) + (clock.now() + _AHEAD).strftime(RUN_FORM)
+
+
 async def _hidden(store: ObjectStore, key: str) -> bool:
     """Whether an object that is not listed is there all the same, under a delete marker."""
     async with aclosing(store.versions(key)) as versions:
@@ -149,16 +200,18 @@ async def _hidden(store: ObjectStore, key: str) -> bool:
 
 
 async def _learn(
-    store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock, *, own: bool
+    store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock, *, sealed_alone: bool
 ) -> None:
     """Take one index in, as far as it can be read: what it would have told is only stored once more."""
-    reader = index.IndexReader()
+    reader = index.IndexReader(trust.seal if host == trust.host else None)
     batch: list[index.Indexed] = []
     contents = 0
 
     def take(chunk: bytes) -> None:
         nonlocal contents
         for found in reader.feed(chunk):
+            if sealed_alone and not found.sealed:
+                continue
             batch.append(found if trust.allows(found.teller or host) else replace(found, contents=()))
             contents += 1 + len(found.contents)
             if contents >= _BATCH:
@@ -166,7 +219,7 @@ async def _learn(
 
     def keep() -> None:
         nonlocal contents
-        shared.learn(catalog, host, batch, clock.now(), own=own, doubting=trust.doubting)
+        shared.learn(catalog, host, batch, clock.now(), doubting=trust.doubting)
         batch.clear()
         contents = 0
 
@@ -179,7 +232,7 @@ async def _learn(
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     except StoreError as exc:
         # another host can make an index that we may not or cannot read (encrypted, archived): our run goes on
-        if isinstance(exc, StoreUnavailable) or (own and isinstance(exc, AccessDenied)):
+        if isinstance(exc, StoreUnavailable) or (host == trust.host and isinstance(exc, AccessDenied)):
             raise
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     await asyncio.to_thread(keep)
@@ -188,15 +241,15 @@ async def _learn(
 class _News:
     """The index as a stream's source."""
 
-    def __init__(self, catalog: Catalog, naming: Naming) -> None:
-        self._pieces = self._compressed(catalog, naming)
+    def __init__(self, catalog: Catalog, naming: Naming, seal: index.Seal | None) -> None:
+        self._pieces = self._compressed(catalog, naming, seal)
         self._carry = bytearray()
 
-    def _compressed(self, catalog: Catalog, naming: Naming) -> Iterator[bytes]:
+    def _compressed(self, catalog: Catalog, naming: Naming, seal: index.Seal | None) -> Iterator[bytes]:
         gzip = gzipping.compressor()
         yield gzip.compress(index.header(naming.host, naming.run))
         for found in shared.news(catalog):
-            yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller))
+            yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
         yield gzip.flush()
 
     async def ready(self, size: int) -> None:
@@ -217,12 +270,19 @@ class _News:
         """Every index is kept."""
 
 
-async def publish(sender: Sender, catalog: Catalog, naming: Naming, tally: Tally, number: int | None = None) -> None:
+async def publish(
+    sender: Sender,
+    catalog: Catalog,
+    naming: Naming,
+    tally: Tally,
+    seal: index.Seal | None,
+    number: int | None = None,
+) -> None:
     """Publish what is in no index yet, if anything; `number` counts what one run publishes before its end."""
     if not await asyncio.to_thread(shared.begin_publishing, catalog):
         return
     key = keys.index_key(naming.host, naming.run, number)
-    stored = await sender.send(key, naming.contents, _News(catalog, naming), length=None)
+    stored = await sender.send(key, naming.contents, _News(catalog, naming, seal), length=None)
     # Of what is not locked nobody can say that it must still be there.
     until = None if stored.lock.mode is LockMode.NONE else stored.lock.until
     await asyncio.to_thread(shared.published, catalog, naming.host, key, until)

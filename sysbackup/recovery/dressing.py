@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from sysbackup.errors import FormatError
 from sysbackup.formats.manifest import Directory, Node
-from sysbackup.model import shown
+from sysbackup.model import brief
 from sysbackup.recovery.report import Outcome
 from sysbackup.sources import acl
 from sysbackup.sources.owners import Owners
@@ -107,7 +107,7 @@ class Dresser:
         """Set both ACLs; returns the permission bits that go with what could be set."""
         mode = wanted.mode
         for name in wanted.unknown:
-            self._outcome.lack(_UNKNOWN.format(shown(name.encode())), path)
+            self._outcome.lack(_UNKNOWN.format(brief(name, 80)), path)
         if wanted.access is not None:
             try:
                 os.setxattr(made, acl.ACCESS, wanted.access)

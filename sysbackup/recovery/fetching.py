@@ -6,12 +6,13 @@ all of a read; what is large streams.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.recovery.checked import Doubted, Streamed
 from sysbackup.recovery.helping import Place
-from sysbackup.recovery.placing import Placer, Streamed, reason, where
+from sysbackup.recovery.placing import Placer, reason, where
 from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.threads import Threads, tasks
@@ -98,17 +99,32 @@ class Fetcher:
             self._allowance.give_back(taken)
 
     async def _hold(self, fetch: Fetch) -> None:
+        """What does not fit is read once more, before it is called damaged: it may have been the way."""
+        damaged = await self._try(fetch)
+        if damaged and fetch.key:
+            fetch = fetch.part([fetch.contents[number] for number in damaged])
+            damaged = await self._try(fetch)
+        if damaged:
+            self._told(await self._threads.run(self._fail, fetch, damaged))
+
+    async def _try(self, fetch: Fetch) -> dict[int, str]:
+        """Read and place; returns the numbers of contents that do not fit, and why."""
         try:
             data = await self._whole(fetch) if fetch.key else bytearray()
-        except (StoreError, FormatError) as exc:
-            self._told(await self._threads.run(self._fail, fetch, self._judged(exc)))
-        else:
-            self._told(await self._placing.run(self._place, fetch, data))
+        except FormatError as exc:
+            return dict.fromkeys(range(len(fetch.contents)), str(exc))
+        except StoreError as exc:
+            reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
+            self._told(await self._threads.run(self._fail, fetch, reasons))
+            return {}
+        placed = await self._placing.run(self._place, fetch, data)
+        self._told(placed.outcome)
+        return placed.damaged
 
-    def _fail(self, fetch: Fetch, reason: str) -> Outcome:
+    def _fail(self, fetch: Fetch, reasons: Mapping[int, str]) -> Outcome:
         with self._placer() as placer:
-            for wanted in fetch.contents:
-                placer.fail(wanted, f"{reason} ({where(fetch)})")
+            for number, why in reasons.items():
+                placer.fail(fetch.contents[number], f"{why} ({where(fetch)})")
             return placer.outcome
 
     async def _whole(self, fetch: Fetch) -> bytearray:
@@ -124,19 +140,28 @@ class Fetcher:
 
     async def _stream(self, fetch: Fetch) -> None:
         with self._placer() as placer:
-            stream = Streamed(placer, fetch)
-            try:
-                if await self._threads.run(stream.begin):
-                    await self._pour(fetch, stream)
-            except (StoreError, FormatError) as exc:
-                await self._threads.run(stream.fail, self._judged(exc))
-            except OSError as exc:
-                await self._threads.run(stream.fail, reason(exc))
-            finally:
-                stream.close()
+            if not await self._streamed(fetch, Streamed(placer, fetch), last=False):
+                await self._streamed(fetch, Doubted(placer, fetch), last=True)
             self._told(placer.outcome)
 
-    async def _pour(self, fetch: Fetch, stream: Streamed) -> None:
+    async def _streamed(self, fetch: Fetch, stream: Streamed | Doubted, *, last: bool) -> bool:
+        """Whether the content is dealt with. Not so where it does not fit and this was not the last try."""
+        try:
+            if await self._threads.run(stream.begin):
+                await self._pour(fetch, stream)
+        except FormatError as exc:
+            if not last:
+                return False
+            await self._threads.run(stream.fail, str(exc))
+        except StoreError as exc:
+            await self._threads.run(stream.fail, self._judged(exc))
+        except OSError as exc:
+            await self._threads.run(stream.fail, reason(exc))
+        finally:
+            stream.close()
+        return True
+
+    async def _pour(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
         waiting = bytearray()
@@ -158,7 +183,7 @@ class Fetcher:
             yield chunk
         self._read += 1
 
-    def _judged(self, exc: Exception) -> str:
+    def _judged(self, exc: StoreError) -> str:
         """The reason for the files of one object; raises where it is the reason for all that follows."""
         if isinstance(exc, StoreUnavailable):
             raise exc

@@ -20,19 +20,26 @@ class Order(Struct, frozen=True):
     numeric_owner: bool
 
 
-class Answer(Struct, frozen=True):
-    """What came of one job; `fatal` says why no other can go better."""
+class Placed(Struct, frozen=True):
+    """
+    What came of one job.
+
+    `damaged` are contents that do not fit their digests, by their numbers in
+    the fetch, and how: nothing was done about these. `fatal` says why no other
+    job can go better.
+    """
 
     outcome: Outcome
+    damaged: dict[int, str] = {}
     fatal: str | None = None
 
 
 _orders = msgspec.msgpack.Decoder(Order)
 _fetches = msgspec.msgpack.Decoder(Fetch)
-_answers = msgspec.msgpack.Decoder(Answer)
+_answers = msgspec.msgpack.Decoder(Placed)
 _encoder = msgspec.msgpack.Encoder()
 
-Place = Callable[[Fetch, bytearray], Outcome]
+Place = Callable[[Fetch, bytearray], Placed]
 """Takes apart what a read has brought and writes its files; blocks. `RestoreError` where no more can be written."""
 
 
@@ -44,13 +51,20 @@ def crew(number: int, order: Order, root: int, stop: Flag) -> Crew:
 def through(helpers: Crew) -> Place:
     """Placing by these processes."""
 
-    def place(fetch: Fetch, data: bytearray) -> Outcome:
+    def place(fetch: Fetch, data: bytearray) -> Placed:
         answer = _answers.decode(helpers.work(_encoder.encode(fetch), data))
         if answer.fatal is not None:
             raise RestoreError(answer.fatal)
-        return answer.outcome
+        return answer
 
     return place
+
+
+def placed(placer: Callable[[], Placer], fetch: Fetch, data: bytearray) -> Placed:
+    """The same by the thread that calls."""
+    with placer() as one:
+        damaged = one.place_all(fetch, data)
+        return Placed(one.outcome, damaged)
 
 
 def helper(order: bytes, root: int, stop: Flag) -> Work:
@@ -61,9 +75,9 @@ def helper(order: bytes, root: int, stop: Flag) -> Work:
     def work(told: bytes, data: bytearray) -> bytes:
         with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
             try:
-                placer.place_all(_fetches.decode(told), data)
+                damaged = placer.place_all(_fetches.decode(told), data)
             except RestoreError as exc:
-                return _encoder.encode(Answer(placer.outcome, str(exc)))
-            return _encoder.encode(Answer(placer.outcome))
+                return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
+            return _encoder.encode(Placed(placer.outcome, damaged))
 
     return work

@@ -1,65 +1,30 @@
 """
 The runs that a bucket holds, and what their manifests say.
 
-A manifest's key is written once and locked. So a delete marker over it hides
-nothing here, and where a key has several versions, somebody wrote the later
-ones afterwards: the oldest is the genuine one.
+Which of several manifests is believed, `recovery.judging` says.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
 from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import keys
-from sysbackup.formats.manifest import Entry, ManifestReader, RunHeader
-from sysbackup.model import run_started
+from sysbackup.formats.manifest import LINE_LIMIT, Entry, ManifestReader, RunHeader
+from sysbackup.model import brief, worked_under
+from sysbackup.recovery.arriving import arrived, closable
+from sysbackup.recovery.judging import Run, disputed, genuine, some
 from sysbackup.store.port import ObjectStore, Version
+
+__all__ = ["LATEST", "Found", "Run", "batches", "check", "entries", "find", "find_run", "header", "runs"]
 
 LATEST = "latest"
 
 _BATCH = 1000  # entries per trip to a worker thread
-_NAMED = 8  # how many runs or hosts a message lists before it ends in an ellipsis
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """
-    One run: whose, and where its manifest lies.
-
-    `size` is the manifest's. `rivals` counts versions written over the genuine
-    one; `hidden` tells that a delete marker lies on top. Either is the work of
-    somebody else than sysbackup.
-    """
-
-    host: str
-    run: str
-    key: str
-    version: str | None
-    size: int
-    rivals: int = 0
-    hidden: bool = False
-
-    @property
-    def started(self) -> datetime:
-        """When the run began."""
-        return run_started(self.run)
-
-    @property
-    def oddity(self) -> str | None:
-        """A sentence for people where the bucket shows more than the one version there should be."""
-        if self.rivals:
-            return (
-                f"the manifest {self.key} has been written over {self.rivals} time(s) by something that is"
-                f" not sysbackup; the oldest version, {self.version}, is the genuine one and is used"
-            )
-        if self.hidden:
-            return f"a delete marker hides the manifest {self.key}; its version {self.version} is there and is used"
-        return None
 
 
 async def runs(store: ObjectStore, host: str | None = None) -> list[Run]:
@@ -67,43 +32,84 @@ async def runs(store: ObjectStore, host: str | None = None) -> list[Run]:
     return await _listed(store, keys.manifest_prefix(host))
 
 
-async def find_run(store: ObjectStore, run: str, host: str | None = None) -> Run:
-    """
-    The run of that full name, of that beginning, or the `latest`.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The run that was asked for; `notes` are sentences for people on how it was chosen."""
 
-    `UsageError` where the name fits several, or `latest` could be of several
-    hosts; `RestoreError` where it fits none.
+    run: Run
+    notes: tuple[str, ...] = ()
+
+
+async def find_run(store: ObjectStore, run: str, host: str | None = None, version: str | None = None) -> Run:
+    """See `find`: the run alone."""
+    return (await find(store, run, host, version)).run
+
+
+async def find(store: ObjectStore, run: str, host: str | None = None, version: str | None = None) -> Found:
+    """
+    The run of that full name, of that beginning, or the `latest`; with `version` that one of its manifest.
+
+    `latest` passes over runs from the future, whose manifests anybody may have
+    written to be the latest, and says so. `UsageError` where the name fits several
+    (with a `version`: several that have it), or `latest` could be of several
+    hosts or of a run whose manifest is disputed by another name; `RestoreError`
+    where it fits none.
     """
     if run == LATEST:
         known = await runs(store, host)
-        return _only_host(known)[-1] if known else _refuse(run, host)
+        found = _latest(_only_host(known)) if known else _refuse(run, host)
+        return found if version is None else replace(found, run=found.run.but(version))
     prefix = keys.manifest_prefix(host)
-    known = await _listed(store, prefix if host is None else prefix + run)
+    # all that share its working name are seen, too
+    known = await _listed(store, prefix if host is None else prefix + (worked_under(run) or run))
     fitting = [r for r in known if r.run == run] or [r for r in known if r.run.startswith(run)]
     if not fitting:
         _refuse(run, host)
+    if version is not None and len(fitting) > 1:
+        fitting = [r for r in fitting if any(v.version == version for v in r.versions)] or fitting
     if len(fitting) > 1:
-        named = _some([f"{r.run} of {r.host}" for r in fitting])
+        named = some([f"{r.run} of {r.host}" for r in fitting])
         raise UsageError(f"{run!r} fits {len(fitting)} runs: {named}; say more of the name, or give --host")
-    return fitting[0]
+    return Found(fitting[0] if version is None else fitting[0].but(version))
 
 
-async def batches(store: ObjectStore, run: Run) -> AsyncGenerator[list[Entry], None]:
+def _latest(known: list[Run]) -> Found:
+    """The newest run of one host that is not from the future."""
+    believed = [r for r in known if not r.future]
+    passed_over = [r.run for r in known if r.future]
+    if not believed:
+        raise RestoreError(
+            f"all runs of {known[0].host} are from the future, by the store's clock: {some(passed_over)}; the clock"
+            " of that host was wrong, or they are false. Name the one you mean in full (see: sysbackup list)"
+        )
+    newest = believed[-1]
+    if newest.claimants:
+        raise UsageError(f"the latest run is disputed: {newest.oddity}. Name the one you mean in full")
+    notes = (
+        f"passed over {some(passed_over)}, which were stored before they are said to have begun: the clock of"
+        f" {newest.host} was wrong, or they are false; the latest of the others is {newest.run}"
+    )
+    return Found(newest, (notes,) if passed_over else ())
+
+
+async def batches(store: ObjectStore, run: Run, spool: Path | None = None) -> AsyncGenerator[list[Entry], None]:
     """
     The manifest's entries in their order, some at a time, taken apart in a worker thread.
 
-    `FormatError` naming run and object where the manifest is damaged; that may
+    Bytes that were damaged on their way are fetched again before the first entry
+    comes; until then they wait in `spool` (None: the system's temporary directory).
+    `FormatError` naming run and object where the manifest itself is damaged; that may
     come after many good entries, so nothing may be done on their word alone.
     """
     reader = ManifestReader()
     try:
-        async with aclosing(_closable(store, run)) as chunks:
+        async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
             async for chunk in chunks:
                 entries = reader.feed(chunk)
                 while batch := await asyncio.to_thread(_pull, entries):
                     for entry in batch:
                         if isinstance(entry, RunHeader):
-                            _check(entry, run)
+                            check(entry, run)
                     yield batch
         reader.finish()
     except FormatError as exc:
@@ -124,20 +130,21 @@ async def entries(store: ObjectStore, run: Run) -> AsyncGenerator[Entry, None]:
 
 async def header(store: ObjectStore, run: Run) -> RunHeader:
     """The first line alone: until when the run is promised, and which tool wrote it."""
+    try:
+        return await _header(store, run)
+    except FormatError:
+        return await _header(store, run)  # the bytes may have been damaged on their way
+
+
+async def _header(store: ObjectStore, run: Run) -> RunHeader:
     reader = ManifestReader()
-    async with aclosing(_closable(store, run, min(run.size, 64 << 10))) as chunks:
+    async with aclosing(closable(store, run.key, run.version, min(run.size, 64 << 10))) as chunks:
         async for chunk in chunks:
             for entry in reader.feed(chunk):
                 if isinstance(entry, RunHeader):
-                    _check(entry, run)
+                    check(entry, run)
                     return entry
     raise FormatError(f"the manifest of run {run.run} of {run.host} does not say whose it is (object {run.key})")
-
-
-async def _closable(store: ObjectStore, run: Run, length: int | None = None) -> AsyncGenerator[bytes, None]:
-    """A read as a generator that `aclosing` can end early, whatever kind of iterator the store gives."""
-    async for chunk in store.read(run.key, run.version, 0, length):
-        yield chunk
 
 
 async def _listed(store: ObjectStore, prefix: str) -> list[Run]:
@@ -145,32 +152,17 @@ async def _listed(store: ObjectStore, prefix: str) -> list[Run]:
     group: list[Version] = []
     async for version in store.versions(prefix):
         if group and group[0].key != version.key:
-            found.extend(_genuine(group))
+            found.extend(genuine(group))
             group = []
         group.append(version)
-    found.extend(_genuine(group))
-    return sorted(found, key=lambda r: (r.run, r.host))
-
-
-def _genuine(versions: list[Version]) -> Iterator[Run]:
-    """The run behind all versions of one key, newest first; none where the key is not a manifest's."""
-    real = [v for v in versions if not v.marker]
-    parts = keys.manifest_parts(versions[0].key) if real else None
-    if parts is None:
-        return
-    host, run = parts
-    try:
-        run_started(run)
-    except UsageError:
-        return
-    oldest = real[-1]
-    yield Run(host, run, oldest.key, oldest.version, oldest.size, len(real) - 1, versions[0].marker)
+    found.extend(genuine(group))
+    return disputed(found)
 
 
 def _only_host(known: list[Run]) -> list[Run]:
     hosts = sorted({r.host for r in known})
     if len(hosts) > 1:
-        raise UsageError(f"the bucket holds runs of {len(hosts)} hosts: {_some(hosts)}; give --host")
+        raise UsageError(f"the bucket holds runs of {len(hosts)} hosts: {some(hosts)}; give --host")
     return known
 
 
@@ -181,14 +173,11 @@ def _refuse(run: str, host: str | None) -> NoReturn:
     raise RestoreError(f"the bucket holds {what} (see: sysbackup list)")
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
-
-
 def _pull(entries: Iterator[Entry]) -> list[Entry]:
     return list(islice(entries, _BATCH))
 
 
-def _check(entry: RunHeader, run: Run) -> None:
+def check(entry: RunHeader, run: Run) -> None:
+    """`FormatError` where a manifest's first line says that it is another run's."""
     if (entry.run, entry.host) != (run.run, run.host):
-        raise FormatError(f"it says that it is of run {entry.run} of {entry.host}")
+        raise FormatError(f"it says that it is of run {brief(entry.run)} of {brief(entry.host)}")

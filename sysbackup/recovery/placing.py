@@ -2,8 +2,8 @@
 
 import errno
 import hashlib
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,8 +19,7 @@ from sysbackup.sources.crew import Flag
 from sysbackup.sources.owners import Owners
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
-_DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
-_PIECE = 1 << 20
+DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -52,10 +51,15 @@ class Placer:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._walker.close()
 
-    def place_all(self, fetch: Fetch, data: bytes | bytearray) -> Outcome:
-        """Take apart what one read has brought, check each content, write its files."""
+    def place_all(self, fetch: Fetch, data: bytes | bytearray) -> dict[int, str]:
+        """
+        Take apart what one read has brought, check each content, write its files.
+
+        Returns the numbers of contents that do not fit, and why: of these nothing is placed, and none is failed.
+        """
+        damaged = {}
         view = memoryview(data)
-        for wanted in fetch.contents:
+        for number, wanted in enumerate(fetch.contents):
             if self._stop.is_set():
                 break
             begin = 0 if wanted.offset is None else wanted.offset - fetch.start
@@ -63,10 +67,10 @@ class Placer:
             try:
                 content = _Held(_unpacked(packed, wanted))
             except FormatError as exc:
-                self.fail(wanted, f"{exc} ({where(fetch)})")
+                damaged[number] = str(exc)
                 continue
             self.place(wanted, content)
-        return self.outcome
+        return damaged
 
     def place(self, wanted: Wanted, content: Source, ready: Draft | None = None) -> None:
         """Write all files that want this content; `ready` is the first of them, complete but for its name."""
@@ -166,74 +170,6 @@ class _Held:
         yield self._content
 
 
-class _Copied:
-    """A content in a file restored just now; checked again, for that file may have another owner already."""
-
-    def __init__(self, fd: int, sha: bytes) -> None:
-        self._fd = fd
-        self._sha = sha
-
-    def pieces(self) -> Iterator[bytes]:
-        hashed = hashlib.sha256()
-        at = 0
-        while piece := os.pread(self._fd, _PIECE, at):
-            hashed.update(piece)
-            at += len(piece)
-            yield piece
-        if hashed.digest() != self._sha:
-            raise FormatError("the file that it was to be copied from was changed since it was restored")
-
-
-class Streamed:
-    """
-    A content too large to be held: written as it arrives, given a name only when its digest is right.
-
-    `begin`, `feed` and `finish` block on the disk and may be called from
-    different threads, one after the other. `close` in any case.
-    """
-
-    def __init__(self, placer: Placer, fetch: Fetch) -> None:
-        self._placer = placer
-        self._wanted = fetch.contents[0]
-        self._where = where(fetch)
-        self._inflater = gzipping.Inflater() if self._wanted.gzip else None
-        self._hash = hashlib.sha256()
-        self._size = 0
-        self._draft: Draft | None = None
-
-    def begin(self) -> bool:
-        """Open the file; False where no path can have it, so that nothing need be fetched."""
-        self._draft = self._placer.begin(self._wanted)
-        return self._draft is not None
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the object. `FormatError` where the content is not what it should be."""
-        for piece in (data,) if self._inflater is None else self._inflater.feed(data):
-            self._size += len(piece)
-            if self._size > self._wanted.size or self._draft is None:
-                raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
-            self._hash.update(piece)
-            self._draft.write(piece)
-
-    def finish(self) -> None:
-        """Check the whole and give it all its names. `FormatError` where it is damaged."""
-        if self._inflater is not None:
-            self._inflater.close()
-        if self._draft is None or self._size != self._wanted.size or self._hash.digest() != self._wanted.sha:
-            raise FormatError(_DIFFERS)
-        self._placer.place(self._wanted, _Copied(self._draft.fd, self._wanted.sha), self._draft)
-
-    def fail(self, reason: str) -> None:
-        """Count all paths that wanted this content."""
-        self._placer.fail(self._wanted, f"{reason} ({self._where})")
-
-    def close(self) -> None:
-        """Remove what got no name."""
-        if self._draft is not None:
-            self._draft.close()
-            self._draft = None
-
-
 def where(fetch: Fetch) -> str:
     """The object that a fetch reads, for people."""
     return f"object {fetch.key}, version {fetch.version}"
@@ -257,8 +193,18 @@ def reason(exc: Exception) -> str:
 
 
 def _unpacked(packed: memoryview, wanted: Wanted) -> bytes:
-    """The content, proven to be what was backed up."""
-    content = gzipping.inflate(packed, wanted.size) if wanted.gzip else bytes(packed)
-    if hashlib.sha256(content).digest() != wanted.sha:
-        raise FormatError(_DIFFERS)
+    """The content, proven to be what was backed up: gzip or not as the manifest says, or else as the bytes do."""
+    try:
+        return _read_as(packed, wanted, gzip=wanted.gzip)
+    except FormatError:
+        if wanted.offset is None:
+            with suppress(FormatError):
+                return _read_as(packed, wanted, gzip=not wanted.gzip)
+        raise
+
+
+def _read_as(packed: memoryview, wanted: Wanted, *, gzip: bool) -> bytes:
+    content = gzipping.inflate(packed, wanted.size) if gzip else bytes(packed[: wanted.size + 1])
+    if len(content) != wanted.size or hashlib.sha256(content).digest() != wanted.sha:
+        raise FormatError(DIFFERS)
     return content

@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +19,11 @@ from msgspec import UNSET
 
 from sysbackup.config import MIB
 from sysbackup.errors import FormatError
-from sysbackup.formats import manifest
+from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
+from sysbackup.model import brief
 from sysbackup.recovery.report import Outcome
-from sysbackup.recovery.selecting import Selection
+from sysbackup.recovery.selecting import Selection, check_length
 from sysbackup.sources.sorting import Sorter
 
 # A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
@@ -32,6 +33,7 @@ _GAP = MIB  # what lies between two members is read too, if it is no more than t
 _RANGE = 32 * MIB  # no single read is longer
 _PATHS = 4096  # paths per fetch; their entries wait in memory
 _ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attributes
+_LINKED = 32 * MIB  # bytes of their entries at most: memory is not for the manifest to spend
 _LINKS = 65_536  # paths of one inode that stay together (ext4 and btrfs allow fewer)
 
 # offset + 1 (0: the whole object), length, digest, size, gzip, digest of the link's id (zero: none)
@@ -49,7 +51,8 @@ class Wanted:
 
     `offset` and `length` are of its bytes in the object; None: all of it.
     `groups` holds for each file to be made its encoded entries: more than one
-    where they are hard links to one inode.
+    where they are hard links to one inode. `gzip` is what the manifest says of
+    the bytes; of an object of its own (no `offset`) they may be either.
     """
 
     sha: bytes
@@ -64,7 +67,7 @@ class Wanted:
         """The most bytes that this content can take in its object: gzip makes nothing much larger."""
         if self.length is not None:
             return self.length
-        return self.size + self.size // 64 + 4096 if self.gzip else self.size
+        return self.size + self.size // 64 + 4096  # whether they are gzip, the bytes say
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ class Fetch:
     """
     What one read of one object brings. `key` is empty for empty files, which need none.
 
-    `start` and `length` are the range to read; `length` None: to the end.
+    `start` and `length` are the range to read; `length` None: to the end. `said` is how many bytes the entries have.
     """
 
     key: str
@@ -80,6 +83,7 @@ class Fetch:
     start: int = 0
     length: int | None = None
     contents: list[Wanted] = field(default_factory=list)
+    said: int = 0
 
     @property
     def streams(self) -> bool:
@@ -90,16 +94,19 @@ class Fetch:
     def cost(self) -> int:
         """The most bytes it holds in memory."""
         if self.streams:
-            return 8 * MIB
+            return 8 * MIB + self.said
         largest = max(wanted.size for wanted in self.contents)
-        return largest + (self.contents[0].stored_most if self.length is None else self.length)
+        return self.said + largest + (self.contents[0].stored_most if self.length is None else self.length)
 
-    def entries(self) -> Iterator[File]:
-        """All files that hang on it."""
-        for wanted in self.contents:
-            for group in wanted.groups:
-                for line in group:
-                    yield file_of(line)
+    def part(self, contents: list[Wanted]) -> "Fetch":
+        """A read of some of its contents, no longer than it must be; what it may cost is not more."""
+        said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
+        fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
+        ends = [(w.offset, w.offset + w.length) for w in contents if w.offset is not None and w.length is not None]
+        if ends and self.length is not None:
+            fetch.start = min(begin for begin, _ in ends)
+            fetch.length = max(end for _, end in ends) - fetch.start
+        return fetch
 
 
 class Plan:
@@ -137,6 +144,7 @@ class Plan:
 
     def _take(self, entry: FileNode) -> None:
         path = entry.path_bytes
+        check_length(path)
         if path not in self._selection and not (isinstance(entry, Directory) and self._selection.leads_to(path)):
             return
         if isinstance(entry, Directory):
@@ -165,17 +173,16 @@ class Plan:
     def fetches(self) -> Iterator[Fetch]:
         """All reads that bring all contents: one for an object, more where gaps or bounds divide it."""
         fetch: Fetch | None = None
-        paths = held = 0
+        paths = 0
         for key, lines in _groups(self._contents.sorted()):
-            where, wanted, size = _place(key), _wanted(key), sum(map(len, lines))
-            if fetch is None or paths >= _PATHS or held >= _ENTRIES or not _joins(fetch, where, wanted):
+            where, wanted = _place(key), _wanted(key)
+            if fetch is None or paths >= _PATHS or fetch.said >= _ENTRIES or not _joins(fetch, where, wanted):
                 if fetch is not None:
                     yield fetch
                 fetch = _begin(where, wanted)
-                paths = held = 0
+                paths = 0
             _join(fetch, wanted, lines)
             paths += len(lines)
-            held += size
         if fetch is not None:
             yield fetch
 
@@ -192,7 +199,7 @@ def _key(entry: File) -> bytes:
     """Where the content lies, what it is, and which inode wants it: equal keys are hard links of one file."""
     at = entry.location
     if not 0 <= entry.size <= _MOST:
-        raise FormatError(f"a size of {entry.size}")
+        raise FormatError(f"a size of {brief(str(entry.size), 40)}")
     if at is None:
         if entry.size:
             raise FormatError(f"{entry.size} bytes, but no object that holds them")
@@ -201,9 +208,10 @@ def _key(entry: File) -> bytes:
         offset, length = _range(at.offset, at.length, entry.size)
         gzip = offset > 0 or at.encoding == "gzip"
         sha = _digest(entry.sha)
+        if not keys.possible(at.key, at.version) or at.encoding not in (None, "gzip"):
+            version, encoding = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
+            raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {encoding!r}")
         head = at.key.encode() + b"\0" + (at.version or "").encode()
-        if head.count(b"\0") > 1 or not at.key or at.encoding not in (None, "gzip"):
-            raise FormatError(f"no such place: {at.key!r}, encoding {at.encoding!r}")
     link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
     return head + b"\0" + _TAIL.pack(offset, length, sha, entry.size, gzip, link)
 
@@ -214,9 +222,10 @@ def _range(offset: int | None, length: int | None, size: int) -> tuple[int, int]
         return 0, 0
     # 18: the shortest gzip member there is. The other bound: what no content of that size is packed into.
     if offset is None or length is None or not (offset >= 0 and 18 <= length <= size + size // 8 + 4096):
-        raise FormatError(f"{length} bytes from {offset} on, for a content of {size}")
+        said = [brief(str(number), 40) for number in (length, offset, size)]
+        raise FormatError("{} bytes from {} on, for a content of {}".format(*said))
     if offset + length > _MOST:
-        raise FormatError(f"an offset of {offset}")
+        raise FormatError(f"an offset of {brief(str(offset), 40)}")
     return offset + 1, length
 
 
@@ -237,7 +246,15 @@ def _groups(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, lis
             for _, line in same:
                 yield key, [line]
         else:
-            while lines := [line for _, line in islice(same, _LINKS)]:
+            lines: list[bytes] = []
+            size = 0
+            for _, line in same:
+                lines.append(line)
+                size += len(line)
+                if len(lines) >= _LINKS or size >= _LINKED:
+                    yield key, lines
+                    lines, size = [], 0
+            if lines:
                 yield key, lines
 
 
@@ -275,6 +292,7 @@ def _join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
         if wanted.offset is not None and wanted.length is not None:
             fetch.length = max(fetch.length or 0, wanted.offset + wanted.length - fetch.start)
     fetch.contents[-1].groups.append(lines)
+    fetch.said += sum(map(len, lines))
 
 
 def _same(one: Wanted, other: Wanted) -> bool:

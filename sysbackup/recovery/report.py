@@ -73,7 +73,7 @@ class Outcome:
         """Count one entry that was not restored, and say why."""
         self.failed += 1
         if len(self.problems) < KEPT_PROBLEMS:
-            self.problems.append(Problem(EVENT, path, reason))
+            self.problems.append(Problem(EVENT, _nameable(path), reason))
 
     def fail_all(self, paths: Iterable[bytes], reason: str) -> None:
         """Count several entries that were not restored for one reason."""
@@ -98,6 +98,11 @@ class Outcome:
             kind = kind if len(self.shortfalls) < _KINDS else _OTHER
             known = self.shortfalls.setdefault(kind, Shortfall(0, path))
         known.count += count
+
+
+def _nameable(path: bytes) -> bytes:
+    """A path, or the two ends of one that is longer than any system call takes (PATH_MAX): ten thousand are kept."""
+    return path if len(path) <= 4096 else path[:2000] + " … ".encode() + path[-2000:]
 
 
 class Progress(Protocol):

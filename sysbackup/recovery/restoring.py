@@ -7,7 +7,7 @@ links and devices, and last the directories get their owners, rights and times.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 
@@ -15,10 +15,10 @@ from sysbackup.errors import SysbackupError
 from sysbackup.model import Problem
 from sysbackup.recovery.fetching import Allowance, Fetcher
 from sysbackup.recovery.framing import Frame
-from sysbackup.recovery.helping import Order, Place, crew, through
+from sysbackup.recovery.helping import Order, Place, crew, placed, through
 from sysbackup.recovery.history import Run, batches
 from sysbackup.recovery.placing import Placer
-from sysbackup.recovery.planning import Fetch, Plan
+from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.report import EVENT, Counts, Options, Outcome, Progress, Report, Silent
 from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.threads import Threads
@@ -53,7 +53,7 @@ async def restore(
         stop = stack.enter_context(Flag())
         planner = stack.enter_context(Threads(1, stop))
         plan = stack.enter_context(Plan(selection, options.spool))
-        async with aclosing(batches(store, run)) as entries:
+        async with aclosing(batches(store, run, options.spool)) as entries:
             async for batch in entries:
                 await planner.run(plan.take, batch)
         fd, made = await planner.run(open_target, target)
@@ -104,7 +104,7 @@ class _Restore:
         placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
         workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         with ExitStack() as stack:
-            place: Place = partial(_placed, placer)
+            place: Place = partial(placed, placer)
             writers = 1
             if workers and self._plan.files >= options.many:
                 order = Order(options.overwrite, options.numeric_owner)
@@ -146,8 +146,3 @@ class _Restore:
     def _tell(self, problem: Problem) -> None:
         self._outcome.fail(problem.source, problem.reason)
         self._progress.problem(problem)
-
-
-def _placed(placer: Callable[[], Placer], fetch: Fetch, data: bytearray) -> Outcome:
-    with placer() as one:
-        return one.place_all(fetch, data)

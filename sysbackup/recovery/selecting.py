@@ -1,13 +1,28 @@
 """Which entries of a manifest a restore or listing is about."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+
+from sysbackup.errors import FormatError
+from sysbackup.model import brief
+from sysbackup.sources.records import LONGEST
+
+_SLASH = ord("/")
+
+
+def check_length(path: bytes) -> None:
+    """`FormatError` for a path longer than any that a picker can have named: PATH_MAX is 4,096, a name's end 255."""
+    if len(path) > LONGEST:
+        begin = brief(path[:200].decode("utf-8", "backslashreplace"))
+        raise FormatError(f"a path of {len(path):,} bytes, more than any backup takes, which begins with {begin}")
 
 
 class Selection:
     """
     Paths with all that lies beneath them, and the directories above them.
 
-    No path selects everything. A slash at the end of a path means nothing.
+    No path selects everything. A slash at the end of a path means nothing. What
+    is asked of it costs no more than the path has bytes, however many steps.
     """
 
     def __init__(self, paths: Sequence[bytes]) -> None:
@@ -15,7 +30,8 @@ class Selection:
         self._all = not roots or b"/" in roots
         self._roots = roots
         self._unmatched = set(roots)
-        self._above = {above for root in roots for above in _ancestors(root)}
+        self._sorted = sorted(roots)
+        self._lengths = sorted({len(root) for root in roots})
 
     def __contains__(self, path: bytes) -> bool:
         """Whether `path` is one of the paths or lies beneath one; remembers which of them were met."""
@@ -25,15 +41,18 @@ class Selection:
         if path in self._roots:
             self._unmatched.discard(path)
             return True
-        for above in _ancestors(path):
-            if above in self._roots:
+        # A root above `path` ends at one of its slashes, and is as long as one of the roots.
+        for length in reversed(self._lengths[: bisect_left(self._lengths, len(path))]):
+            if path[length] == _SLASH and (above := path[:length]) in self._roots:
                 self._unmatched.discard(above)
                 return True
         return False
 
     def leads_to(self, path: bytes) -> bool:
         """Whether `path` is a directory above a selected path."""
-        return path in self._above
+        begin = path if path == b"/" else path + b"/"
+        at = bisect_left(self._sorted, begin)
+        return at < len(self._sorted) and self._sorted[at].startswith(begin) and self._sorted[at] != path
 
     @property
     def unmatched(self) -> list[bytes]:
@@ -43,15 +62,3 @@ class Selection:
 
 def _trimmed(path: bytes) -> bytes:
     return path.rstrip(b"/") or b"/"
-
-
-def _ancestors(path: bytes) -> list[bytes]:
-    """All directories above `path`, the nearest first."""
-    found = []
-    at = path.rfind(b"/")
-    while at > 0:
-        found.append(path[:at])
-        at = path.rfind(b"/", 0, at)
-    if path != b"/":
-        found.append(b"/")
-    return found

@@ -6,11 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from sysbackup.errors import FormatError, RestoreError
+from sysbackup.formats import keys
 from sysbackup.formats.manifest import Snapshot
+from sysbackup.model import brief
 from sysbackup.recovery.history import Run, batches
 from sysbackup.store.port import ObjectStore
 
 _STEP = 1 << 20
+_NAMED = 100  # snapshots of a run that a message names
 
 
 async def snapshots(store: ObjectStore, run: Run) -> list[Snapshot]:
@@ -27,8 +30,11 @@ async def find_snapshot(store: ObjectStore, run: Run, name: str) -> Snapshot:
     found = await snapshots(store, run)
     for snapshot in found:
         if snapshot.name == name:
+            if not keys.possible(snapshot.key, snapshot.version):
+                raise FormatError(f"snapshot {name!r} of run {run.run} of {run.host} lies where no object can be")
             return snapshot
-    others = ", ".join(repr(s.name) for s in found) or "none at all"
+    others = ", ".join(repr(brief(s.name)) for s in found[:_NAMED]) or "none at all"
+    others += ", …" if len(found) > _NAMED else ""
     raise RestoreError(f"run {run.run} of {run.host} holds no snapshot {name!r}; it holds: {others}")
 
 
@@ -37,7 +43,8 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
     The bytes that the snapshotter wrote.
 
     The last of them come only when the digest of all is known to be right:
-    what reads them never gets a whole that is wrong. `FormatError` instead, if it is.
+    what reads them never gets a whole that is wrong. `FormatError` instead, if
+    it is; `is_whole` can tell then whether that was the bucket's fault.
     """
     hashed = hashlib.sha256()
     size = 0
@@ -63,6 +70,17 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
         )
     if held:
         yield held
+
+
+async def is_whole(store: ObjectStore, snapshot: Snapshot) -> bool:
+    """Read it once more, for its digest alone: whether the bucket holds what was backed up."""
+    try:
+        async with aclosing(data(store, snapshot)) as chunks:
+            async for _ in chunks:
+                pass
+    except FormatError:
+        return False
+    return True
 
 
 async def _chunks(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:

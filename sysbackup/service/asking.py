@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from sysbackup.errors import DaemonUnreachable
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.service.control import Accepted, Answer, Going, Refused, Run, address, written
 from sysbackup.service.messages import Over
 from sysbackup.service.status import Status, lives, read
@@ -107,7 +108,7 @@ async def ask(path: Path) -> AsyncGenerator[Accepted | Going | Over, None]:
         async for line in _lines(connection):
             try:
                 answer = _answers.decode(line)
-            except msgspec.DecodeError as exc:
+            except UNREADABLE as exc:
                 raise DaemonUnreachable(
                     f"the daemon's answer cannot be understood ({exc}): is it of another version, and to be restarted?"
                 ) from None

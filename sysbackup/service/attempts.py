@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from sysbackup.config import Config
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Clock
 from sysbackup.pipeline.report import Ended, badly
 from sysbackup.service import messages
@@ -168,7 +168,7 @@ class InProcess:
 def _message(line: bytes) -> messages.Message | None:
     try:
         return messages.read(line)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         log.warning("run.said", line=line[:200].decode("utf-8", "backslashreplace"))
         return None
 

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from sysbackup.errors import SpoolError
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.service.daemon import Daemon
 from sysbackup.service.messages import Over
 from sysbackup.service.status import Current, Status
@@ -214,7 +215,7 @@ class _Reception:
             _requests.decode(line)
         except TimeoutError:
             return Refused(f"nothing was asked within {REQUEST_WITHIN:.0f} s")
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             return Refused(f"the daemon does not understand the request: {exc}")
         return None
 

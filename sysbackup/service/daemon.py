@@ -74,7 +74,8 @@ class Daemon:
     """
     `serve` is its life. All other methods return at once, and are for the event loop's own thread.
 
-    `load` reads the configuration (`ConfigError`); `past` is what was before it.
+    `load` reads the configuration (`ConfigError`); `past` is what was before it,
+    `conf` the `status.fingerprint` of the file, taken before it was read.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Daemon:
         clock: Clock,
         notify: Notify,
         past: Past,
+        conf: str | None = None,
     ) -> None:
         self._config = config
+        self._conf = conf
         self._load = load
         self._runner = runner
         self._listener = listener
@@ -151,6 +154,8 @@ class Daemon:
         self._publish()
 
     def _take_new(self) -> None:
+        # Before: a change that comes in between is taken for one that was not read, never the other way round.
+        conf = statuses.fingerprint(self._config.directory)
         try:
             config = self._load()
             if (config.runtime, config.state) != (self._config.runtime, self._config.state):
@@ -160,7 +165,7 @@ class Daemon:
             for mistake in self._refused:
                 log.error("config.refused", mistake=mistake, kept="the configuration from before stays in force")
         else:
-            self._refused = []
+            self._refused, self._conf = [], conf
             self._reschedule(config)
             self._config = config
             self._listener.configured(config)
@@ -220,6 +225,7 @@ class Daemon:
             next=None if self._timetable is None or self._stopping else self._timetable.next,
             refused=self._refused,
             stale_after=self._config.daemon.stale_after,
+            conf=self._conf,
         )
 
     # ---- its life

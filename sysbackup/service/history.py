@@ -19,6 +19,7 @@ import structlog
 
 from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.owning import leave_to_owner
 from sysbackup.pipeline.report import Ended
 
@@ -162,7 +163,7 @@ def _last(fd: int, most: int) -> Iterator[Ended]:
             return
         try:
             yield _lines.decode(line)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             continue
         most -= 1
 

@@ -14,6 +14,7 @@ import structlog
 
 from sysbackup.config import Config
 from sysbackup.errors import SpoolError
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import plain
 from sysbackup.owning import leave_to_owner
 from sysbackup.pipeline.report import Ended
@@ -100,5 +101,5 @@ def left(config: Config) -> Current | None:
     """The run whose mark was left; None where there is none, or it cannot be read."""
     try:
         return msgspec.json.decode((config.state / _NAME).read_bytes(), type=Current)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None

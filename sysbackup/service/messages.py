@@ -16,12 +16,12 @@ CURRENT_AT_MOST = 300
 
 
 class Began(msgspec.Struct, frozen=True, tag="began"):
-    """The run has a name, and says until when it will promise."""
+    """The run has a working name, and says until when it will promise; None: nothing."""
 
     host: str
     run: str
     started: datetime
-    promise: datetime
+    promise: datetime | None
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -49,7 +49,7 @@ _messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def read(line: bytes) -> Message:
-    """A line as a message. `msgspec.DecodeError` (`ValidationError` is one) where it is none."""
+    """A line as a message. One of `UNREADABLE` where it is none."""
     return _messages.decode(line)
 
 

@@ -217,7 +217,6 @@ def _of_backup(summary: Summary) -> Iterator[Metric]:
         ("notes", "Paths that were picked for the last backup and were gone.", summary.notes),
         ("warnings", "Files that the last backup kept, but not as they should be.", summary.warnings),
         ("price_dollars", "What the requests of the last backup cost, in US dollars.", summary.price),
-        ("promise_timestamp_seconds", "Until when the last backup cannot be deleted.", summary.promise.timestamp()),
     )
     for name, meaning, value in values:
         yield _gauge("last_backup", name, meaning, host, value)
@@ -227,6 +226,9 @@ def _of_backup(summary: Summary) -> Iterator[Metric]:
     for kind, number in summary.requests.items():
         family.add_metric((summary.host, kind), number)
     yield family
+    if summary.promise is not None:
+        meaning = "Until when the last backup cannot be deleted."
+        yield _gauge("last_backup", "promise_timestamp_seconds", meaning, host, summary.promise.timestamp())
     until: datetime | None = summary.next_lock_end
     if until is not None:
         meaning = "When the first of all locks ends that are known of."

@@ -156,4 +156,5 @@ class _Reaping:
 
     def _reap(self) -> None:
         self._waiting = False
-        asyncio.get_running_loop().run_in_executor(None, adopting.reap_adopted)
+        # A thread of its own: a child may end when the loop's threads have been shut down already (wait_for_threads).
+        threading.Thread(target=adopting.reap_adopted, name="reap", daemon=True).start()

@@ -5,6 +5,7 @@ It names its process by number and birth, so that a file left behind by a
 daemon that was killed is known for what it is, whoever has that number now.
 """
 
+import hashlib
 import os
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import msgspec
 
 from sysbackup.config import Config
+from sysbackup.formats.lines import UNREADABLE
 from sysbackup.pipeline.report import Ended
 from sysbackup.service.messages import Progress
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
-    """The run that goes on; `run` and `promise` are None until it has a name."""
+    """The run that goes on; `run` (its working name) and `promise` are None until it has one, or promises nothing."""
 
     started: datetime
     run: str | None = None
@@ -35,6 +37,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     will follow the one that goes on. `last_complete` and `last_stored` are the
     last runs without any problem, and with a manifest. `refused` says what was
     wrong with a configuration that was not taken. `stale_after` in seconds.
+    `conf` is the `fingerprint` of the configuration in force, None where it is not known.
     """
 
     format: int = 1
@@ -52,6 +55,24 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     next: datetime | None
     refused: list[str]
     stale_after: float
+    conf: str | None = None
+
+
+def fingerprint(directory: Path) -> str | None:
+    """The SHA-256 of what is in the configuration file there, of nothing where there is none; None where unreadable."""
+    try:
+        data = (directory / "conf").read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError:
+        return None
+    return hashlib.sha256(data).hexdigest()
+
+
+def conf_changed(status: Status) -> bool | None:
+    """Whether the configuration file is not the one that the daemon works by; None where this user may not know."""
+    now = fingerprint(Path(status.directory))
+    return None if now is None or status.conf is None else now != status.conf
 
 
 def status_path(config: Config) -> Path:
@@ -92,7 +113,7 @@ def read(path: Path) -> Status | None:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
 
 

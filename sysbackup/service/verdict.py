@@ -20,13 +20,18 @@ _LATE = 300.0
 
 _START = "Start it: systemctl start sysbackup, or elsewhere sysbackup daemon"
 
+NOT_RELOADED = (
+    "was changed and not reloaded: runs go by what it was. systemctl reload sysbackup, or send the daemon SIGHUP"
+)
+"""What is said of the configuration file then."""
+
 # By how much an end may lie ahead of us and be believed: a clock that is being set right.
 _AHEAD = timedelta(hours=1)
 
 
 class Promises(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What is promised: `last_until`, how long the last backup with a manifest stays.
+    What is promised: `last_until`, how long the last backup with a manifest stays; None where nothing keeps it.
 
     `backups` of the history are still promised now; the first of these
     promises ends at `first_end`, the last at `last_end`.
@@ -44,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     It was looked for in `runtime`. `past` is the history, the latest run first.
     `next_timer` is when systemd's timer elapses. `warnings` are what was in the way of knowing more.
+    `conf_changed`: the file is not the one that the daemon works by; None where that is not known.
     """
 
     now: datetime
@@ -54,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     stale_after: float
     next_timer: datetime | None
     warnings: list[str]
+    conf_changed: bool | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +78,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     with its `summary` where it has a manifest, as `sysbackup run --json` prints
     it. `next` is when the next run starts, as far as is known, by the daemon's
     `schedule` or systemd's `timer` (`next_by`). `refused` has the mistakes of a
-    configuration that the daemon did not take. `stale_after` in seconds; all
+    configuration that the daemon did not take; `conf_changed` is true where the
+    file is not the one that it works by, null where that is not known. `stale_after` in seconds; all
     times in UTC.
     """
 
@@ -92,6 +100,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next_by: str | None
     promises: Promises
     refused: list[str]
+    conf_changed: bool | None
     stale_after: float
     runs: list[Ended]
 
@@ -102,7 +111,7 @@ def report(facts: Facts, most: int = 5) -> Report:
     living = status if facts.alive else None
     runs = _runs(facts)
     last, last_complete, last_stored = _lasts(facts, runs)
-    failing = _failing(facts, last)
+    failing = _failing(facts, last, next((e for e in _since(last, runs) if not _by_hand(e)), None))
     reasons = [*failing, *_stale(facts, last_complete, last_stored)]
     verdict = FAILING if failing else STALE if reasons else FRESH
     next_run, next_by = (living.next, "schedule") if living and living.next else (facts.next_timer, "timer")
@@ -124,6 +133,7 @@ def report(facts: Facts, most: int = 5) -> Report:
         next_by=next_by if next_run else None,
         promises=_promises(runs, last_stored, now),
         refused=living.refused if living else [],
+        conf_changed=facts.conf_changed if living else None,
         stale_after=facts.stale_after,
         runs=runs[:most],
     )
@@ -172,7 +182,18 @@ def _last(said: Ended | None, remembered: list[Ended]) -> Ended | None:
     return max(said, remembered[0], key=lambda ended: ended.finished)
 
 
-def _failing(facts: Facts, last: Ended | None) -> list[str]:
+def _since(last: Ended | None, runs: list[Ended]) -> list[Ended]:
+    """The runs with the last one first, which the history may lack."""
+    return runs if last is None or last in runs else [last, *runs]
+
+
+def _by_hand(ended: Ended) -> bool:
+    """Whether somebody stopped a `sysbackup run` of their own: its status is then 128 and the signal's number."""
+    return ended.outcome == "stopped" and ended.exit_code > 128
+
+
+def _failing(facts: Facts, last: Ended | None, judged: Ended | None) -> list[str]:
+    """`judged`: the last run that nobody stopped by hand, which says nothing of whether backups can be made."""
     found, status = [], facts.status
     if status is None:
         found.append(f"no daemon runs: there is nothing in {facts.runtime}. {_START}")
@@ -188,10 +209,11 @@ def _failing(facts: Facts, last: Ended | None) -> list[str]:
         up = (facts.now - status.since).total_seconds()
         if up > facts.stale_after:
             found.append(f"the daemon started {ago(up)}, and there has been no run yet")
-    if last is not None and not last.stored:
-        how = "was stopped" if last.outcome == "stopped" else "failed"
-        age = ago((facts.now - last.finished).total_seconds())
-        found.append(f"the last run {how} {age}, without a manifest: {last.reason or 'nobody knows why'}")
+    if judged is not None and not judged.stored:
+        how = "was stopped" if judged.outcome == "stopped" else "failed"
+        age = ago((facts.now - judged.finished).total_seconds())
+        which = "the last run" if judged is last else "the last run that nobody stopped"
+        found.append(f"{which} {how} {age}, without a manifest: {judged.reason or 'nobody knows why'}")
     return found
 
 
@@ -221,9 +243,14 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
     if last is not None and last.summary is not None and last.summary.problems:
         number = last.summary.problems
         found.append(f"the last run could not back up {number:,} source{'s' if number > 1 else ''} as asked")
+    if last is not None and _by_hand(last):
+        age = ago((facts.now - last.finished).total_seconds())
+        found.append(f"the last run was stopped by hand {age}, without a manifest: {last.reason}")
     if living is None:
         return found
     found += [f"the daemon has refused a changed configuration: {mistake}" for mistake in living.refused]
+    if facts.conf_changed and not living.refused:
+        found.append(f"{living.directory}/conf {NOT_RELOADED}")
     silent = (facts.now - living.written).total_seconds()
     if living.current is not None and silent > _SILENT:
         found.append(f"the run, or the daemon, has said nothing for {roughly(silent)}: it may hang")
@@ -235,7 +262,8 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
 
 
 def _promises(runs: list[Ended], stored: Ended | None, now: datetime) -> Promises:
-    ends = sorted(e.summary.promise for e in runs if e.summary is not None and e.summary.promise > now)
+    promises = [e.summary.promise for e in runs if e.summary is not None]
+    ends = sorted(end for end in promises if end is not None and end > now)
     return Promises(
         last_until=stored.summary.promise if stored is not None and stored.summary is not None else None,
         backups=len(ends),

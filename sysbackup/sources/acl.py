@@ -48,6 +48,7 @@ _KINDS = {
 }
 
 # What would end a name, or pass for a number, is written as the number.
+_KEPT = 4096  # characters of an ACL that is worth remembering
 _AMBIGUOUS = re.compile(r"[,:=#\\\s]|\A[0-9]+\Z|\A\Z")
 
 _Entry = tuple[int, int, int]  # tag, permissions, id
@@ -96,7 +97,10 @@ def parse(text: str, ids: Owners) -> Acl:
     `FormatError` where it is no valid ACL (acl(5), Valid ACLs).
     """
     mode = _MINIMAL_MODE.get(text)
-    return _parsed(text, ids) if mode is None else Acl(mode, None, None, mode)
+    if mode is not None:
+        return Acl(mode, None, None, mode)
+    # what is remembered thousands of times over must not be as long as somebody else likes
+    return _parsed(text, ids) if len(text) <= _KEPT else _parsed.__wrapped__(text, ids)
 
 
 def flags_text(mode: int) -> str | None:

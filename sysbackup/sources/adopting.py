@@ -28,6 +28,8 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 # For how long what was killed is waited for: only what hangs in the kernel takes longer.
 _WITHIN = 0.5
+# The same where somebody has time: on a busy machine also what is killed waits for its turn to die.
+_AMPLY = 1.5
 _LOOK_EVERY = 0.01
 
 
@@ -43,7 +45,7 @@ def end_adopted(since: int) -> int:
     """
     Kill what we have adopted that was born at `since` or later, and what that leaves behind in turn.
 
-    Returns how many processes that were. Blocks for up to half a second: the
+    Returns how many processes that were. Blocks for up to a second and a half: the
     orphans of one that was killed come to us only when it is gone.
     """
 
@@ -51,7 +53,7 @@ def end_adopted(since: int) -> int:
         adopted = (p for p in _adopted() if p.born >= since and not {p.group, p.session} & known)
         return [p for p in adopted if p.over or not _for_good(p.number)]
 
-    return _end(find, spawning)
+    return _end(find, spawning, _AMPLY)
 
 
 def reap_adopted() -> None:
@@ -64,16 +66,16 @@ def end_children() -> None:
     """Kill all our children, also those that we have started ourselves, and what they leave behind: our last act."""
     # It stays locked, and nobody starts one any more.
     spawning.acquire(timeout=_WITHIN / 2)
-    _end(lambda: list(_children()), nullcontext())
+    _end(lambda: list(_children()), nullcontext(), _WITHIN)
 
 
-def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[object]) -> int:
+def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[object], within: float) -> int:
     """Kill whom `find` finds, until it finds nobody; `lock` keeps others from reaping them meanwhile."""
     ours = os.getpgrp()
     killed: set[int] = set()
     over: set[int] = set()
     quiet = 0
-    deadline = time.monotonic() + _WITHIN
+    deadline = time.monotonic() + within
     # Twice: one that dies while we look, and is reaped, may have children that we had looked at before.
     while quiet < 2 and time.monotonic() < deadline:
         with lock:

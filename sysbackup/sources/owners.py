@@ -11,6 +11,8 @@ _V = TypeVar("_V")
 # A machine with more owners than this looks the rest up again and again; it does not grow.
 _KEPT = 65_536
 
+_LONGEST = 256  # LOGIN_NAME_MAX (limits.h): nobody's name is longer
+
 
 class Owners:
     """
@@ -45,7 +47,7 @@ class Owners:
             return owner
         if self._numeric and fallback is not None:
             return fallback
-        found = _remembered(self._uids, owner, _uid)
+        found = _remembered(self._uids, owner, _uid) if len(owner) <= _LONGEST else None
         return fallback if found is None else found
 
     def gid(self, group: str | int, fallback: int | None = None) -> int | None:
@@ -54,7 +56,7 @@ class Owners:
             return group
         if self._numeric and fallback is not None:
             return fallback
-        found = _remembered(self._gids, group, _gid)
+        found = _remembered(self._gids, group, _gid) if len(group) <= _LONGEST else None
         return fallback if found is None else found
 
 

@@ -10,6 +10,8 @@ import asyncio
 import fcntl
 import os
 import select
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -42,6 +44,8 @@ class Inlet:
         self._heard = heard
         self._waiting: asyncio.Future[None] | None = None
         self._pouring = False
+        self._rest: int | None = None
+        self.pipe = os.fstat(descriptor).st_ino
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def read(self, at_most: int) -> bytes:
@@ -49,7 +53,7 @@ class Inlet:
         await asyncio.sleep(0)  # a pipe that is never empty must not keep the loop to itself
         while not self.ended.done():
             try:
-                chunk = os.read(self._descriptor, at_most)
+                chunk = self._read(at_most)
             except BlockingIOError:
                 await self._readable()
                 continue
@@ -73,6 +77,23 @@ class Inlet:
         poll.register(self._descriptor, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
 
+    def held(self) -> bool:
+        """Whether anybody can still write to it (poll(2): the end of a pipe that nobody holds hangs up)."""
+        if self.ended.done():
+            return False
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        return not any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    def cut(self) -> None:
+        """Take what is in the pipe at this moment, and then hear nobody any more, whoever still writes."""
+        if self.ended.done() or self._rest is not None:
+            return
+        there = fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(struct.calcsize("i")))
+        (self._rest,) = struct.unpack("i", there)
+        if not self._rest:
+            self.close()
+
     def close(self) -> None:
         """Stop listening: whoever reads sees the end."""
         if self.ended.done():
@@ -82,6 +103,14 @@ class Inlet:
         self.ended.set_result(None)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def _read(self, at_most: int) -> bytes:
+        """What is there, or the end: of the pipe, or of what it held when it was `cut`."""
+        if self._rest is None:
+            return os.read(self._descriptor, at_most)
+        chunk = os.read(self._descriptor, min(at_most, self._rest))
+        self._rest -= len(chunk)
+        return chunk
 
     async def _readable(self) -> None:
         self._waiting = self._loop.create_future()
@@ -95,7 +124,7 @@ class Inlet:
 
     def _take(self, sink: Callable[[bytes], None]) -> None:
         try:
-            chunk = os.read(self._descriptor, 1 << 16)
+            chunk = self._read(1 << 16)
         except BlockingIOError:
             return
         self._heard()

@@ -12,17 +12,23 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
+
+import structlog
 
 from sysbackup.errors import ProgramError
 from sysbackup.model import shown
-from sysbackup.sources.children import FOR_GOOD, Child, environment, start
+from sysbackup.sources.children import FOR_GOOD, Child, environment, moment, start
+from sysbackup.sources.leftovers import end_left
 from sysbackup.sources.listing import PassedOver, Program, find_programs, unsafe, unstartable
 from sysbackup.sources.pipes import Inlet, Outlet, open_pipe
 from sysbackup.sources.said import Said
 from sysbackup.units import duration_text
 
 __all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running", "signal_name"]
+
+log = structlog.get_logger()
 
 GRACE = 10.0
 """Seconds between TERM and KILL for a program that was silent too long."""
@@ -31,7 +37,7 @@ LEAVING_GRACE = 2.0
 """The same where we leave before the program has ended, and for what outlives it."""
 
 LINGER = 5.0
-"""Seconds of silence after a program has ended until what it left behind is no longer listened to."""
+"""Seconds that what a hook left behind may keep its output open; the same of other programs is worth a word then."""
 
 _OUTPUT_CHUNK = 1 << 16
 _DATA_CHUNK = 1 << 20
@@ -44,6 +50,8 @@ class Running:
         self._idle_limit = idle_limit
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
+        self._since = moment()
+        self._name = ""
         self._child: Child | None = None
         self._output: Inlet | None = None
         self._data: Inlet | None = None
@@ -96,6 +104,7 @@ class Running:
         finally:
             for descriptor in (*ours, *theirs):
                 os.close(descriptor)
+        self._name = shown(program.name)
         self._said = Said(program.name)
         self._errors.pour(self._said.feed)
         self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
@@ -125,37 +134,66 @@ class Running:
         silent = not await self._until((child.gone,), self._idle_limit)
         if silent:
             await self._stop(child, GRACE)
-        left_behind = not child.gone.done()
-        if not left_behind:
-            self._heard()
-            left_behind = not await self._until([inlet.ended for inlet in self._inlets], LINGER)
-        # Output and data that reached their end are whole, whoever still holds standard error.
-        cut_off = any(not inlet.ended.done() for inlet in self._inlets if inlet is not self._errors)
-        if left_behind:
-            await self._stop(child, LEAVING_GRACE)
-            for inlet in self._inlets:
-                inlet.close()
+        left = await self._leave_nothing(child, 0 if silent else self._idle_limit) if child.gone.done() else None
+        # Output and data that reached their end are whole, whoever held standard error.
+        cut_off = left is not None and left.output
+        for inlet in self._inlets:
+            # What was written before is kept, and read at the reader's own pace.
+            inlet.cut() if child.gone.done() else inlet.close()
+        if self._errors is not None:
+            await asyncio.wait((self._errors.ended,), timeout=LEAVING_GRACE)
+            self._errors.close()
         if self._said is not None:
             self._said.finish()
-        return self._verdict(child, silent=silent, cut_off=cut_off)
+        return self._verdict(child, silent=silent, cut_off=cut_off, left=left)
+
+    async def _leave_nothing(self, child: Child, limit: float) -> "_Left | None":
+        """Wait for what the program, which has ended, has left behind, for so long in all; then end it."""
+        waiting = [inlet.ended for inlet in self._inlets]
+        early = min(LINGER, limit)
+        _, pending = await asyncio.wait(waiting, timeout=early)
+        if pending and self._held() and limit > early:
+            log.info(
+                "program.awaited",
+                program=self._name,
+                reason=f"it has ended; what it had started holds its pipes, and has {duration_text(limit)} in all",
+            )
+            await asyncio.wait(waiting, timeout=limit - early)
+        if not (held := self._held()):
+            return None
+        output = any(inlet is not self._errors for inlet in held)
+        gone = await end_left(child, held, self._since, LEAVING_GRACE)
+        how = f"held its pipes {duration_text(limit)} after its end" if limit else "held its pipes"
+        log.warning(
+            "program.left_behind",
+            program=self._name,
+            reason=f"what it had started {how}, and {'was ended' if gone else 'could not be ended'}",
+        )
+        return _Left(output, gone)
+
+    def _held(self) -> list[Inlet]:
+        return [inlet for inlet in self._inlets if inlet.held()]
 
     async def _stop(self, child: Child, grace: float) -> None:
         for inlet in self._inlets:
             inlet.pour(_ignore)  # what writes to a full pipe cannot end
         await child.end(grace, [inlet.ended for inlet in self._inlets])
 
-    def _verdict(self, child: Child, *, silent: bool, cut_off: bool) -> str | None:
+    def _verdict(self, child: Child, *, silent: bool, cut_off: bool, left: "_Left | None") -> str | None:
         status = child.status
         if silent:
             why = f"wrote nothing for {duration_text(self._idle_limit)} and was stopped"
             if status is None:
                 why += ", but cannot be killed: does a file system not answer it?"
+            elif left is not None and not left.gone:
+                why += "; something that it had started could not be ended"
         elif status:
             why = _badly(status)
         elif cut_off:
+            ending = "was ended" if left is not None and left.gone else "could not be ended"
             why = (
-                "ended, but something that it had started kept its output open, wrote nothing more for "
-                f"{duration_text(LINGER)} and was stopped: what came may be incomplete"
+                "ended, but something that it had started kept its output open for "
+                f"{duration_text(self._idle_limit)} more and {ending}: what came may be incomplete"
             )
         else:
             return None
@@ -209,7 +247,7 @@ async def call(program: Program, argument: bytes, data: bytes, limit: float) -> 
     it is ended with all that it started, and so is what keeps its output open
     for longer than it lives. When this is cancelled all of it is killed at once.
     """
-    until = asyncio.get_running_loop().time() + limit
+    until, since = asyncio.get_running_loop().time() + limit, moment()
     try:
         async with asyncio.timeout_at(until):
             started = await _start_hook(program.path, argument)
@@ -217,13 +255,14 @@ async def call(program: Program, argument: bytes, data: bytes, limit: float) -> 
         return f"could not be started within {duration_text(limit)}: does a file system not answer it?"
     except (OSError, _UnfitError) as error:
         return _unstarted(error)
-    return await _told(program, started, data, until, limit)
+    return await _told(program, started, data, until, limit, since)
 
 
 async def _told(
-    program: Program, started: tuple[Child, Outlet, Inlet], data: bytes, until: float, limit: float
+    program: Program, started: tuple[Child, Outlet, Inlet], data: bytes, until: float, limit: float, since: int
 ) -> str | None:
     child, outlet, inlet = started
+    left = False
     said = Said(program.name)
     inlet.pour(said.feed)
     why: str | None = None
@@ -236,13 +275,17 @@ async def _told(
         if child.status:
             why = _badly(child.status)
         elif not inlet.ended.done():
-            why = "ended, but something that it had started kept its output open and was stopped"
+            left = True
+            why = "ended, but something that it had started kept its output open"
     except TimeoutError:
         why = f"had not ended after {duration_text(limit)} and was stopped"
     finally:
         outlet.close()
         try:
-            if why is not None:
+            if left:
+                gone = await end_left(child, (inlet,), since, LEAVING_GRACE)
+                why = f"{why} and " + ("was ended" if gone else "could not be ended")
+            elif why is not None:
                 await child.end(LEAVING_GRACE, (inlet.ended,))
         finally:
             if not inlet.ended.done():
@@ -307,6 +350,14 @@ async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
         outlet.close()
     status = child.status or 0
     return status if status >= 0 else 128 - status
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a program left behind: whether it held `output` or data, and whether it is `gone` now."""
+
+    output: bool
+    gone: bool
 
 
 class _UnfitError(Exception):

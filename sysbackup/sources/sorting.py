@@ -125,20 +125,27 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 def _read(file: IO[bytes]) -> Iterator[Record]:
     inflater = gzipping.Inflater(_BLOCK)
-    rest = b""
+    waiting: list[bytes] = []
+    held = needed = 0
     at = 0
     # pread: an iteration that was given up must not disturb the next one
     while packed := os.pread(file.fileno(), _BLOCK, at):
         at += len(packed)
         for piece in inflater.feed(packed):
-            rest = rest + piece if rest else piece
-            begin = 0
+            waiting.append(piece)
+            held += len(piece)
+            if held < needed:  # a large record is joined once, not once for each of its pieces
+                continue
+            rest = b"".join(waiting)
+            begin, needed = 0, _LENGTHS.size
             while len(rest) - begin >= _LENGTHS.size:
                 key_length, value_length = _LENGTHS.unpack_from(rest, begin)
                 middle = begin + _LENGTHS.size + key_length
                 end = middle + value_length
                 if end > len(rest):
+                    needed = end - begin
                     break
                 yield rest[begin + _LENGTHS.size : middle], rest[middle:end]
                 begin = end
-            rest = rest[begin:]
+            waiting = [rest[begin:]]
+            held = len(waiting[0])

@@ -1,9 +1,13 @@
 """What lies in the bucket: objects, versions, and a version equal to given bytes."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
+from sysbackup.errors import StoreError
+from sysbackup.store import answers
+from sysbackup.store.answers import NoAnswer
 from sysbackup.store.port import Version
 from sysbackup.store.translating import NOT_IMPLEMENTED, Action
 from sysbackup.store.wire import Expected, Wire
@@ -26,44 +30,73 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
     params: ListObjectsV2RequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
     if after:
         params["StartAfter"] = after
+    last, tokens = after, set[str]()
+
+    async def send() -> tuple[list[Version], str | None]:
+        page = await wire.client.list_objects_v2(**params)
+        answers.of_bucket(wire.bucket, page.get("Name"))
+        found = [_version(entry, prefix, current=True) for entry in page.get("Contents", [])]
+        _in_turn([last, *(version.key for version in found)])
+        token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+        if page.get("IsTruncated"):
+            answers.need("NextContinuationToken", token)
+        if token in tokens:
+            raise NoAnswer("a listing that does not move on")
+        return found, token
+
     while True:
-        page = await wire.make(Action("ListObjectsV2"), lambda: wire.client.list_objects_v2(**params))
-        for found in page.get("Contents", []):
-            yield Version(
-                key=found["Key"],
-                version=None,
-                size=found["Size"],
-                etag=found.get("ETag", "").strip('"'),
-                modified=found["LastModified"].astimezone(UTC),
-            )
-        if not page.get("IsTruncated") or "NextContinuationToken" not in page:
+        page, token = await wire.make(Action("ListObjectsV2"), send)
+        for version in page:
+            yield version
+        if token is None:
             return
-        params["ContinuationToken"] = page["NextContinuationToken"]
+        tokens.add(token)
+        last = page[-1].key if page else last
+        params["ContinuationToken"] = token
 
 
-async def versions(wire: Wire, prefix: str) -> AsyncGenerator[Version, None]:
+async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
     """All versions, as `ObjectStore.versions` says."""
     params: ListObjectVersionsRequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
+    if after:
+        params["KeyMarker"] = after
+    last, markers = after, set[tuple[str, str]]()
+
+    async def send() -> tuple[list[Version], tuple[str, str] | None]:
+        page = await wire.client.list_object_versions(**params)
+        answers.of_bucket(wire.bucket, page.get("Name"))
+        found = _in_order(page, prefix)
+        _in_turn([last, *(version.key for version in found)])
+        if not page.get("IsTruncated"):
+            return found, None
+        answers.need("NextKeyMarker", page.get("NextKeyMarker"))
+        marker = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
+        if marker in markers:
+            raise NoAnswer("a listing that does not move on")
+        return found, marker
+
     while True:
         try:
-            page = await wire.make(
-                Action("ListObjectVersions"),
-                lambda: wire.client.list_object_versions(**params),
-                expected=(NOT_IMPLEMENTED,),
-            )
+            page, marker = await wire.make(Action("ListObjectVersions"), send, expected=(NOT_IMPLEMENTED,))
         except Expected:
-            async for found in objects(wire, prefix):
+            async for found in objects(wire, prefix, after):
                 yield found
             return
-        for version in _in_order(page):
+        # Ceph's gateway and moto begin with the marker's own key
+        for version in (version for version in page if version.key > after):
             yield version
-        if not page.get("IsTruncated") or "NextKeyMarker" not in page:
+        if marker is None:
             return
-        params["KeyMarker"] = page["NextKeyMarker"]
-        if marker := page.get("NextVersionIdMarker"):
-            params["VersionIdMarker"] = marker
-        else:
-            params.pop("VersionIdMarker", None)
+        markers.add(marker)
+        last = page[-1].key if page else last
+        _move_on(params, *marker)
+
+
+def _move_on(params: "ListObjectVersionsRequestTypeDef", key: str, version: str) -> None:
+    params["KeyMarker"] = key
+    params.pop("VersionIdMarker", None)
+    if version:
+        params["VersionIdMarker"] = version
 
 
 async def equals(wire: Wire, key: str, size: int, etag: str) -> AsyncGenerator[Version, None]:
@@ -76,29 +109,52 @@ async def equals(wire: Wire, key: str, size: int, etag: str) -> AsyncGenerator[V
             yield found
 
 
-def _in_order(page: "ListObjectVersionsOutputTypeDef") -> list[Version]:
+async def make_sure(wire: Wire, key: str, version: str | None, size: int, etag: str) -> None:
+    """Look whether a version that the store named is there with this size and ETag; `StoreError` where not."""
+    async for found in equals(wire, key, size, etag):
+        if found.version == version:
+            return
+    raise _unlisted(wire, key, version, size, etag)
+
+
+async def newest(wire: Wire, key: str, size: int, etag: str) -> str | None:
+    """The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none."""
+    async for found in equals(wire, key, size, etag):
+        return found.version
+    raise _unlisted(wire, key, None, size, etag)
+
+
+def _unlisted(wire: Wire, key: str, version: str | None, size: int, etag: str) -> StoreError:
+    return StoreError(
+        f"{wire.place} confirmed {key!r} (version {version or 'not named'}), but does not list it with {size} bytes "
+        f"and ETag {etag!r}: it is not relied on. Check the store, and whether a proxy stands between."
+    )
+
+
+def _in_order(page: "ListObjectVersionsOutputTypeDef", prefix: str) -> list[Version]:
     """One page's versions and delete markers, which botocore lists apart, by key and newest first."""
-    stored = [
-        Version(
-            key=found["Key"],
-            version=named(found.get("VersionId")),
-            size=found["Size"],
-            etag=found.get("ETag", "").strip('"'),
-            modified=found["LastModified"].astimezone(UTC),
-            latest=found["IsLatest"],
-        )
-        for found in page.get("Versions", [])
-    ]
-    markers = [
-        Version(
-            key=found["Key"],
-            version=named(found.get("VersionId")),
-            size=0,
-            etag="",
-            modified=found["LastModified"].astimezone(UTC),
-            latest=found["IsLatest"],
-            marker=True,
-        )
-        for found in page.get("DeleteMarkers", [])
-    ]
+    stored = [_version(found, prefix) for found in page.get("Versions", [])]
+    markers = [_version(found, prefix, marker=True) for found in page.get("DeleteMarkers", [])]
     return sorted([*markers, *stored], key=lambda v: (v.key, not v.latest, -v.modified.timestamp()))
+
+
+def _version(found: Mapping[str, Any], prefix: str, *, current: bool = False, marker: bool = False) -> Version:
+    """One entry of a listing; `NoAnswer` where it is not one of this listing."""
+    key = found["Key"]
+    if not key.startswith(prefix):
+        raise NoAnswer(f"a key that was not asked for: {key[:100]!r}")
+    return Version(
+        key=key,
+        version=None if current else named(found.get("VersionId")),
+        size=0 if marker else found["Size"],
+        etag="" if marker else found.get("ETag", "").strip('"'),
+        modified=found["LastModified"].astimezone(UTC),
+        latest=current or found["IsLatest"],
+        marker=marker,
+    )
+
+
+def _in_turn(keys: Sequence[str]) -> None:
+    """`NoAnswer` where keys do not come in order (of their bytes in UTF-8, as S3 has it)."""
+    if any(later.encode() < earlier.encode() for earlier, later in pairwise(keys)):
+        raise NoAnswer("a listing out of order")

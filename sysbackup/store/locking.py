@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sysbackup.errors import AccessDenied, LockNotKept
 from sysbackup.model import Lock, LockMode
+from sysbackup.store import answers
 from sysbackup.store.translating import NO_OBJECT_LOCK, NO_RETENTION, NOT_IMPLEMENTED, Action
 from sysbackup.store.wire import Expected, Wire
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
         HeadObjectRequestTypeDef,
         PutObjectRetentionRequestTypeDef,
     )
+
+_SETTINGS = 3  # so often is a lock set that something other than S3 seems to have confirmed
 
 _UNLOCKED = (NO_RETENTION, NO_OBJECT_LOCK, NOT_IMPLEMENTED)
 
@@ -63,34 +66,44 @@ class Locks:
             if version is not None:
                 params["VersionId"] = version
             action = Action("GetObjectRetention", key, version)
+
+            async def ask() -> Lock | None:
+                answer = await self._wire.client.get_object_retention(**params)
+                retention: Mapping[str, Any] = answer.get("Retention", {})
+                return _lock(retention.get("Mode"), retention.get("RetainUntilDate"))
+
             try:
-                answer = await self._wire.make(
-                    action,
-                    lambda: self._wire.client.get_object_retention(**params),
-                    expected=_UNLOCKED,
-                )
+                if lock := await self._wire.make(action, ask, expected=_UNLOCKED):
+                    return lock
             except Expected:
                 return None
-            retention = answer.get("Retention", {})
-            if lock := _lock(retention.get("Mode"), retention.get("RetainUntilDate")):
-                return lock
-            self._by_head = True
-        return lock_in(await self.head(key, version))
+        found = lock_in(await self.head(key, version))
+        # only now: one spoiled answer must not ask for a right that a writer has not
+        self._by_head = True
+        return found
 
     async def head(self, key: str, version: str | None) -> "HeadObjectOutputTypeDef":
         """S3's HEAD of one version."""
         params: HeadObjectRequestTypeDef = {"Bucket": self._wire.bucket, "Key": key}
         if version is not None:
             params["VersionId"] = version
-        return await self._wire.make(
-            Action("HeadObject", key, version), lambda: self._wire.client.head_object(**params)
-        )
+
+        async def ask() -> "HeadObjectOutputTypeDef":
+            answer = await self._wire.client.head_object(**params)
+            for field in ("ETag", "ContentLength", "LastModified"):
+                answers.need(field, answer.get(field))
+            answers.same("version", version, answer.get("VersionId"))
+            lock_in(answer)  # which is no lock at all where it cannot be read
+            return answer
+
+        return await self._wire.make(Action("HeadObject", key, version), ask)
 
     async def keep(self, key: str, version: str | None, asked: Lock, *, doubt: bool = False) -> tuple[Lock, bool]:
         """
         See to it that a version is locked as `asked`: the lock in force, and whether it had to be set.
 
-        What was set is read back the first time, or always with `doubt`.
+        What was set is read back the first time, where the answer bears no request
+        id of S3's (a proxy's empty 200), and always with `doubt`.
         `LockNotKept` where the store does not keep it, or refuses to turn
         GOVERNANCE into COMPLIANCE (AWS does without s3:BypassGovernanceRetention).
         """
@@ -98,10 +111,13 @@ class Locks:
         if found is not None and found.covers(asked):
             return found, False
         wanted = _longer(found, asked)
-        await self._set(key, version, wanted, found)
-        if self._set_holds and not doubt:
-            return wanted, True
-        found = await self.of(key, version)
+        for _ in range(_SETTINGS):
+            answered = await self._set(key, version, wanted, found)
+            if self._set_holds and answered and not doubt:
+                return wanted, True
+            found = await self.of(key, version)
+            if answered or (found is not None and found.covers(asked)):
+                break
         if found is None or not found.covers(asked):
             now = f"locked until {found.until:%Y-%m-%d %H:%M:%S} UTC ({found.mode})" if found else "not locked"
             raise LockNotKept(
@@ -112,7 +128,8 @@ class Locks:
         self._set_holds = True
         return found, True
 
-    async def _set(self, key: str, version: str | None, lock: Lock, found: Lock | None) -> None:
+    async def _set(self, key: str, version: str | None, lock: Lock, found: Lock | None) -> bool:
+        """Set a lock; whether it was S3 that answered, as far as the answer shows."""
         params: PutObjectRetentionRequestTypeDef = {
             "Bucket": self._wire.bucket,
             "Key": key,
@@ -122,7 +139,7 @@ class Locks:
             params["VersionId"] = version
         action = Action("PutObjectRetention", key, version)
         try:
-            await self._wire.make(action, lambda: self._wire.client.put_object_retention(**params))
+            answer = await self._wire.make(action, lambda: self._wire.client.put_object_retention(**params))
         except AccessDenied as exc:
             if found is None or found.mode is lock.mode:
                 raise
@@ -130,6 +147,7 @@ class Locks:
                 f"{self._wire.place} does not let the lock of {key!r} (version {version}) become {lock.mode}; it "
                 f"stays {found.mode} until {found.until:%Y-%m-%d %H:%M:%S} UTC."
             ) from exc
+        return answers.is_answered_by_s3(answer)
 
 
 def _longer(found: Lock | None, asked: Lock) -> Lock:

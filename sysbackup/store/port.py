@@ -19,6 +19,9 @@ Body = bytes | bytearray
 
 NO_METADATA: Mapping[str, str] = {}
 
+# Versions and keys that one listing request brings at the most (S3 API Reference, ListObjectVersions: max-keys)
+PAGE = 1000
+
 # S3's limits (User Guide, "Amazon S3 multipart upload limits")
 MIN_PART, MAX_PART, MAX_PARTS = 5 << 20, 5 << 30, 10_000
 
@@ -39,6 +42,12 @@ class Version:
     modified: datetime
     latest: bool = True
     marker: bool = False
+
+    def equals(self, other: "Version") -> bool:
+        """Whether both hold the same bytes, as far as a listing tells: a version, or one put again."""
+        if self.version is not None and self.version == other.version:
+            return True
+        return bool(self.etag) and (self.size, self.etag) == (other.size, other.etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +161,12 @@ class ObjectStore(Protocol):
         """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
         ...
 
-    def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
+    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         """
-        All versions and delete markers under `prefix`, by key, newest first within a key.
+        All versions and delete markers under `prefix` of keys that sort after `after`, by key, newest first within it.
 
-        On a store that has no versions: the current objects, with `version` None.
+        Each `PAGE` of them costs a request, sent when it is asked for. On a store that
+        has no versions: the current objects, with `version` None.
         """
         ...
 

@@ -1,5 +1,6 @@
 """The bytes of a version, resumed where a connection breaks."""
 
+import re
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,15 @@ import aiohttp
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.store import answers
+from sysbackup.store.answers import NoAnswer
 from sysbackup.store.translating import Action
 from sysbackup.store.wire import Wire
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _CHUNK = 1 << 18
 _BREAKS = 5  # so often may a connection break without one more byte
 
@@ -30,9 +34,10 @@ async def read(
         params["VersionId"] = version
     at, breaks = start, 0
     end = None if length is None else start + length
+    etag: str | None = None
     while end is None or at < end:
-        answer = await _ask(wire, params, version, at, end)
-        end = at + answer["ContentLength"]
+        answer = await _ask(wire, params, version, at, end, etag)
+        end, etag = at + answer["ContentLength"], answer["ETag"]
         if "VersionId" not in params:
             # should the object be replaced meanwhile, what follows would belong to other bytes
             params["IfMatch"] = answer["ETag"]
@@ -56,15 +61,41 @@ async def read(
 
 
 async def _ask(
-    wire: Wire, params: "GetObjectRequestTypeDef", version: str | None, at: int, end: int | None
+    wire: Wire, params: "GetObjectRequestTypeDef", version: str | None, at: int, end: int | None, etag: str | None
 ) -> "GetObjectOutputTypeDef":
     """GetObject from `at`; the answer holds the bytes from there on, or it raises."""
     ranged = at > 0 or end is not None
     if ranged:
         params["Range"] = f"bytes={at}-" if end is None else f"bytes={at}-{end - 1}"
     key = params["Key"]
-    answer = await wire.make(Action("GetObject", key, version), lambda: wire.client.get_object(**params))
-    if at > 0 and not answer.get("ContentRange", "").startswith(f"bytes {at}-"):
+
+    async def send() -> "GetObjectOutputTypeDef":
+        answer = await wire.client.get_object(**params)
+        try:
+            answers.need("ETag", answer.get("ETag"))
+            answers.need("Content-Length", answer.get("ContentLength"))
+            answers.same("version", version, answer.get("VersionId"))
+            answers.same("content", etag, answer["ETag"])
+            if ranged and answer.get("ContentRange"):
+                _fits(answer["ContentRange"], answer["ContentLength"], at, end)
+        except BaseException:
+            answer["Body"].close()
+            raise
+        return answer
+
+    answer = await wire.make(Action("GetObject", key, version), send)
+    if ranged and not answer.get("ContentRange"):
         answer["Body"].close()
         raise StoreError(f"{wire.place} does not answer ranged reads (of {key!r}): a restore cannot use it.")
     return answer
+
+
+def _fits(told: str, length: int, at: int, end: int | None) -> None:
+    """`NoAnswer` where a range is not what was asked for, from `at` to `end` or to where the object ends."""
+    found = _RANGE.fullmatch(told)
+    if not found:
+        raise NoAnswer(f"a range that makes no sense: {told[:60]!r}")
+    first, last, whole = (int(number) for number in found.groups())
+    wanted = whole if end is None else min(end, whole)
+    if (first, last + 1) != (at, wanted) or length != wanted - at:
+        raise NoAnswer(f"another range than was asked for: {told[:60]!r}, {length} bytes")

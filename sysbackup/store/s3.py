@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from sysbackup import config
 from sysbackup.errors import ObjectGone, StoreError
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.store import listing, reading
+from sysbackup.store import answers, listing, reading
 from sysbackup.store.accounting import Requests
+from sysbackup.store.digests import base64_of, md5_hex, sha256_of
 from sysbackup.store.locking import Locks, lock_in, mode_for_s3, until_second
 from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, Upload, Version
 from sysbackup.store.translating import PRECONDITION_FAILED, Action
 from sysbackup.store.uploading import S3Upload, equal_version
-from sysbackup.store.wire import Expected, Wire, base64_of, md5_hex, sha256_of
+from sysbackup.store.wire import NO_ANSWER_SECONDS, Expected, Wire
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -31,8 +32,15 @@ class S3Store:
     The client stays the caller's to close, and serves this store alone.
     """
 
-    def __init__(self, client: "S3Client", bucket: str, settings: config.S3, give_up_after: float) -> None:
-        self._wire = Wire(client, bucket, give_up_after)
+    def __init__(
+        self,
+        client: "S3Client",
+        bucket: str,
+        settings: config.S3,
+        give_up_after: float,
+        no_answer_after: float = NO_ANSWER_SECONDS,
+    ) -> None:
+        self._wire = Wire(client, bucket, give_up_after, no_answer_after)
         self._locks = Locks(self._wire)
         self._settings = settings
         # None until the first put's lock was read back; then whether a put keeps its lock unasked
@@ -50,7 +58,12 @@ class S3Store:
 
     async def check(self) -> None:
         wire = self._wire
-        await wire.make(Action("ListObjectsV2"), lambda: wire.client.list_objects_v2(Bucket=wire.bucket, MaxKeys=1))
+
+        async def send() -> None:
+            page = await wire.client.list_objects_v2(Bucket=wire.bucket, MaxKeys=1)
+            answers.of_bucket(wire.bucket, page.get("Name"))
+
+        await wire.make(Action("ListObjectsV2"), send)
 
     async def put(
         self,
@@ -73,23 +86,32 @@ class S3Store:
         if once:
             params["IfNoneMatch"] = "*"
         try:
-            version = await self._put(params)
+            version = await self._put(params, body)
         except Expected:
             etag = await md5_hex(body)
             if taken := await equal_version(self._wire, self._locks, key, len(body), etag, lock):
                 return taken
             del params["IfNoneMatch"]
-            version = await self._put(params)
+            version = await self._put(params, body)
         self.requests.sent += len(body)
         return StoredObject(key, version, len(body), await self._after_put(key, version, lock))
 
-    async def _put(self, params: "PutObjectRequestTypeDef") -> str | None:
-        answer = await self._wire.make(
+    async def _put(self, params: "PutObjectRequestTypeDef", body: Body) -> str | None:
+        """Send it; the version that holds `body`, as the answer or a look at it has proven."""
+
+        async def send() -> tuple[str | None, str, bool]:
+            answer = await self._wire.client.put_object(**params)
+            proven = await answers.stored(answer, body, params["ChecksumSHA256"], locked="ObjectLockMode" in params)
+            return listing.named(answer.get("VersionId")), answer["ETag"].strip('"'), proven
+
+        version, etag, proven = await self._wire.make(
             Action("PutObject", params["Key"]),
-            lambda: self._wire.client.put_object(**params),
+            send,
             expected=(PRECONDITION_FAILED,) if "IfNoneMatch" in params else (),
         )
-        return listing.named(answer.get("VersionId"))
+        if not proven:
+            await listing.make_sure(self._wire, params["Key"], version, len(body), etag)
+        return version
 
     async def _after_put(self, key: str, version: str | None, lock: Lock) -> Lock:
         """The lock in force: read back for the first put, and for all where the first had to be mended."""
@@ -141,8 +163,8 @@ class S3Store:
     def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         return listing.objects(self._wire, prefix, after)
 
-    def versions(self, prefix: str) -> AsyncGenerator[Version, None]:
-        return listing.versions(self._wire, prefix)
+    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        return listing.versions(self._wire, prefix, after)
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         answer = await self._locks.head(key, version)

@@ -26,7 +26,6 @@ from botocore.exceptions import (
     SSOError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
 
 from sysbackup.errors import (
     AccessDenied,
@@ -37,6 +36,7 @@ from sysbackup.errors import (
     StoreUnavailable,
     SysbackupError,
 )
+from sysbackup.store.answers import NoAnswer, request_id
 
 PRECONDITION_FAILED = "PreconditionFailed"
 CONFLICT = "ConditionalRequestConflict"
@@ -44,6 +44,8 @@ NO_SUCH_UPLOAD = "NoSuchUpload"
 NOT_IMPLEMENTED = "NotImplemented"
 NO_RETENTION = "NoSuchObjectLockConfiguration"
 NO_OBJECT_LOCK = "the bucket has no Object Lock"
+
+_LOOK_AT = "check [s3] endpoint_url, and whether a proxy stands between (HTTPS_PROXY, HTTP_PROXY)."
 
 _READS = ("GetObject", "HeadObject", "GetObjectRetention")
 _LOCKING = ("PutObject", "CreateMultipartUpload", "PutObjectRetention")
@@ -113,6 +115,8 @@ def code_of(exc: Exception) -> str:
     if not isinstance(exc, ClientError):
         return ""
     code, said = exc.response.get("Error", {}).get("Code", ""), _said(exc).lower()
+    if is_foreign(exc):
+        return ""
     if status_of(exc) in _BY_STATUS:
         return _BY_STATUS[status_of(exc)]
     if code == "ObjectLockConfigurationNotFoundError":
@@ -122,6 +126,53 @@ def code_of(exc: Exception) -> str:
         # RGW refuses a locked put without a word
         return NO_OBJECT_LOCK
     return code
+
+
+def is_foreign(exc: ClientError) -> bool:
+    """
+    Whether an error answer says nothing in S3's words, as a proxy's page does not.
+
+    HEAD answers have no words; botocore makes the status the code where there is no XML.
+    An answer with S3's request id is S3's own.
+    """
+    metadata = exc.response.get("ResponseMetadata", {})
+    code, headers = exc.response.get("Error", {}).get("Code", ""), metadata.get("HTTPHeaders", {})
+    if exc.operation_name == "HeadObject" or (code and code != str(status_of(exc))):
+        return False
+    return request_id(headers) is None
+
+
+def is_page(exc: ClientError) -> bool:
+    """
+    Whether botocore made a 500 of a 200 with no XML in it, as it does.
+
+    502 to 504 are what a gateway says of an S3 that is down: that may last. STS is not the store.
+    """
+    return status_of(exc) == 500 and is_foreign(exc) and not exc.operation_name.startswith("AssumeRole")
+
+
+def _page(exc: ClientError) -> str:
+    """How an answer that is not S3's is told of."""
+    headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    kind = str(headers.get("content-type", "")).partition(";")[0].strip()[:40]
+    shown = kind if kind.isascii() and kind.isprintable() and kind else "of no known type"
+    return f"answered {status_of(exc)} with something that is not S3's ({shown})"
+
+
+def asked_of(exc: Exception, place: Place) -> "Place | str":
+    """Who gave the answer: STS, where credentials were asked for, and else the store."""
+    if isinstance(exc, ClientError) and exc.operation_name.startswith("AssumeRole"):
+        return "AWS STS"
+    return "AWS" if isinstance(exc, SysbackupError) else place
+
+
+def not_s3(exc: NoAnswer, action: Action, place: Place, times: int) -> StoreError:
+    """The error for something that goes on answering, but not as S3 does."""
+    return StoreError(
+        f"{place} answered {action.operation}{action.target} with something that is not S3's, {times} "
+        f"time{'s' if times > 1 else ''} ({str(exc)[:200]}): {_LOOK_AT} "
+        "What was stored before stays; the next run goes on from there."
+    )
 
 
 def _said(exc: ClientError) -> str:
@@ -169,13 +220,15 @@ def _is_distrust(exc: SSLError) -> bool:
 def unavailable(exc: Exception, place: Place, seconds: float) -> StoreUnavailable:
     """The error for a store that went on failing for `seconds`."""
     return StoreUnavailable(
-        f"{place} did not answer as it should for {seconds:.0f} s; the last answer: {trouble(exc)}. "
+        f"{asked_of(exc, place)} did not answer as it should for {seconds:.0f} s; the last answer: {trouble(exc)}. "
         "What was stored before stays; the next run goes on from there."
     )
 
 
 def trouble(exc: Exception) -> str:
     """What was wrong with one try, in a few words."""
+    if isinstance(exc, ClientError) and is_foreign(exc):
+        return _page(exc)
     said = _said(exc) if isinstance(exc, ClientError) else str(exc)
     return " ".join(part for part in (code_of(exc), said) if part) or type(exc).__name__
 
@@ -186,15 +239,10 @@ def translated(exc: Exception, action: Action, place: Place) -> SysbackupError:
         return exc
     if isinstance(exc, ClientError):
         return _answer(exc, action, place)
-    if isinstance(exc, ResponseParserError):
-        return StoreError(
-            f"{place} answered {action.operation}{action.target} with something that is not S3's: "
-            "check [s3] endpoint_url, and whether a proxy stands between."
-        )
     if isinstance(exc, SSLError) and _is_distrust(exc):
         return StoreUnavailable(
             f"The TLS certificate of {place.endpoint} is not trusted: {exc.kwargs.get('error')}. "
-            "Name its authority's certificate in AWS_CA_BUNDLE, or mend [s3] endpoint_url."
+            "Name a file with its authority's certificate in [s3] ca_bundle, or mend [s3] endpoint_url."
         )
     return _identity_trouble(exc) or StoreError(
         f"{action.operation}{action.target} in {place} failed: {type(exc).__name__}: {exc}"
@@ -220,6 +268,8 @@ def _identity_trouble(exc: Exception) -> SysbackupError | None:
 def _answer(exc: ClientError, action: Action, place: Place) -> SysbackupError:
     """What an error answer of S3, or of the STS behind our credentials, means."""
     code, said = code_of(exc), _said(exc)
+    if is_foreign(exc):
+        return _foreign(exc, action, place)
     return (
         _bucket_trouble(exc, code, said, place)
         or _object_trouble(code, said, action, place)
@@ -228,6 +278,13 @@ def _answer(exc: ClientError, action: Action, place: Place) -> SysbackupError:
         or _denial(exc, code, said, action, place)
         or StoreError(f"{place} refused {action.operation}{action.target}: {code} {said}".rstrip())
     )
+
+
+def _foreign(exc: ClientError, action: Action, place: Place) -> StoreError:
+    kind = AccessDenied if status_of(exc) in (401, 403) else StoreError
+    who = asked_of(exc, place)
+    asked = exc.operation_name if who == "AWS STS" else f"{action.operation}{action.target}"
+    return kind(f"{asked}: {who} {_page(exc)}: {_LOOK_AT}")
 
 
 def _denial(exc: ClientError, code: str, said: str, action: Action, place: Place) -> AccessDenied | None:

@@ -1,6 +1,7 @@
 """Multipart uploads: parts with checksums, joined under a lock, or aborted."""
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.store import listing
+from sysbackup.store import answers, listing
+from sysbackup.store.digests import base64_of, sha256_of
 from sysbackup.store.locking import Locks
 from sysbackup.store.port import Body
 from sysbackup.store.translating import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED, Action, dropped
-from sysbackup.store.wire import Expected, Wire, base64_of, sha256_of
+from sysbackup.store.wire import Expected, Wire
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import (
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
         CompletedPartTypeDef,
         CompleteMultipartUploadRequestTypeDef,
         CreateMultipartUploadRequestTypeDef,
-        UploadPartOutputTypeDef,
         UploadPartRequestTypeDef,
     )
 
@@ -61,6 +62,7 @@ class _Part:
     etag: str
     checksum: str
     size: int
+    proven: bool
 
 
 async def equal_version(wire: Wire, locks: Locks, key: str, size: int, etag: str, lock: Lock) -> StoredObject | None:
@@ -97,11 +99,13 @@ class S3Upload:
         """Create the upload; cancelled meanwhile, wait for its id all the same, so that it can be aborted."""
 
         async def create() -> None:
-            answer = await self._wire.make(
-                Action("CreateMultipartUpload", self._key),
-                lambda: self._wire.client.create_multipart_upload(**params),
-            )
-            self._id = answer["UploadId"]
+            async def send() -> str:
+                answer = await self._wire.client.create_multipart_upload(**params)
+                answers.need("UploadId", answer.get("UploadId"))
+                answers.same("key", self._key, answer.get("Key"))
+                return answer["UploadId"]
+
+            self._id = await self._wire.make(Action("CreateMultipartUpload", self._key), send)
 
         await outlast(create(), _ABORT_SECONDS)
 
@@ -109,7 +113,7 @@ class S3Upload:
         """See `port.Upload.part`."""
         checksum = base64_of(sha256 or await sha256_of(body))
 
-        async def send() -> "UploadPartOutputTypeDef":
+        async def send() -> _Part:
             params: UploadPartRequestTypeDef = {
                 "Bucket": self._wire.bucket,
                 "Key": self._key,
@@ -119,18 +123,20 @@ class S3Upload:
                 "ChecksumAlgorithm": "SHA256",
                 "ChecksumSHA256": checksum,
             }
-            return await self._wire.client.upload_part(**params)
+            answer = await self._wire.client.upload_part(**params)
+            proven = await answers.stored(answer, body, checksum, locked=False)
+            return _Part(answer["ETag"], checksum, len(body), proven)
 
         self._under_way += 1
         self._idle.clear()
         try:
-            answer = await self._wire.make(Action("UploadPart", self._key), send)
+            part = await self._wire.make(Action("UploadPart", self._key), send)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
         self._wire.requests.sent += len(body)
-        self._parts[number] = _Part(answer["ETag"], checksum, len(body))
+        self._parts[number] = part
 
     async def finish(self) -> StoredObject:
         """See `port.Upload.finish`."""
@@ -220,12 +226,31 @@ class S3Upload:
         }
         if once:
             params["IfNoneMatch"] = "*"
-        answer = await self._wire.make(
+
+        async def send() -> tuple[str | None, str, str | None]:
+            answer = await self._wire.client.complete_multipart_upload(**params)
+            etag = answer.get("ETag", "").strip('"')
+            answers.same("key", self._key, answer.get("Key"))
+            return listing.named(answer.get("VersionId")), etag, answer.get("ChecksumSHA256")
+
+        version, etag, checksum = await self._wire.make(
             Action("CompleteMultipartUpload", self._key),
-            lambda: self._wire.client.complete_multipart_upload(**params),
+            send,
             expected=(PRECONDITION_FAILED, CONFLICT, NO_SUCH_UPLOAD) if once else (NO_SUCH_UPLOAD,),
         )
-        return listing.named(answer.get("VersionId"))
+        fits = etag == self._composite() and all(part.proven for part in self._parts.values())
+        if version is None and self._lock.mode is not LockMode.NONE:
+            # a bucket without Object Lock, say, of which the lock will tell
+            return await listing.newest(self._wire, self._key, size, etag or self._composite())
+        if not fits and checksum != self._joined_checksum():
+            # RGW 16 leaves the ETag empty, under SSE-KMS it is no MD5: the version is looked at before it is relied on
+            await listing.make_sure(self._wire, self._key, version, size, etag or self._composite())
+        return version
+
+    def _joined_checksum(self) -> str:
+        """The checksum that S3 gives to the parts joined: the SHA-256 of their SHA-256s, and their number."""
+        digests = b"".join(base64.b64decode(part.checksum) for _, part in sorted(self._parts.items()))
+        return f"{base64_of(hashlib.sha256(digests).digest())}-{len(self._parts)}"
 
     def _composite(self) -> str:
         """The ETag that S3 gives to the parts joined: the MD5 of their MD5s, and their number."""

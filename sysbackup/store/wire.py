@@ -8,7 +8,6 @@ loop would try five times below ours, neither knowing of the other's waits, and
 
 import asyncio
 import base64
-import hashlib
 import random
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +17,28 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.exceptions import ClientError
 from botocore.handlers import convert_body_to_file_like_object
+from botocore.parsers import ResponseParserError
 
 from sysbackup.errors import StoreUnavailable
+from sysbackup.store import answers
 from sysbackup.store.accounting import Requests
+from sysbackup.store.answers import NoAnswer
 from sysbackup.store.port import Body
-from sysbackup.store.translating import Action, Place, code_of, is_damage, is_passing, translated, trouble, unavailable
+from sysbackup.store.translating import (
+    Action,
+    Place,
+    asked_of,
+    code_of,
+    is_damage,
+    is_page,
+    is_passing,
+    not_s3,
+    translated,
+    trouble,
+    unavailable,
+)
 from sysbackup.units import duration_text
 
 if TYPE_CHECKING:
@@ -35,10 +50,13 @@ T = TypeVar("T")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
 _TELL_AFTER, _TELL_EVERY = 10.0, 60.0  # seconds of trouble until it is told of, and told again
+NO_ANSWER_SECONDS = 25.0  # a proxy recovers within that; a wrong endpoint_url is told soon
 _DAMAGES = 3  # a transfer damaged more often than this is no accident
 
-_IN_PLACE = 1 << 18  # bodies up to this size are hashed on the loop: a thread would take longer
 _SLICE = 1 << 18
+
+# what botocore's parsers raise where an answer has not the form they expect
+_UNREADABLE = (ResponseParserError, LookupError, TypeError, AttributeError, ValueError)
 
 _CHECKSUM = "x-amz-checksum-sha256"
 _SIGNER = "sysbackup-s3v4"
@@ -61,14 +79,18 @@ class Wire:
     counted by the client's events.
     """
 
-    def __init__(self, client: "S3Client", bucket: str, give_up_after: float) -> None:
+    def __init__(
+        self, client: "S3Client", bucket: str, give_up_after: float, no_answer_after: float = NO_ANSWER_SECONDS
+    ) -> None:
         self.client = client
         self.bucket = bucket
         self.place = Place(bucket, client.meta.endpoint_url)
         self.requests = Requests()
         self._give_up_after = give_up_after
+        self._no_answer_after = min(give_up_after, no_answer_after)
         self._told_at = -_TELL_EVERY
         _tune(client)
+        answers.guard(client)
         client.meta.events.register("before-send.s3", self._sending)
 
     def _sending(self, request: AWSPreparedRequest, event_name: str, **_: object) -> None:
@@ -84,13 +106,22 @@ class Wire:
 
         Raises `Expected` for an answer whose code is in `expected`, `StoreUnavailable`
         when trouble has lasted for `give_up_after`, and what `translated` says else.
+        `NoAnswer`, which `send` may raise too, is tried again for `no_answer_after`
+        at most, and then a `StoreError` that names what to look at.
         """
         loop = asyncio.get_running_loop()
         began: float | None = None
-        tries = damages = 0
+        nonsense: float | None = None
+        tries = damages = strange = 0
         while True:
             try:
-                return await send()
+                return await _answered(send)
+            except NoAnswer as exc:
+                strange += 1
+                nonsense = nonsense or loop.time()
+                left = nonsense + self._no_answer_after - loop.time()
+                if left <= 0:
+                    raise not_s3(exc, action, self.place, strange) from exc
             except Exception as exc:
                 if (code := code_of(exc)) in expected:
                     raise Expected(code) from exc
@@ -114,28 +145,23 @@ class Wire:
             self._told_at = now
             log.warning(
                 "store.unreachable",
-                store=str(self.place),
+                store=str(asked_of(exc, self.place)),
                 reason=trouble(exc),
                 tried_for=duration_text(round(now - began)),
                 gives_up_in=duration_text(round(left)),
             )
 
 
-async def sha256_of(body: Body) -> bytes:
-    """The digest of a body, taken in a thread where it is large."""
-    if len(body) <= _IN_PLACE:
-        return hashlib.sha256(body).digest()
-    return (await asyncio.to_thread(hashlib.sha256, body)).digest()
-
-
-async def md5_hex(body: Body) -> str:
-    """The MD5 that S3 uses as ETag of what one put stored."""
-    return (await asyncio.to_thread(hashlib.md5, body, usedforsecurity=False)).hexdigest()
-
-
-def base64_of(digest: bytes) -> str:
-    """A digest as S3's checksum headers hold it."""
-    return base64.b64encode(digest).decode("ascii")
+async def _answered(send: Callable[[], Awaitable[T]]) -> T:
+    """What `send` returns; `NoAnswer` where botocore could not read what came, or made a 500 of it."""
+    try:
+        return await send()
+    except _UNREADABLE as exc:
+        raise NoAnswer(f"{type(exc).__name__}: {exc}") from exc
+    except ClientError as exc:
+        if is_page(exc):
+            raise NoAnswer("neither XML nor one of S3's errors") from exc
+        raise
 
 
 class _Slices(Payload):

@@ -3,7 +3,9 @@
 import configparser
 import functools
 import getpass
+import io
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 import uvloop
 from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from types_aiobotocore_cloudformation.client import CloudFormationClient
 
+from sysbackup import logs
 from sysbackup.aws import sessions
 from sysbackup.aws.bucket import find_bucket
 from sysbackup.aws.sessions import cloudformation_client, s3_client
@@ -179,6 +183,37 @@ def test_a_role_that_cannot_be_assumed_is_named(
                     await store.check()
 
     uvloop.run(body())
+
+
+@pytest.mark.parametrize("fault", [Fault.BROKEN_HTML, Fault.HTML, Fault.XHTML, Fault.JSON, Fault.EMPTY])
+def test_an_sts_that_is_none_is_blamed_and_not_the_bucket(
+    moto_bucket: OnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """A page or an empty answer in its place: the error names the role, and no log holds a traceback."""
+    config = assuming(moto_bucket.server, moto_bucket.name, tmp_path)
+    config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, give_up_after=0.5))
+    monkeypatch.setattr(sessions, "_ATTEMPTS", 1)
+
+    async def body() -> None:
+        with proxying(moto_bucket.server.endpoint) as sts:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+            sts.fail("^POST / ", fault, *range(1, 100))
+            async with open_store(config) as store:
+                with pytest.raises(StoreUnavailable, match=ROLE) as caught:
+                    await store.check()
+        assert moto_bucket.name not in str(caught.value)
+
+    said = io.StringIO()
+    before = logging.getLogger().handlers[:]
+    logs.configure(stream=said)
+    try:
+        uvloop.run(body())
+    finally:
+        logging.getLogger().handlers[:] = before
+        structlog.reset_defaults()
+    assert "Refreshing temporary credentials failed" in said.getvalue()
+    assert ROLE in said.getvalue()
+    assert "Traceback" not in said.getvalue()
 
 
 @asynccontextmanager

@@ -316,4 +316,4 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(directory: Path) -> No
     )
     os.close(writing)
     assert ended.stderr == b""
-    assert ended.returncode == 141
+    assert ended.returncode == 0  # the configuration is right, whoever hears of it

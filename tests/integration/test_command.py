@@ -450,3 +450,34 @@ def test_a_narrow_place_cuts_no_path_and_no_key(machine: Machine) -> None:
     assert info.returncode == 0, info.stderr
     assert any(f"{machine.base}/cache/" in line for line in info.stdout.splitlines())
     assert "…" not in done.stdout + info.stdout
+
+
+def test_what_is_not_locked_is_not_promised(machine: Machine, tmp_path: Path) -> None:
+    """With `lock_mode = none` nobody is told of a promise: terminal, JSON, status, metrics, hooks, other machines."""
+    (tmp_path / "file").write_bytes(b"what the file holds")
+    machine.program("pickers.d", "one", f"#!/bin/sh\necho '{tmp_path}/file'\n")
+    machine.program("hooks.d", "note", f"#!/bin/sh\ncat >>'{tmp_path}/told'\n")
+    textfile = tmp_path / "sysbackup.prom"
+    metrics: dict[str, object] = {"textfile": textfile}
+    machine.configure({"content": {"lock_mode": "none"}, "metrics": metrics})
+    assert machine.back_up()["promise"] is None
+    done = machine.call("run")
+    assert done.returncode == 0, done.stderr
+    assert "promised  nothing: lock_mode = none" in done.stdout
+    assert [json.loads(line)["promise"] for line in (tmp_path / "told").read_text().splitlines()] == [None] * 4
+    exposition = textfile.read_text()
+    assert "sysbackup_last_backup_files" in exposition
+    assert "promise" not in exposition
+    told = machine.call("status").stdout
+    assert "nothing: the last backup was made with lock_mode = none" in told
+    assert "until" not in told
+    promises = json.loads(machine.call("status", "--json").stdout)["promises"]
+    assert promises == {"last_until": None, "backups": 0, "first_end": None, "last_end": None}
+    assert machine.call("list", "--long").stdout.count(" nothing ") == 2
+    assert all("promise" not in row for row in json.loads(machine.call("list", "--json").stdout))
+    # the same with locks
+    machine.configure({"metrics": metrics})
+    assert machine.back_up()["promise"]
+    assert "promise_timestamp" in textfile.read_text()
+    assert machine.call("list", "--long").stdout.count(" nothing ") == 2
+    assert "the last backup until" in machine.call("status").stdout

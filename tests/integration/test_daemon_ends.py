@@ -104,6 +104,18 @@ def test_a_hook_whose_start_hangs_keeps_nobody_from_running(host: Host) -> None:
         assert service.stop() == 0
 
 
+def worker_of(host: Host, service: Running) -> int:
+    """The process that makes the run. One that it is just starting has its memory, and so its command line."""
+    found: list[int] = []
+
+    def alone() -> bool:
+        found[:] = [pid for pid, line in belonging(host.base).items() if b"cli.working:main" in line]
+        return len(found) == 1
+
+    until(alone, service.said())
+    return found[0]
+
+
 def test_what_a_hook_leaves_behind_outlives_a_run_that_is_killed(host: Host, tmp_path: Path) -> None:
     """What the run itself leaves behind does not."""
     left = tmp_path / "left"
@@ -118,12 +130,13 @@ def test_what_a_hook_leaves_behind_outlives_a_run_that_is_killed(host: Host, tmp
         service.signal(signal.SIGUSR1)
         for path in (left, begun):
             until(lambda path=path: path.exists() and path.read_text().strip(), service.said())  # type: ignore[misc]  # a lambda's default
-        (work,) = [pid for pid, line in belonging(host.base).items() if b"cli.working:main" in line]
+        work = worker_of(host, service)
         of_hook, of_picker = (int(path.read_text()) for path in (left, begun))
         os.kill(work, signal.SIGKILL)
         service.until(lambda status: status.last is not None and status.current is None)
-        assert of_picker not in belonging(host.base)
+        until(lambda: of_picker not in belonging(host.base), service.said())
         assert service.stop() == 0
+        until(lambda: set(belonging(host.base)) <= {of_hook}, "the run has left something behind")
         assert set(belonging(host.base)) == {of_hook}
         os.kill(of_hook, signal.SIGKILL)
         until(lambda: not belonging(host.base), "it lives on")

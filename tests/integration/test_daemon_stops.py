@@ -111,9 +111,14 @@ def hung_picker(host: Host) -> Callable[[], bool]:
 
 
 def worker(service: Running) -> int:
-    """The process of the run that goes on."""
-    (found,) = [pid for pid, line in belonging(service.host.base).items() if b"cli.working:main" in line]
-    return found
+    """The process of the run that goes on. One that it is just starting has its memory, and so its command line."""
+    deadline = time.monotonic() + SOON
+    while True:
+        found = [pid for pid, line in belonging(service.host.base).items() if b"cli.working:main" in line]
+        if len(found) == 1:
+            return found[0]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
 
 
 def test_a_stop_in_the_middle_of_an_upload(host: Host, bucket: OnServer, tmp_path: Path) -> None:

@@ -287,6 +287,10 @@ def test_a_run_stopped_by_a_signal_is_told_of_and_keeps_its_exit_status(host: Ho
     assert read["exit_code"] == 128 + signal.SIGTERM
     assert read["run"] is not None
     assert [line["outcome"] for line in remembered(host)] == ["stopped"]
+    with daemons.daemon(host):
+        found = json.loads(host.call("status", "--json").stdout)
+        assert (found["verdict"], found["reasons"]) == ("stale", ["there is no complete backup yet"])
+        assert [w for w in found["warnings"] if "stopped by hand" in w]
 
 
 def test_a_signal_while_hooks_are_called_ends_them_and_not_what_the_run_came_to(host: Host, tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ def test_a_reload_takes_what_is_right_and_refuses_what_is_not(service: Service) 
     assert service.ask() == 0
     summary = service.past()[-1].summary
     assert summary is not None
+    assert summary.promise is not None
     assert (summary.promise.date() - summary.started.date()).days == 3
 
 

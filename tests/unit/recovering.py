@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from sysbackup.recovery import history
 from sysbackup.recovery.report import Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import ObjectStore
+from tests.clock import ManualClock
 from tests.memory_store import MemoryBucket, MemoryStore
 
 RUN = "20261123T041500Z-3fa9"
 HOST = "alpha"
 MOMENT = datetime(2026, 11, 23, 4, 15, tzinfo=UTC)
+NOW = MOMENT + timedelta(days=2)
+"""When all of it is stored, unless a test turns the bucket's clock."""
 MTIME = 1_700_000_000_123_456_789
 
 
@@ -34,7 +37,7 @@ class Backup:
     `entries` may be added to, and changed, freely before `stored` makes the manifest.
     """
 
-    bucket: MemoryBucket = field(default_factory=MemoryBucket)
+    bucket: MemoryBucket = field(default_factory=lambda: MemoryBucket(ManualClock(NOW)))
     entries: list[Entry] = field(default_factory=list)
     packed: PackWriter = field(default_factory=PackWriter)
     waiting: list[tuple[File, int, int]] = field(default_factory=list)
@@ -87,23 +90,32 @@ class Backup:
         self.waiting, self.packed, self.places = [], PackWriter(), {}
         return kept.key
 
+    def end(self) -> End:
+        """The last line."""
+        files = [entry for entry in self.entries if isinstance(entry, File)]
+        return End(counts={"f": len(files)}, bytes=sum(file.size for file in files), problems=0)
+
     def stored(self, run: str = RUN, host: str = HOST, *, cut: int | None = None) -> str:
         """Write the manifest (its first `cut` bytes); returns its key."""
         self.pack()
-        lines = [header(run, host), *self.entries, End(counts={}, bytes=0, problems=0)]
-        body = written(lines)
+        body = written([header(run, host), *self.entries, self.end()])
         key = keys.manifest_key(host, run)
         self.bucket.add(key, body if cut is None else body[:cut])
         return key
 
 
-def header(run: str = RUN, host: str = HOST) -> RunHeader:
-    return RunHeader(format=manifest.FORMAT, host=host, run=run, started=MOMENT, promise=MOMENT, tool="test")
+def header(run: str = RUN, host: str = HOST, **more: Any) -> RunHeader:
+    said: dict[str, Any] = {"format": manifest.FORMAT, "started": MOMENT, "promise": MOMENT, "tool": "test"} | more
+    return RunHeader(host=host, run=run, **said)
 
 
 def written(entries: Sequence[Entry]) -> bytes:
+    """The manifest of these lines; where the last is an end, as sysbackup ends one."""
     writer = ManifestWriter()
-    return b"".join([*(writer.add(manifest.encode(entry)) for entry in entries), writer.finish()])
+    *before, last = entries
+    if not isinstance(last, End):
+        return b"".join([*(writer.add(manifest.encode(entry)) for entry in entries), writer.finish()])
+    return b"".join([*(writer.add(manifest.encode(entry)) for entry in before), writer.end(last)])
 
 
 def restored(

@@ -10,12 +10,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from sysbackup.catalog import renewal, shared
 from sysbackup.catalog.known import EMPTY, Catalog, FileState
-from sysbackup.catalog.schema import CatalogUnusable
+from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import SpoolError
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
@@ -272,7 +273,7 @@ def test_doubt_makes_others_objects_due(path: Path) -> None:
         began(catalog, doubting=True)
         confirmed(catalog, pack("ours", until(30)), 1)
         said = Indexed(pack("theirs", until(30)), "gzip", tuple(members(2, 3)))
-        shared.learn(catalog, "beta", [said], NOW, own=False, doubting=True)
+        shared.learn(catalog, "beta", [said], NOW, doubting=True)
         catalog.claim([sha(1), sha(2), sha(3)])
         renewal.collect(catalog)
         ((found,),) = renewal.due(catalog)
@@ -299,7 +300,7 @@ def test_doubt_makes_others_objects_due(path: Path) -> None:
 def test_of_two_things_said_of_one_lock_both_are_true(catalog: Catalog, known: Lock, said: Lock, then: Lock) -> None:
     """Locks get later and firmer; `none` says nothing of when a lock ends."""
     confirmed(catalog, pack("p", known), 1)
-    shared.learn(catalog, "beta", [Indexed(pack("p", said), "gzip", tuple(members(1)))], NOW, own=False)
+    shared.learn(catalog, "beta", [Indexed(pack("p", said), "gzip", tuple(members(1)))], NOW)
     assert [found.stored.lock for found in news(catalog)] == [then]
 
 
@@ -308,9 +309,9 @@ def test_others_cannot_say_what_is_in_our_objects(catalog: Catalog) -> None:
     confirmed(catalog, pack("p", until(20)), 1)
     before = catalog.locate([sha(1)])
     false = Indexed(pack("p", until(90)), "gzip", (Packed(sha(2), 0, 50, 1), Packed(sha(1), 50, 50, 1)))
-    assert shared.learn(catalog, "beta", [false], NOW, own=False, doubting=True) == 0
+    assert shared.learn(catalog, "beta", [false], NOW, doubting=True) == 0
     assert news(catalog)[0].stored.lock == until(20)
-    assert shared.learn(catalog, "beta", [false], NOW, own=False) == 0
+    assert shared.learn(catalog, "beta", [false], NOW) == 0
     assert news(catalog)[0].stored.lock == until(90)
     assert catalog.locate([sha(1), sha(2)]) == before
 
@@ -320,11 +321,11 @@ def test_what_we_know_ourselves_replaces_what_was_said(catalog: Catalog, by: str
     """An object of ours, which another host told us of first, with a lock and contents of its own invention."""
     false = Indexed(pack("p", until(90)), "gzip", (Packed(sha(1), 500, 50, 1), Packed(sha(2), 600, 50, 1)))
     true = Indexed(pack("p", until(20)), "gzip", tuple(members(1)))
-    shared.learn(catalog, "beta", [false], NOW, own=False)
+    shared.learn(catalog, "beta", [false], NOW)
     if by == "confirm":
         catalog.confirm(true.stored, "gzip", true.contents)
     else:
-        shared.learn(catalog, "alpha", [true], NOW, own=True)
+        shared.learn(catalog, "alpha", [msgspec.structs.replace(true, sealed=True)], NOW)
     assert {found: at.offset for found, at in catalog.locate([sha(1), sha(2)]).items()} == {sha(1): 0}
     assert shared.info(catalog).hosts == {"alpha": 1}
     catalog.begin("bucket", "alpha", until(50), NOW)
@@ -340,7 +341,7 @@ def test_a_known_content_moves_only_from_a_lock_that_has_ended(
 ) -> None:
     """To an object whose lock ends later; else it stays where it is."""
     confirmed(catalog, pack("p", until(known)), 1)
-    new = shared.learn(catalog, "beta", [Indexed(pack("q", until(said)), "gzip", tuple(members(1)))], NOW, own=False)
+    new = shared.learn(catalog, "beta", [Indexed(pack("q", until(said)), "gzip", tuple(members(1)))], NOW)
     assert new == 0
     assert (catalog.locate([sha(1)])[sha(1)].key == keys.pack_key(sha("q"))) == moved
 
@@ -349,7 +350,7 @@ def test_a_host_is_forgotten_with_all_that_it_may_have_said(catalog: Catalog) ->
     """By way of others, too: what nobody has checked is learnt anew, so the others' indexes count as unread."""
     confirmed(catalog, pack("ours", until(30)), 1)
     for n, host in enumerate(("beta", "gamma"), 2):
-        shared.learn(catalog, host, [Indexed(pack(host, until(30)), "gzip", tuple(members(n)))], NOW, own=False)
+        shared.learn(catalog, host, [Indexed(pack(host, until(30)), "gzip", tuple(members(n)))], NOW)
         shared.read_up_to(catalog, {host: f"index/{host}/x"})
     shared.published(catalog, "alpha", "index/alpha/x", NOW + timedelta(days=21))
     assert shared.restrict(catalog, lambda host: host != "beta") == ["beta"]
@@ -362,7 +363,7 @@ def test_forgetting_a_host_spares_what_was_checked(catalog: Catalog) -> None:
     """`verify_shared = sample` found a lie: what of that host has not been compared goes."""
     for n in (1, 2):
         said = Indexed(pack(f"{n}", until(1)), "gzip", tuple(members(n)))
-        shared.learn(catalog, "beta", [said], NOW, own=False)
+        shared.learn(catalog, "beta", [said], NOW)
     catalog.claim([sha(1)])
     renewal.collect(catalog)
     ((found,),) = renewal.due(catalog)
@@ -408,7 +409,7 @@ def test_an_object_without_contents_is_no_news(catalog: Catalog) -> None:
     """Its content is relied on elsewhere by now: a line without contents would spoil the whole index for the others."""
     stored = StoredObject(keys.content_key(sha(1)), "v", 50, until(-1))
     catalog.confirm(stored, None, [Packed(sha(1), 0, 0, 50)])
-    shared.learn(catalog, "beta", [Indexed(pack("q", until(30)), "gzip", tuple(members(1)))], NOW, own=False)
+    shared.learn(catalog, "beta", [Indexed(pack("q", until(30)), "gzip", tuple(members(1)))], NOW)
     assert shared.begin_publishing(catalog) == 0
     assert news(catalog) == []
 

@@ -119,13 +119,14 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize("command", ["sleep 600", "setsid sleep 600"])
 def test_what_keeps_its_output_open_does_not_keep_us(
-    answer: Callable[..., str | None], hook: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Callable[..., str | None], hook: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """A hook that leaves something behind is told of, and that is ended."""
     monkeypatch.setattr(programs, "LINGER", 0.2)
-    why = answer(hook(f"sleep 600 & echo $! >{tmp_path}/pid"))
-    assert why == "ended, but something that it had started kept its output open and was stopped"
+    why = answer(hook(f"{command} & echo $! >{tmp_path}/pid; sleep 0.2"))
+    assert why == "ended, but something that it had started kept its output open and was ended"
     assert gone(int((tmp_path / "pid").read_text()))
 
 

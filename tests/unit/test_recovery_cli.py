@@ -4,22 +4,26 @@ import hashlib
 import json
 import os
 import pty
+import re
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from sysbackup.cli import browsing, restoring
+from sysbackup.cli import browsing, overview, restoring
 from sysbackup.cli.main import invoke
 from sysbackup.config import Config
-from sysbackup.formats import keys
-from sysbackup.formats.manifest import CharDevice, Fifo, Snapshot
-from tests.memory_store import MemoryStore
-from tests.unit.recovering import HOST, MOMENT, MTIME, RUN, Backup, tree
+from sysbackup.errors import AccessDenied
+from sysbackup.formats import keys, manifest
+from sysbackup.formats.manifest import CharDevice, End, Fifo, File, ManifestWriter, Snapshot
+from sysbackup.store.port import ObjectStore
+from tests.failing import FailingStore, at
+from tests.unit.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written
 
-Command = Callable[..., int]
+OLDER = "20261122T041500Z-0001"
 DATA = b"\x00\xff data of a snapshot\n" * 1000
 
 
@@ -51,27 +55,36 @@ def backup() -> Backup:
     return made
 
 
+@dataclass
+class Command:
+    """Runs a command line against a store; returns its exit status."""
+
+    backup: Backup
+    directory: Path
+    store: ObjectStore
+
+    def __call__(self, *arguments: object) -> int:
+        if not any(key.startswith("manifests/") for key in self.backup.bucket.objects):
+            self.backup.stored()
+        return invoke(["--config-dir", str(self.directory), *map(str, arguments)])
+
+
 @pytest.fixture
 def command(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command line against that backup; returns its exit status."""
+    """Command lines against that backup."""
     conf = tmp_path / "conf.d"
     conf.mkdir()
     (conf / "conf").write_text("[s3]\nbucket = test\n")
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    made = Command(backup, conf, backup.store)
 
     @asynccontextmanager
-    async def opened(_: Config) -> AsyncIterator[MemoryStore]:
-        yield backup.store
+    async def opened(_: Config) -> AsyncIterator[ObjectStore]:
+        yield made.store
 
-    for module in (browsing, restoring):
+    for module in (browsing, overview, restoring):
         monkeypatch.setattr(module, "open_store", opened)
-
-    def run(*arguments: object) -> int:
-        if not any(key.startswith("manifests/") for key in backup.bucket.objects):
-            backup.stored()
-        return invoke(["--config-dir", str(conf), *map(str, arguments)])
-
-    return run
+    return made
 
 
 def test_list(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +99,151 @@ def test_list(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str
     (only,) = json.loads(capfd.readouterr().out)
     assert only["host"] == "beta"
     assert only["promise"] == "2026-11-23T04:15:00Z"
+
+
+def test_list_tells_how_backups_ended(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """Outcome, files and bytes come from the manifest's last line, the promise from its first."""
+    backup.stored()
+    end = End(counts={"f": 1200}, bytes=3 << 20, problems=2)
+    later = "20261124T041500Z-0000000000000002"
+    backup.bucket.add(
+        keys.manifest_key(HOST, later), written([header(later, promise=NOW, lock="GOVERNANCE"), *backup.entries, end])
+    )
+    assert command("list", "--long") == 0
+    first, second = (re.split(r" {2,}", line) for line in capfd.readouterr().out.splitlines()[1:])
+    assert first[3:8] == ["complete", "2026-11-23 04:15 UTC", "test", "2", "11 B"]
+    assert second[3:8] == ["2 problems", "2026-11-25 04:15 UTC", "test", "1,200", "3.0 MiB"]
+    assert command("list", "--json") == 0
+    said = json.loads(capfd.readouterr().out)
+    assert [(r["outcome"], r["files"], r["problems"]) for r in said] == [("complete", 2, 0), ("incomplete", 1200, 2)]
+    assert said[1]["lock"] == "GOVERNANCE"
+
+
+def test_list_of_what_promises_nothing(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """A backup made without locks says so on every machine."""
+    body = written([header(lock="none"), *backup.entries, backup.end()])
+    backup.bucket.add(keys.manifest_key(HOST, RUN), body)
+    assert command("list", "--long") == 0
+    assert "  complete  nothing  " in capfd.readouterr().out
+    assert command("list", "--json") == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert (row["lock"], "promise" in row) == ("none", False)
+
+
+def test_list_reads_little(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a large manifest the first and the last bytes alone; one of an older version, all in one member, shows a ?."""
+    for n in range(30_000):
+        backup.entries.append(File(path=f"/{n}", sha=hashlib.sha256(b"%d" % n).hexdigest(), size=1))
+    lines = [header(), *backup.entries, backup.end()]
+    size = len(written(lines))
+    assert size > 1 << 20
+    backup.bucket.add(keys.manifest_key(HOST, RUN), written(lines))
+    writer = ManifestWriter()
+    older = b"".join([*(writer.add(manifest.encode(e)) for e in [header(OLDER), *lines[1:]]), writer.finish()])
+    backup.bucket.add(keys.manifest_key(HOST, OLDER), older)
+    store = command.store
+    assert command("list", "--json") == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert [row.get("files") for row in rows] == [None, 30_002]
+    assert all(row["tool"] == "test" for row in rows)
+    assert store.requests.by_kind["GetObject"] == 4
+    assert store.requests.received < 200_000
+
+
+def test_list_reads_the_newest(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of very many backups the newest hundred are looked into, unless all are asked for."""
+    for n in range(103):
+        backup.stored(f"20261123T041500Z-{n:08x}00000000")
+    store = command.store
+    assert command("list") == 0
+    out, err = capfd.readouterr()
+    assert [line.split()[5] for line in out.splitlines()[1:]] == ["-"] * 3 + ["complete"] * 100
+    assert "--all" in err
+    assert store.requests.by_kind["GetObject"] == 100
+    assert command("list", "--all") == 0
+    out, err = capfd.readouterr()
+    assert out.count("complete") == 103
+    assert not err
+
+
+def test_one_bad_manifest_costs_itself_alone(
+    command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever stands under a manifest's key, the others are shown, and what is wrong is told."""
+    bad = {
+        "20261120T041500Z-0001": b"rubbish",
+        "20261120T041500Z-0002": b"",
+        "20261120T041500Z-0003": written([header(RUN), backup.end()]),
+        "20261120T041500Z-0004": written([header("20261120T041500Z-0004")]),
+        "20261120T041500Z-0005": written(
+            [header("20261120T041500Z-0005"), End(counts={"f": -1}, bytes=1 << 70, problems=0)]
+        ),
+    }
+    for run, body in bad.items():
+        backup.bucket.add(keys.manifest_key(HOST, run), body)
+    backup.stored()
+    assert command("list", "--long") == 0
+    out, err = capfd.readouterr()
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert [row[5] for row in rows] == ["?"] * 5 + ["complete"]
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [*bad]
+    assert "it says that it is of run" in err
+
+
+def test_list_for_whoever_may_only_list(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without the right to read the runs are shown all the same."""
+    backup.stored()
+    backup.stored("20261124T041500Z-0002")
+    command.store = FailingStore(backup.store, at("read"), lambda: AccessDenied("GetObject was denied"))
+    assert command("list") == 0
+    out, err = capfd.readouterr()
+    assert [line.split()[5:8] for line in out.splitlines()[1:]] == [["?", "?", "?"]] * 2
+    assert err.count("GetObject was denied") == 1
+    assert "2 manifests may not be read" in err
+
+
+def test_a_disputed_manifest(
+    command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`list` shows all its versions that are manifests, `ls`, `restore` and `restore-snapshot` take each of them."""
+    key = backup.stored()
+    rival = backup.bucket.add(key, written([header(), File(path="/false"), End(counts={"f": 1}, bytes=0, problems=0)]))
+    backup.bucket.add(key, b"rubbish")
+    assert command("list") == 0
+    out, err = capfd.readouterr()
+    assert f"Disputed: {RUN} of {HOST}" in out
+    table = out.splitlines()[out.splitlines().index(f"Disputed: {RUN} of {HOST}; choose with --version") + 2 :]
+    assert [line.split()[0] for line in table] == [backup.bucket.objects[key][0].version, rival.version]
+    assert table[0].endswith("used")
+    assert "written over 2 time(s)" in err
+    assert command("list", "--json") == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert [(v["files"], v["used"]) for v in row["versions"]] == [(2, True), (1, False)]
+    assert command("ls", RUN, "--version", rival.version) == 0
+    out, err = capfd.readouterr()
+    assert out.endswith("/false\n")
+    assert "was chosen" in err
+    assert command("restore", RUN, "--version", rival.version, "--target", tmp_path / "t", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["manifest_version"] == rival.version
+    assert [*tree(tmp_path / "t")] == ["false"]
+    assert command("restore-snapshot", RUN, "db", "--version", rival.version, "--output", tmp_path / "db") == 1
+    assert command("ls", RUN, "--version", "none") == 1
+    assert "has no version 'none'" in capfd.readouterr().err
+
+
+def test_latest_is_not_of_the_future(
+    command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`restore latest` passes over what was stored before it began, and says so; `list` marks it."""
+    backup.stored()
+    future = "20270101T041500Z-0000a1b2c3d4e5f6"
+    backup.stored(future)
+    assert command("list") == 0
+    assert f"{future}: its name says" in capfd.readouterr().err
+    assert command("restore", "latest", "--target", tmp_path / "t", "--json") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["run"] == RUN
+    assert f"passed over {future}" in err
 
 
 def test_list_of_nothing(command: Command, backup: Backup, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Which runs a bucket holds, whatever somebody has done to it since."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 import uvloop
@@ -8,11 +9,15 @@ import uvloop
 from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Entry, File, RunHeader
+from sysbackup.model import full_name
 from sysbackup.recovery import history
-from tests.unit.recovering import HOST, RUN, Backup, header, written
+from tests.unit.recovering import HOST, NOW, RUN, Backup, header, written
 
 EARLIER = "20261122T041500Z-0001"
 LATER = "20261124T041500Z-0002"
+WORKING = "20261124T101500Z-80003fa9"
+FUTURE = "20261125T043100Z-0000a1b2c3d4e5f6"  # by 16 minutes
+LATEST_THINKABLE = "99991231T235959Z-ffffffffffffffff"
 
 
 @pytest.fixture
@@ -153,3 +158,108 @@ def test_header_alone(backup: Backup) -> None:
         return await history.header(backup.store, found)
 
     assert uvloop.run(read()).host == HOST
+
+
+def test_equal_versions_are_one(backup: Backup) -> None:
+    """A manifest that was put twice because an answer got lost is no tampering; either version may be named."""
+    key = keys.manifest_key(HOST, LATER)
+    again = backup.bucket.add(key, backup.bucket.objects[key][0].body)
+    found = _found(backup, LATER)
+    assert (found.oddity, found.rivals, len(found.distinct), len(found.versions)) == (None, 0, 1, 2)
+    assert found.version != again.version
+    assert found.but(again.version).oddity is None
+
+
+def test_no_etag_no_equality(backup: Backup) -> None:
+    """Where a listing has no ETags, nothing is known to be equal."""
+    key = keys.manifest_key(HOST, LATER)
+    for kept in (backup.bucket.objects[key][0], backup.bucket.add(key, backup.bucket.objects[key][0].body)):
+        kept.etag = ""
+    assert _found(backup, LATER).rivals == 1
+
+
+def test_a_version_that_was_chosen(backup: Backup) -> None:
+    """Any version of a manifest can be read by its id, and is told to be another than the oldest."""
+    rival = backup.bucket.add(keys.manifest_key(HOST, RUN), written([header(), File(path="/false"), backup.end()]))
+
+    async def read(version: str) -> list[str]:
+        found = await history.find_run(backup.store, RUN, version=version)
+        assert "was chosen" in (found.oddity or "")
+        return [e.path async for e in history.entries(backup.store, found) if isinstance(e, File)]
+
+    assert uvloop.run(read(rival.version)) == ["/false"]
+    with pytest.raises(RestoreError, match=f"no version 'x'; it has: .*{rival.version}"):
+        uvloop.run(read("x"))
+
+
+def test_two_manifests_of_one_run(backup: Backup) -> None:
+    """Names with one working name are a dispute: `latest` and beginnings are refused, full names and versions serve."""
+    names = sorted(full_name(WORKING) for _ in range(2))
+    for name in names:
+        backup.stored(name)
+    for asked in ("latest", WORKING, WORKING[:-6]):
+        with pytest.raises(UsageError, match=f"{names[0]}.*{names[1]}"):
+            _found(backup, asked)
+    for host in (None, HOST):
+        found = _found(backup, names[0], host)
+        assert (found.run, found.rivals, found.claimants) == (names[0], 0, tuple(names))
+        assert names[1] in (found.oddity or "")
+    version = backup.bucket.objects[keys.manifest_key(HOST, names[1])][0].version
+    assert uvloop.run(history.find_run(backup.store, WORKING, version=version)).run == names[1]
+    # of another host it may be anything
+    backup.stored(names[0], "beta")
+    assert _found(backup, names[0], "beta").oddity is None
+
+
+def test_a_working_name_is_no_manifest(backup: Backup) -> None:
+    """What lies under the public name of a run was not put there by sysbackup."""
+    backup.stored(WORKING)
+    name = full_name(WORKING)
+    backup.stored(name)
+    found = _found(backup, WORKING)
+    assert (found.run, found.oddity) == (name, None)
+
+
+@pytest.mark.parametrize("name", [FUTURE, LATEST_THINKABLE])
+def test_a_run_from_the_future(backup: Backup, name: str) -> None:
+    """What was stored before it is said to have begun does not become `latest` in silence; its name still serves."""
+    backup.stored(name)
+    found = uvloop.run(history.find(backup.store, "latest"))
+    assert found.run.run == LATER
+    assert name in "".join(found.notes)
+    assert "before that" in (_found(backup, name).oddity or "")
+    assert not uvloop.run(history.find(backup.store, LATER)).notes
+
+
+def test_a_clock_that_is_a_little_fast(backup: Backup) -> None:
+    """A quarter of an hour is no future."""
+    name = f"{NOW + timedelta(minutes=14):%Y%m%dT%H%M%SZ}-0000a1b2c3d4e5f6"
+    backup.stored(name)
+    found = uvloop.run(history.find(backup.store, "latest"))
+    assert (found.run.run, found.run.oddity, found.notes) == (name, None, ())
+
+
+def test_nothing_but_the_future() -> None:
+    """Where all runs are from the future there is no `latest`, and they are named."""
+    backup = Backup()
+    backup.stored(FUTURE)
+    with pytest.raises(RestoreError, match=f"from the future.*{FUTURE}"):
+        _found(backup, "latest")
+    assert _found(backup, FUTURE[:8]).future
+
+
+def test_an_old_name_written_today(backup: Backup) -> None:
+    """A manifest stored long after its start is marked, whether or not it is the latest."""
+    old = "20261117T041500Z-00003fa95c0e77d2"
+    backup.stored(old)
+    found = _found(backup, old)
+    assert (found.late, found.future) == (True, False)
+    assert "8 days later" in (found.oddity or "")
+    assert not _found(backup, EARLIER).late
+
+
+def test_a_host_by_another_spelling(backup: Backup) -> None:
+    """A key whose host is only encoded otherwise is none of that host's manifests."""
+    backup.bucket.add(f"manifests/%61lpha/{LATER}.jsonl.gz", written([header(LATER)]))
+    assert _found(backup, LATER).oddity is None
+    assert len(uvloop.run(history.runs(backup.store))) == 3

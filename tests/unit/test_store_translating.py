@@ -13,7 +13,6 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from botocore.parsers import ResponseParserError
 
 from sysbackup.errors import (
     AccessDenied,
@@ -63,11 +62,10 @@ def answer(
         (answer("EntityTooLarge", 400, "too large"), StoreError, "EntityTooLarge too large"),
         (NoCredentialsError(), ConfigError, "credentials_file"),
         (CredentialRetrievalError(provider="process", error_msg="exit 1"), AccessDenied, "exit 1"),
-        (ResponseParserError("<html>"), StoreError, "endpoint_url"),
         (
             SSLError(endpoint_url="https://x", error=ssl.SSLCertVerificationError("self-signed certificate")),
             StoreUnavailable,
-            "AWS_CA_BUNDLE",
+            "[s3] ca_bundle",
         ),
         (BotoCoreError(), StoreError, "BotoCoreError"),
     ],

@@ -68,6 +68,11 @@ def lost(ago: timedelta, outcome: str = "failed") -> Ended:
     )
 
 
+def interrupted(ago: timedelta) -> Ended:
+    """A `sysbackup run` that somebody stopped."""
+    return msgspec.structs.replace(lost(ago, "stopped"), exit_code=130, reason="stopped by SIGINT")
+
+
 WAITING = Status(
     pid=4711,
     born=1,
@@ -135,6 +140,19 @@ def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START
             said(lost(HOUR, "stopped"), stored(2 * HOUR)),
             "failing",
             ["the last run was stopped 1 h ago, without a manifest: the store does not answer"],
+        ),
+        (said(interrupted(HOUR), stored(2 * HOUR)), "fresh", []),
+        (said(interrupted(HOUR), interrupted(2 * HOUR), stored(3 * HOUR)), "fresh", []),
+        (said(interrupted(HOUR)), "stale", ["there is no complete backup yet"]),
+        (
+            said(interrupted(HOUR), stored(3 * DAY)),
+            "stale",
+            ["the last complete backup ended 3 d ago: stale_after is 1 d 12 h"],
+        ),
+        (
+            said(interrupted(HOUR), lost(2 * HOUR), stored(3 * HOUR)),
+            "failing",
+            ["the last run that nobody stopped failed 2 h ago, without a manifest: the store does not answer"],
         ),
         (
             said(lost(HOUR), stored(3 * DAY)),
@@ -291,3 +309,10 @@ def test_what_somebody_should_know_is_a_warning() -> None:
     silent = said(stored(HOUR), written=START - HOUR / 2, next=START + HOUR)
     assert silent.warnings == ["the daemon has said nothing for 30 min: it may hang, or was stopped (SIGSTOP)"]
     assert said(stored(HOUR), written=START - HOUR / 15, next=START + HOUR).warnings == []
+
+
+def test_a_run_stopped_by_hand_is_a_word_and_no_failure() -> None:
+    """It says nothing of whether backups can be made."""
+    found = said(interrupted(HOUR), stored(2 * HOUR))
+    assert found.exit_code == 0
+    assert found.warnings == ["the last run was stopped by hand 1 h ago, without a manifest: stopped by SIGINT"]

@@ -1,0 +1,101 @@
+"""
+Rows that prove themselves: each has a checksum over all that a run relies on in it.
+
+A disk, or memory, may change any byte of a database without a word, and SQLite
+has no checksums of its own: a key that reads `contejt/...` is as good as any to
+it. CRC-32 is enough against accidents; who can write to the catalog on purpose
+is root here anyway.
+"""
+
+import struct
+import zlib
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sysbackup.errors import SpoolError
+from sysbackup.model import Lock, LockMode, StoredObject
+
+_FILE = struct.Struct("<5q")
+_CONTENT = struct.Struct("<q??qqq")
+_NEVER = -1  # no CRC-32 is negative
+
+
+class CatalogUnusable(SpoolError):
+    """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
+
+
+def file_sum(device: Any, inode: Any, size: Any, mtime: Any, ctime: Any, sha: Any) -> int:
+    """The checksum of a row of `files`; of what no such row can hold, one that never fits."""
+    try:
+        return zlib.crc32(_FILE.pack(device, inode, size, mtime, ctime) + sha)
+    except (struct.error, TypeError):
+        return _NEVER
+
+
+def content_sum(sha: Any, number: Any, start: Any, length: Any, size: Any) -> int:
+    """The checksum of a row of `contents`."""
+    try:
+        known = _CONTENT.pack(number, start is None, length is None, start or 0, length or 0, size)
+        return zlib.crc32(known + sha)
+    except (struct.error, TypeError):
+        return _NEVER
+
+
+class ObjectRow(NamedTuple):
+    """A row of `objects` but for what is no more than a note of ours."""
+
+    number: int
+    key: str
+    version: str
+    size: int
+    mode: str
+    until: int
+    encoding: str | None
+    host: str
+    checked: int
+
+    @property
+    def sum(self) -> int:
+        """Its checksum."""
+        return zlib.crc32(repr(tuple(self)).encode("utf-8", "surrogatepass"))
+
+    @property
+    def stored(self) -> StoredObject:
+        """The object itself."""
+        lock = Lock(LockMode(self.mode), datetime.fromtimestamp(self.until, UTC))
+        return StoredObject(self.key, self.version or None, self.size, lock, fresh=False)
+
+
+OBJECT = "objects.id, key, version, objects.size, mode, until, encoding, host, checked, objects.sum"
+"""The columns that `proven_object` takes, in a query over `objects`."""
+
+CONTENT = "contents.sha, contents.object, start, length, contents.size, contents.sum"
+"""The columns that `proven_content` takes, in a query over `contents`."""
+
+
+def proven_object(*columns: Any) -> ObjectRow:
+    """The row that these `OBJECT` columns are. `CatalogUnusable` where they do not fit their checksum."""
+    row = ObjectRow(*columns[:-1])
+    if row.sum != columns[-1]:
+        raise damaged("objects")
+    return row
+
+
+def proven_content(*columns: Any) -> tuple[bytes, int, int | None, int | None, int]:
+    """(sha, object, start, length, size) of these `CONTENT` columns. `CatalogUnusable` where they do not fit."""
+    sha, number, start, length, size, checksum = columns
+    if content_sum(sha, number, start, length, size) != checksum:
+        raise damaged("contents")
+    return sha, number, start, length, size
+
+
+def proven_text(value: Any) -> str:
+    """Text of a table without checksums, where false text does no harm but other things would."""
+    if not isinstance(value, str):
+        raise damaged("indexes")
+    return value
+
+
+def damaged(table: str) -> CatalogUnusable:
+    """The error for a row that is not as it was written."""
+    return CatalogUnusable(f"a row of its table {table} is not what was written there")

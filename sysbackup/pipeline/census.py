@@ -1,0 +1,160 @@
+"""
+The census: what the catalog knows is looked for in the bucket, a portion in each run.
+
+A lock in force is proof that an object exists, as long as the bucket is the one
+that it was and nobody with the right to bypass locks was at work. So each run
+lists the versions of a stretch of keys, a thousand for a request, and turns
+through all of them in time. Where one is gone, all are looked for at once,
+before anything is reused.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+
+from sysbackup.catalog import presence, renewal, shared
+from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.presence import Named
+from sysbackup.model import LockMode, Problem
+from sysbackup.pipeline.report import Tally
+from sysbackup.store.port import PAGE, ObjectStore, Version
+
+log = structlog.get_logger()
+
+# Requests, about, that one run spends on it, while nothing is missing.
+PAGES = 7
+# Hosts of which a catalog that has published nothing yet asks for one object each, by a request each.
+_HOSTS = 4
+
+# In the order of their keys.
+_PREFIXES = ("content/", "packs/")
+_END = "\U0010ffff"
+
+
+@dataclass(slots=True)
+class _Missing:
+    """Objects that are not there: those whose locks were in force by what we know for ourselves, and others."""
+
+    locked: int = 0
+    others: int = 0
+    example: str = ""
+
+
+async def count_all(store: ObjectStore, catalog: Catalog, tally: Tally) -> None:
+    """
+    Look for a portion of what the catalog knows, and for all of it where some is gone.
+
+    What is gone is forgotten, so that this run stores it again; a problem of the
+    run where it was locked.
+    """
+    missing = _Missing()
+    await asyncio.to_thread(presence.begin, catalog)
+    asked, suspicious = await _samples(store, catalog, tally)
+    if not suspicious:
+        after = await asyncio.to_thread(presence.turned_to, catalog)
+        after = await _count(store, catalog, tally, missing, after, PAGES - asked)
+        await asyncio.to_thread(presence.turn_to, catalog, after)
+    if suspicious or missing.locked:
+        await _count(store, catalog, tally, missing, "", None)
+    if missing.others:
+        log.info("objects.forgotten", objects=missing.others, reason="they are not in the bucket (any more)")
+    if missing.locked:
+        others = f" and {missing.locked - 1} other objects" if missing.locked > 1 else ""
+        tally.problem(
+            Problem(
+                "objects.gone",
+                missing.example.encode(),
+                f"it{others} is not in the bucket although its lock has not ended: the bucket was emptied or made anew,"
+                " or somebody may lift locks. Earlier backups of this host may not restore any more; this one stores"
+                " again what it needs",
+            )
+        )
+
+
+async def _samples(store: ObjectStore, catalog: Catalog, tally: Tally) -> tuple[int, bool]:
+    """
+    How many objects were asked for, and whether one is gone.
+
+    Only where the catalog has published nothing: else sharing has looked for our own last index.
+    """
+    now = tally.clock.now()
+    if await asyncio.to_thread(shared.still_locked, catalog, tally.host, now) is not None:
+        return 0, False
+    samples = await asyncio.to_thread(presence.one_of_each_host, catalog, now, _HOSTS)
+    for key in samples:
+        async with aclosing(store.versions(key)) as versions:
+            if not [v async for v in _some(versions, PAGE) if v.key == key and not v.marker]:
+                return len(samples), True
+    return len(samples), False
+
+
+async def _count(
+    store: ObjectStore, catalog: Catalog, tally: Tally, missing: _Missing, after: str, pages: int | None
+) -> str:
+    """Look behind the key `after`, for no more than `pages` requests; returns where the next look begins."""
+    left = pages
+    if left is not None and left <= 0:
+        return after
+    for prefix in _PREFIXES:
+        if after >= prefix + _END or not await asyncio.to_thread(presence.any_known, catalog, prefix):
+            continue
+        begin = after if after.startswith(prefix) else prefix
+        most = None if left is None else left * PAGE
+        seen, last = await _meet(store, catalog, prefix, begin, most)
+        if most is not None and seen >= most:
+            # the last key's versions may go on behind what was listed: they come first the next time
+            await asyncio.to_thread(_forget_missing, catalog, tally, missing, begin, last)
+            return last[:-1] if last[:-1] > begin else last
+        await asyncio.to_thread(_forget_missing, catalog, tally, missing, begin, prefix + _END)
+        left = None if left is None else left - max(1, -(-seen // PAGE))
+        if left == 0:
+            return prefix + _END
+    return ""
+
+
+async def _meet(store: ObjectStore, catalog: Catalog, prefix: str, begin: str, most: int | None) -> tuple[int, str]:
+    """Note which known objects are in the bucket; returns how many versions were listed, and the last one's key."""
+    seen, last = 0, begin
+    page: list[Named] = []
+    async with aclosing(store.versions(prefix, begin if begin != prefix else "")) as versions:
+        async for version in _some(versions, most):
+            seen, last = seen + 1, version.key
+            if not version.marker:
+                page.append((version.key, version.version or ""))
+            if len(page) >= PAGE:
+                await asyncio.to_thread(presence.meet, catalog, page)
+                page = []
+    await asyncio.to_thread(presence.meet, catalog, page)
+    return seen, last
+
+
+async def _some(versions: AsyncIterator[Version], most: int | None) -> AsyncIterator[Version]:
+    """The first `most` of them, without asking for one more, which would cost a request."""
+    number = 0
+    async for version in versions:
+        yield version
+        number += 1
+        if number == most:
+            return
+
+
+def _forget_missing(catalog: Catalog, tally: Tally, missing: _Missing, after: str, before: str) -> None:
+    now = tally.clock.now().timestamp()
+    for absent in presence.unmet(catalog, after, before):
+        for gone in absent:
+            in_force = gone.mode != LockMode.NONE and gone.until > now
+            if gone.checked and in_force:
+                missing.locked += 1
+                missing.example = missing.example or gone.key
+                log.warning(
+                    "object.gone", key=gone.key, version=gone.version, reason="it was locked, and is not in the bucket"
+                )
+                continue
+            missing.others += 1
+            if in_force:
+                # one false word of a host is enough to believe none that nobody has checked
+                renewal.forget_host(catalog, gone.host)
+        presence.forget(catalog, [gone.number for gone in absent])

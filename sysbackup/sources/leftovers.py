@@ -1,0 +1,93 @@
+"""
+What a program leaves behind that holds its pipes, and how that is ended.
+
+It may lead a session of its own (setsid(1)), and so be out of a group's reach,
+and it may have become anybody's child. But who holds the writing end of a pipe
+that we made for that program, and was born after the program was started, has
+it from the program. Older processes may have been handed it (a service manager,
+a terminal's server): these are let alone.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from sysbackup.sources.children import Child
+from sysbackup.sources.pipes import Inlet
+
+_LOOK_EVERY = 0.05
+
+
+async def end_left(child: Child, inlets: Sequence[Inlet], since: int, grace: float) -> bool:
+    """
+    End the child's group, and all that hold these pipes and were born at `since` (`children.moment`) or later.
+
+    TERM, and KILL `grace` seconds later. Returns whether nobody holds them any
+    more. What they wrote is still in the pipes, for whoever reads.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        until = loop.time() + grace
+        told: set[tuple[int, int]] = set()
+        child.signal(number)
+        while held := {inlet.pipe for inlet in inlets if inlet.held()}:
+            told |= await asyncio.to_thread(_signal, held, since, number, told)
+            if loop.time() >= until:
+                break
+            await asyncio.sleep(_LOOK_EVERY)
+        else:
+            return True
+    return not any(inlet.held() for inlet in inlets)
+
+
+def _signal(pipes: set[int], since: int, number: signal.Signals, told: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Signal the holders that have not been `told`; who they were."""
+    found = set()
+    for process, born in _holders(pipes, since):
+        if (process, born) in told:
+            continue
+        with suppress(OSError):  # it has ended, or is another user's (sudo)
+            handle = os.pidfd_open(process)
+            try:
+                # Looked at again now that the handle holds on to it: its number may have become a stranger's.
+                if _born(process) == born and _holds(process, pipes):
+                    signal.pidfd_send_signal(handle, number)
+                    found.add((process, born))
+            finally:
+                os.close(handle)
+    return found
+
+
+def _holders(pipes: set[int], since: int) -> Iterator[tuple[int, int]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            born = _born(int(name))
+            if born is not None and born >= since and _holds(int(name), pipes):
+                yield int(name), born
+
+
+def _holds(process: int, pipes: set[int]) -> bool:
+    """Whether it has the writing end of one of these pipes; False where we may not know."""
+    names = {f"pipe:[{pipe}]" for pipe in pipes}
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{process}/fd/{descriptor}") in names and _writes(process, descriptor):
+                    return True
+    return False
+
+
+def _writes(process: int, descriptor: str) -> bool:
+    with open(f"/proc/{process}/fdinfo/{descriptor}", "rb") as file:
+        flags = next((line.split()[1] for line in file if line.startswith(b"flags:")), b"0")
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _born(process: int) -> int | None:
+    """When it was started, as `children.moment` counts (proc(5): stat's field 22)."""
+    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
+        # The second field is the command's name in brackets, and may hold anything.
+        return int(file.read().rpartition(b")")[2].split()[19])
+    return None
