@@ -29,6 +29,9 @@ _KNOWN = {(setting.section, setting.name): setting for setting in SETTINGS}
 _CREDENTIALS = re.compile(r"\$\{CREDENTIALS_DIRECTORY\}|\$CREDENTIALS_DIRECTORY\b|%d(?![A-Za-z0-9])")
 _SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
+# Of a value that cannot be: as long as any path, which somebody may want to look for.
+_QUOTED_AT_MOST = 4096
+
 # configparser stops at the first of some mistakes; its line is taken out then, and the rest is read again.
 _MISTAKES_AT_MOST = 50
 
@@ -234,7 +237,7 @@ def _with_credentials_directory(text: str, environ: Mapping[str, str]) -> str:
 
 def _quoted(text: str) -> str:
     value = shown(text.encode())
-    return f"'{value}'" if len(value) <= 80 else f"'{value[:80]}…'"
+    return f"'{value}'" if len(value) <= _QUOTED_AT_MOST else f"'{value[:_QUOTED_AT_MOST]}…'"
 
 
 def _unknown_section(section: str) -> str:

@@ -2,13 +2,11 @@
 
 import click
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import set_aside
-from sysbackup.cli.display import count, size, when
+from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
@@ -46,19 +44,18 @@ def info_command(frame: Frame, as_json: bool) -> None:
     if as_json:
         put_json(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
         return
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim")
-    grid.add_row("catalog", f"{path}, {size(path.stat().st_size)}")
-    grid.add_row("bucket", Text(info.bucket or "none yet"))
-    grid.add_row("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {size(info.stored)}")
-    grid.add_row("files", f"{count(info.files, 'file')} that need not be read while unchanged")
+    rows = [
+        ("catalog", f"{path}, {size(path.stat().st_size)}"),
+        ("bucket", info.bucket or "none yet"),
+        ("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {size(info.stored)}"),
+        ("files", f"{count(info.files, 'file')} that need not be read while unchanged"),
+    ]
     if info.locks:
-        grid.add_row("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}")
-    for host, number in sorted(info.hosts.items()):
-        grid.add_row("from", Text(f"{host}: {count(number, 'object')}"))
+        rows.append(("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}"))
+    rows += [("from", f"{host}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())]
     if info.unpublished:
-        grid.add_row("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index")
-    Terminal().print(grid, highlight=False)
+        rows.append(("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index"))
+    show_rows(Terminal(), rows)
 
 
 def _plain(info: shared.Info) -> dict[str, object]:

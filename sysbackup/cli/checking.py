@@ -5,23 +5,22 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from sysbackup.cli import printing
+from sysbackup.cli.findings import File, Findings, Line, print_plainly, show
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.config import Config, Metrics
 from sysbackup.errors import ConfigError
 from sysbackup.loading import Reading, cache_directory, read_config, state_directory
 from sysbackup.model import LockMode, shown
-from sysbackup.settings import SECTIONS, SETTINGS, Setting
+from sysbackup.settings import SETTINGS, Setting
 from sysbackup.sources.listing import find_programs, unstartable
 
 _FOLDERS = {"pickers.d": "pickers", "snapshots.d": "snapshotters", "hooks.d": "hooks"}
@@ -29,46 +28,11 @@ _NEEDED = ("pickers", "snapshotters")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One setting as it holds."""
-
-    section: str
-    name: str
-    value: str | None
-    default: bool
-    meaning: str
-    allowed: str
-    unset: str
-    """What holds where there is no value."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file of a programs directory: run, or not and why."""
-
-    name: str
-    run: bool
-    reason: str | None = None
-    expected: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """All that check-config says."""
-
-    conf: str
-    cache: str
-    mistakes: list[str]
-    warnings: list[str]
-    settings: list[Line]
-    programs: dict[str, list[File]]
-
-
 @click.command("check-config")
+@click.option("--changed", is_flag=True, help="Of the settings, show those alone that differ from the defaults.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @pass_frame
-def command(frame: Frame, *, as_json: bool) -> int:
+def command(frame: Frame, *, changed: bool, as_json: bool) -> int:
     """
     Check the configuration and show what holds.
 
@@ -79,13 +43,15 @@ def command(frame: Frame, *, as_json: bool) -> int:
     """
     printing.done_anyway()
     findings = examine(frame.directory, os.environ)
+    if changed:
+        findings = replace(findings, settings=[line for line in findings.settings if line.changed])
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
         return ConfigError.exit_code if findings.mistakes else 0
     if sys.stdout.isatty():
-        _show(Console(highlight=False), findings)
+        show(Console(highlight=False), findings)
     else:
-        _print(findings)
+        print_plainly(findings)
     if findings.mistakes:
         sys.stdout.flush()
         raise ConfigError(findings.mistakes)
@@ -132,12 +98,14 @@ def _files(folder: Path) -> list[File]:
 
 
 def _lines(reading: Reading, config: Config) -> list[Line]:
+    default = Config(directory=config.directory, cache=config.cache, state=config.state, runtime=config.runtime)
     return [
         Line(
             setting.section,
             setting.name,
             _value(setting, config),
             (setting.section, setting.name) not in reading.given,
+            _value(setting, config) != _value(setting, default),
             setting.meaning,
             setting.kind.allowed,
             setting.unset,
@@ -214,63 +182,3 @@ def _open_to_others(directory: Path) -> Iterator[str]:
         yield f"{directory} can be written by others than its owner, who then decide what is run: chmod go-w"
     if status.st_uid not in {0, os.geteuid()}:
         yield f"{directory} belongs to user {status.st_uid}, who then decides what is run"
-
-
-def _print(findings: Findings) -> None:
-    """Plain lines, for files and pipes; those of the settings could stand in `conf`."""
-    for section in SECTIONS if findings.settings else ():
-        click.echo(f"[{section}]")
-        for line in findings.settings:
-            if line.section == section:
-                default = f"; default: {line.unset}" if line.value is None else ""
-                click.echo(f"# {line.meaning}{default}; allowed: {line.allowed}")
-                click.echo(f"{'# ' if line.default else ''}{line.name} = {line.value or ''}".rstrip())
-        click.echo()
-    for called, files in findings.programs.items():
-        for file in files:
-            click.echo(f"# {called}: {file.name}" + ("" if file.reason is None else f": {_fate(file)}"))
-    for warning in findings.warnings:
-        click.echo(f"# warning: {warning}")
-
-
-def _fate(file: File) -> str:
-    return f"{'will fail' if file.run else 'not run'}: {file.reason}"
-
-
-def _show(console: Console, findings: Findings) -> None:
-    """For a person at a terminal. Texts are `Text`: brackets in them are no markup."""
-    for section in SECTIONS if findings.settings else ():
-        console.print(Text(f"[{section}]", "bold cyan"))
-        console.print(_table([line for line in findings.settings if line.section == section]))
-    for called, files in findings.programs.items():
-        console.print(Text(called, "bold cyan"))
-        for file in files:
-            console.print(_outlook(file), soft_wrap=True)
-        if not files:
-            console.print(Text("none", "dim"))
-    console.print()
-    console.print(Text.assemble(("cache and spool: ", "dim"), findings.cache), soft_wrap=True)
-    for warning in findings.warnings:
-        console.print(Text(f"! {warning}", "yellow"), soft_wrap=True)
-    if not findings.mistakes:
-        console.print(Text(f"✔ {findings.conf} can be used.", "green"), soft_wrap=True)
-
-
-def _table(lines: list[Line]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(width=max(len(setting.name) for setting in SETTINGS), no_wrap=True)
-    table.add_column(width=26, overflow="fold")
-    table.add_column(style="dim", ratio=1)
-    for line in lines:
-        if line.value is None:
-            value = Text(line.unset, "dim italic")
-        else:
-            value = Text(line.value, "" if line.default else "bold green")
-        table.add_row(Text(line.name), value, Text(line.meaning))
-    return table
-
-
-def _outlook(file: File) -> Text:
-    if not file.expected:
-        return Text(f"! {file.name}: {_fate(file)}", "yellow")
-    return Text(f"✔ {file.name}", "green") if file.run else Text(f"- {file.name}: {_fate(file)}", "dim")

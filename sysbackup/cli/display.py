@@ -1,12 +1,13 @@
 """What a run looks like on a terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from time import monotonic
 from typing import Protocol
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -88,7 +89,7 @@ class _Above(StringIO):
 
     def write(self, text: str) -> int:
         if line := text.rstrip("\n"):
-            self._console.print(Text.from_ansi(line))
+            self._console.print(Text.from_ansi(line), soft_wrap=True)  # a path in it stays in one piece
         return len(text)
 
 
@@ -172,6 +173,27 @@ class Progress:
         return Group(self._spinner, grid, current)
 
 
+def show_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """
+    Labels and what belongs to them; nothing is ever cut, for keys and paths are to be copied.
+
+    A terminal that is too narrow folds words beneath each other. A word too long
+    for that goes on at the terminal's edge: copied, it is in one piece. A log's or
+    a mail's lines are as long as they are.
+    """
+    label = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        if console.is_terminal and all(cell_len(word) <= console.width - label - 2 for word in value.split()):
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(justify="right", style="dim", width=label)
+            grid.add_column(overflow="fold")
+            grid.add_row(name, Text(value))
+            console.print(grid)
+        else:
+            line = Text.assemble((f"{name:>{label}}", "dim"), "  ", value)
+            console.print(line, soft_wrap=True)
+
+
 _NOTES_AT_MOST = 5
 
 
@@ -184,16 +206,7 @@ def show_summary(console: Console, summary: Summary) -> None:
         f"{'complete' if good else 'stored, with problems'}[/] in {duration(summary.seconds)}.",
         soft_wrap=True,
     )
-    rows = _rows(summary)
-    if console.is_terminal:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(justify="right", style="dim")
-        for name, value in rows.items():
-            grid.add_row(name, value)
-        console.print(grid)
-    else:  # a log's or a mail's lines are as long as they are
-        for name, value in rows.items():
-            console.print(f"{name:>8}  {value}", soft_wrap=True, highlight=False)
+    show_rows(console, list(_rows(summary).items()))
     _show_problems(console, summary)
     _show_notes(console, summary)
 
@@ -209,7 +222,7 @@ def _rows(summary: Summary) -> Mapping[str, str]:
         + (f"; {size(summary.reused)} were stored already" if summary.reused else ""),
         "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
         "promised": f"until {when(summary.promise)}" if summary.promise else "nothing: lock_mode = none",
-        "manifest": escape(f"s3://{summary.bucket}/{summary.manifest}"),
+        "manifest": f"s3://{summary.bucket}/{summary.manifest}",
     }
     if summary.renewed:
         rows["renewed"] = f"the locks of {count(summary.renewed, 'object')}"

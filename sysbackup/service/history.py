@@ -32,7 +32,8 @@ KEPT = 1000
 _TAIL = 8 << 20
 
 _PROBLEMS = 10
-_WORDS = 256  # bytes, in JSON, of a problem's path, and of its reason
+_ROOM = 6 << 10  # bytes, in JSON, of all of them
+_WORDS = 1024  # and of one path, or reason: hardly any is longer, and who looks for a file needs the whole of its path
 _REASON = 4096  # bytes of why a run failed
 _GAP = " … "
 
@@ -75,10 +76,9 @@ def past(runs: Iterable[Ended]) -> Past:
 
 def brief(ended: Ended) -> Ended:
     """
-    As much of it as is remembered: ten problems at the most, and of long texts their beginnings and ends.
+    As much of it as is remembered: ten problems at the most, of notes their number, of very long texts both ends.
 
-    Of notes there is their number alone. A few runs with many problems would else crowd out all before them. Twice is
-    as good as once.
+    Else a few runs with many problems would crowd out all before them. Twice is as good as once.
     """
     summary = ended.summary
     if summary is not None:
@@ -86,7 +86,9 @@ def brief(ended: Ended) -> Ended:
             {key: _cut(value, _WORDS) for key, value in problem.items()}
             for problem in summary.first_problems[:_PROBLEMS]
         ]
-        summary = msgspec.structs.replace(summary, first_problems=problems, first_notes=[])
+        used = accumulate(len(msgspec.json.encode(problem)) for problem in problems)
+        kept = problems[: sum(1 for _ in takewhile(lambda size: size <= _ROOM, used))]
+        summary = msgspec.structs.replace(summary, first_problems=kept, first_notes=[])
     reason = None if ended.reason is None else _cut(ended.reason, _REASON)
     return msgspec.structs.replace(ended, reason=reason, summary=summary)
 

@@ -194,14 +194,13 @@ def test_json_holds_all_of_it(directory: Path) -> None:
     assert json.loads(ended.stdout)["mistakes"] == [f"{directory}/conf: [s3] buckt is no setting: is it bucket?"]
 
 
-def test_on_a_terminal_it_is_a_table(directory: Path) -> None:
-    """Values, defaults and meanings side by side; brackets in a value are no markup."""
-    write(directory / "conf", "[content]\nshare = db[12] web-*\n", 0o644)
+def on_terminal(directory: Path, columns: int, *options: str) -> str:
+    """What check-config, which must end well, shows on a terminal of that width; escapes are left out."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "sysbackup", "--config-dir", str(directory), "check-config"],
+        [sys.executable, "-m", "sysbackup", "--config-dir", str(directory), "check-config", *options],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "LC_ALL": "C.UTF-8"},
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": str(columns), "LC_ALL": "C.UTF-8"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -219,11 +218,77 @@ def test_on_a_terminal_it_is_a_table(directory: Path) -> None:
     os.close(ours)
     assert process.returncode == 0
     assert b"\x1b[" in seen
-    text = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    return re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r\n", "\n")
+
+
+def test_on_a_terminal_it_is_a_table(directory: Path) -> None:
+    """Values, defaults and meanings side by side; brackets in a value are no markup."""
+    write(directory / "conf", "[content]\nshare = db[12] web-*\n", 0o644)
+    text = on_terminal(directory, 100)
     assert re.search(r"share +db\[12\] web-\* +the hosts whose stored contents", text)
     assert re.search(r"lock_timeout +2 s +how long to wait", text)
     assert "✔ etc" in text
     assert f"✔ {directory}/conf can be used." in text
+
+
+@pytest.mark.parametrize("columns", [50, 80, 120])
+def test_on_a_narrow_terminal_meanings_fold_and_values_stay_whole(directory: Path, columns: int) -> None:
+    """A long URL goes on at the terminal's edge, so that it can be copied; nothing else is wider than the terminal."""
+    url = "https://" + "a-name-of-some-length." * 6 + "example:9000"
+    write(directory / "conf", f"[s3]\nendpoint_url = {url}\n", 0o644)
+    lines = on_terminal(directory, columns).splitlines()
+    table = lines[: lines.index("pickers")]
+    (long,) = [line for line in table if url in line]
+    assert long.split() == ["endpoint_url", url]
+    assert max(len(line.rstrip()) for line in table if line != long) <= columns
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize("columns", [None, 50, 57, 80, 120])
+def test_comments_fold_to_the_terminal_s_width(directory: Path, columns: int | None) -> None:
+    """80 where there is none. Settings stay as they are, and no line of a comment looks like one."""
+    environ = {} if columns is None else {"COLUMNS": str(columns)}
+    whole = sysbackup("--config-dir", directory, "check-config", COLUMNS="10000").stdout.splitlines()
+    lines = sysbackup("--config-dir", directory, "check-config", **environ).stdout.splitlines()
+    assert max(map(len, lines)) <= (columns or 80)
+    assert max(map(len, whole)) > 120
+
+    def settings(printed: list[str]) -> list[str]:
+        return [line for line in printed if re.match(r"(# )?\w+ =", line)]
+
+    def joined(printed: list[str]) -> str:
+        return " ".join(line.removeprefix("#").strip() for line in printed)
+
+    assert settings(lines) == settings(whole)
+    assert joined(lines) == joined(whole)
+
+
+def test_what_differs_from_the_defaults_can_be_seen_alone(directory: Path) -> None:
+    """Not what the file says and would hold anyway; programs, warnings and mistakes stand as ever."""
+    write(directory / "conf", "[s3]\nbucket = b-2\n[content]\nrenewal_slack = 1 week\nlock_mode = none\n", 0o644)
+
+    def printed(*options: str) -> str:
+        return sysbackup("--config-dir", directory, "check-config", "--changed", *options).stdout
+
+    lines = printed().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == [
+        "[s3]",
+        "bucket = b-2",
+        "[content]",
+        "lock_mode = none",
+    ]
+    assert "# pickers: etc" in lines
+    assert any(line.startswith("# warning: [content] lock_mode = none") for line in lines)
+    assert [line["name"] for line in json.loads(printed("--json"))["settings"]] == ["bucket", "lock_mode"]
+    shown = on_terminal(directory, 80, "--changed")
+    assert re.search(r"^bucket +b-2 ", shown, re.MULTILINE)
+    assert "renewal_slack" not in shown
+    write(directory / "conf", "", 0o644)
+    assert "# no setting differs from its default" in printed().splitlines()
+    assert "no setting differs from its default" in on_terminal(directory, 80, "--changed")
+    write(directory / "conf", "[s3]\nbuckt = b\n", 0o644)
+    ended = sysbackup("--config-dir", directory, "check-config", "--changed")
+    assert (ended.returncode, "no setting differs" in ended.stdout) == (78, False)
 
 
 def test_help_lists_every_command_and_loads_none_of_them() -> None:

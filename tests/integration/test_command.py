@@ -439,6 +439,19 @@ def test_plain_text_is_plain_in_a_snapshot_s_metadata(machine: Machine) -> None:
         assert metadata[name]["backup-output"] == "UTF-8''One%0A100%25"
 
 
+def test_a_narrow_place_cuts_no_path_and_no_key(machine: Machine) -> None:
+    """Summary and `catalog info` in a log, or a pipe, that calls itself 30 columns wide."""
+    machine.program("pickers.d", "host", "#!/bin/sh\necho /etc/hostname\n")
+    done = machine.call("run", COLUMNS="30")
+    assert done.returncode == 0, done.stderr
+    (manifest_key,) = [key for key in machine.objects() if key.startswith("manifests/")]
+    assert any(line.endswith(f"/{manifest_key}") for line in done.stdout.splitlines())
+    info = machine.call("catalog", "info", COLUMNS="30")
+    assert info.returncode == 0, info.stderr
+    assert any(f"{machine.base}/cache/" in line for line in info.stdout.splitlines())
+    assert "…" not in done.stdout + info.stdout
+
+
 def test_what_is_not_locked_is_not_promised(machine: Machine, tmp_path: Path) -> None:
     """With `lock_mode = none` nobody is told of a promise: terminal, JSON, status, metrics, hooks, other machines."""
     (tmp_path / "file").write_bytes(b"what the file holds")
