@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct
 from rich.table import Table
 from rich.text import Text
 
+from sysbackup.cli.choosing import choose
 from sysbackup.cli.display import size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
@@ -45,6 +46,9 @@ _NAMED = 10  # so many entries that make no sense are named one by one
 _AT_ONCE = 8  # manifests whose first line is read at the same time
 
 host_option = click.option("--host", metavar="HOST", help="Backups of this host alone.")
+whose_option = click.option(
+    "--host", metavar="HOST", help="Take this host's backup.  [default: this machine's own, where it makes backups]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -97,7 +101,7 @@ def list_command(frame: Frame, *, host: str | None, long: bool, as_json: bool) -
 @click.command("ls")
 @click.argument("name", metavar="RUN")
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.UNPROCESSED)
-@host_option
+@whose_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's entries, one JSON object on each line.")
 @pass_frame
 def ls_command(frame: Frame, *, name: str, paths: tuple[str, ...], host: str | None, as_json: bool) -> int:
@@ -107,7 +111,7 @@ def ls_command(frame: Frame, *, name: str, paths: tuple[str, ...], host: str | N
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Times
     are in UTC. A + after the permissions tells of an ACL.
     """
-    missing, senseless = run(_ls(frame.config(), name, selected(paths), host, as_json=as_json))
+    missing, senseless = run(_ls(frame, name, selected(paths), host, as_json=as_json))
     for path in missing:
         say(f"the backup holds no {shown(path)}")
     if senseless > _NAMED:
@@ -158,14 +162,14 @@ def _listed(found: history.Run, header: RunHeader | None) -> Listed:
 
 
 async def _ls(
-    config: Config, name: str, paths: Sequence[bytes], host: str | None, *, as_json: bool
+    frame: Frame, name: str, paths: Sequence[bytes], host: str | None, *, as_json: bool
 ) -> tuple[list[bytes], int]:
     """Print the entries; returns the paths that met none, and how many entries made no sense (the first are named)."""
     selection = Selection(paths)
     owners = Owners()
     senseless = 0
-    async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
+    async with open_store(frame.config()) as store:
+        found = await choose(store, frame, name, host)
         if found.oddity:
             say(found.oddity)
         async with aclosing(history.batches(store, found)) as batches:

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from sysbackup.cli import process
-from sysbackup.cli.browsing import host_option, json_option, list_command, ls_command, selected
+from sysbackup.cli.browsing import json_option, list_command, ls_command, selected, whose_option
+from sysbackup.cli.choosing import choose
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
@@ -57,7 +58,7 @@ class Summary(Struct, frozen=True):
     metavar="DIRECTORY",
     help="Restore beneath this directory, made where missing. / restores over this machine.",
 )
-@host_option
+@whose_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are in the way. Directories are never replaced.")
 @click.option("--numeric-owner", is_flag=True, help="Restore owners by number even where their names exist here.")
 @json_option
@@ -88,7 +89,7 @@ def restore_command(
     watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
-        found, report = run(_restore(config, name, host, wanted, os.fsencode(target), options, watcher))
+        found, report = run(_restore(frame, name, host, wanted, os.fsencode(target), options, watcher))
     seconds = monotonic() - begun
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
@@ -103,7 +104,7 @@ def restore_command(
 @click.command("restore-snapshot")
 @click.argument("name", metavar="RUN")
 @click.argument("snapshot", metavar="NAME")
-@host_option
+@whose_option
 @click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
 @click.option("--yes", is_flag=True, help="Run that command without asking.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the data to this file.")
@@ -128,7 +129,7 @@ def restore_snapshot_command(
     """
     config = frame.config()
     _check_destination(output, through=through, force=force)
-    found = run(_find(config, name, host, snapshot))
+    found = run(_find(frame, name, host, snapshot))
     if through:
         _confirm(found, yes=yes)
     run(_pour(config, found, output, through=through, force=force))
@@ -136,7 +137,7 @@ def restore_snapshot_command(
 
 
 async def _restore(
-    config: Config,
+    frame: Frame,
     name: str,
     host: str | None,
     paths: list[bytes],
@@ -144,15 +145,15 @@ async def _restore(
     options: Options,
     watcher: "_Watcher",
 ) -> tuple[history.Run, Report]:
-    async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
+    async with open_store(frame.config()) as store:
+        found = await choose(store, frame, name, host)
         _warn_of(found)
         return found, await restore(store, found, paths, target, options, watcher)
 
 
-async def _find(config: Config, name: str, host: str | None, snapshot: str) -> Snapshot:
-    async with open_store(config) as store:
-        found = await history.find_run(store, name, host)
+async def _find(frame: Frame, name: str, host: str | None, snapshot: str) -> Snapshot:
+    async with open_store(frame.config()) as store:
+        found = await choose(store, frame, name, host)
         _warn_of(found)
         return await snapshots.find_snapshot(store, found, snapshot)
 

@@ -1,4 +1,4 @@
-"""What was damaged on its way is read once more; what is gzip, the bytes say; what is damaged in the bucket is named."""
+"""Damaged on its way, a thing is read once more; its bytes say what is gzip; damaged in the bucket, it is named."""
 
 import gzip
 import hashlib
@@ -67,8 +67,8 @@ def test_what_is_damaged_each_time(backup: Backup, tmp_path: Path, helped: bool)
     report = restored(store, tmp_path, helped=helped)
     assert set(reasons(report)) == {b"/alone", b"/large", b"/linked/1", b"/linked/2"}
     for entry in backup.entries:
-        if isinstance(entry, File) and (why := reasons(report).get(entry.path_bytes)):
-            assert entry.key in why
+        if isinstance(entry, File) and (why := reasons(report).get(entry.path_bytes)) and entry.location:
+            assert entry.location.key in why
             assert f"version {entry.version}" in why
     assert set(tree(tmp_path)) == {"empty", "packed", "linked", *(f"packed/{n}" for n in range(20))}
     assert all(reads == 2 for (key, _), reads in store.reads.items() if key.startswith("content/"))
