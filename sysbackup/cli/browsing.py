@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import click
 from msgspec import UNSET
 
+from sysbackup.cli.choosing import choose
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
 from sysbackup.cli.terminal import put, put_json, say
-from sysbackup.config import Config
 from sysbackup.errors import FormatError, UsageError
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import (
@@ -41,13 +41,16 @@ host_option = click.option("--host", metavar="HOST", help="Backups of this host 
 version_option = click.option(
     "--version", "version", metavar="ID", help="This version of its manifest, where `sysbackup list` shows several."
 )
+whose_option = click.option(
+    "--host", metavar="HOST", help="Take this host's backup.  [default: this machine's own, where it makes backups]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command("ls")
 @click.argument("name", metavar="RUN")
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.UNPROCESSED)
-@host_option
+@whose_option
 @version_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's entries, one JSON object on each line.")
 @pass_frame
@@ -60,7 +63,7 @@ def ls_command(
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Times
     are in UTC. A + after the permissions tells of an ACL.
     """
-    missing, senseless = run(_ls(frame.config(), Choice(name, host, version), selected(paths), as_json=as_json))
+    missing, senseless = run(_ls(frame, Choice(name, host, version), selected(paths), as_json=as_json))
     for path in missing:
         say(f"the backup holds no {shown(path)}")
     if senseless > _NAMED:
@@ -76,9 +79,9 @@ class Choice:
     host: str | None
     version: str | None
 
-    async def find(self, store: ObjectStore) -> history.Run:
+    async def find(self, store: ObjectStore, frame: Frame) -> history.Run:
         """That run; what is odd about it, or how it was chosen, is told on standard error."""
-        found = await history.find(store, self.name, self.host, self.version)
+        found = await choose(store, frame, self.name, self.host, self.version)
         for note in (*found.notes, found.run.oddity):
             if note:
                 say(note)
@@ -94,13 +97,13 @@ def selected(paths: Sequence[str]) -> list[bytes]:
     return found
 
 
-async def _ls(config: Config, choice: Choice, paths: Sequence[bytes], *, as_json: bool) -> tuple[list[bytes], int]:
+async def _ls(frame: Frame, choice: Choice, paths: Sequence[bytes], *, as_json: bool) -> tuple[list[bytes], int]:
     """Print the entries; returns the paths that met none, and how many entries made no sense (the first are named)."""
     selection = Selection(paths)
     owners = Owners()
     senseless = 0
-    async with open_store(config) as store:
-        found = await choice.find(store)
+    async with open_store(frame.config()) as store:
+        found = await choice.find(store, frame)
         async with aclosing(history.batches(store, found)) as batches:
             async for batch in batches:
                 lines: list[bytes] = []

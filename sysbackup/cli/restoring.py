@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from sysbackup.cli import printing, process
-from sysbackup.cli.browsing import Choice, host_option, json_option, ls_command, selected, version_option
+from sysbackup.cli.browsing import Choice, json_option, ls_command, selected, version_option, whose_option
 from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
@@ -61,7 +61,7 @@ class Summary(Struct, frozen=True):
     metavar="DIRECTORY",
     help="Restore beneath this directory, made where missing. / restores over this machine.",
 )
-@host_option
+@whose_option
 @version_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are in the way. Directories are never replaced.")
 @click.option("--numeric-owner", is_flag=True, help="Restore owners by number even where their names exist here.")
@@ -95,9 +95,7 @@ def restore_command(
     watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
-        found, report = run(
-            _restore(config, Choice(name, host, version), wanted, os.fsencode(target), options, watcher)
-        )
+        found, report = run(_restore(frame, Choice(name, host, version), wanted, os.fsencode(target), options, watcher))
     seconds = monotonic() - begun
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
@@ -114,7 +112,7 @@ def restore_command(
 @click.command("restore-snapshot")
 @click.argument("name", metavar="RUN")
 @click.argument("snapshot", metavar="NAME")
-@host_option
+@whose_option
 @version_option
 @click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
 @click.option("--yes", is_flag=True, help="Run that command without asking.")
@@ -141,7 +139,7 @@ def restore_snapshot_command(
     """
     config = frame.config()
     _check_destination(output, through=through, force=force)
-    found = run(_find(config, Choice(name, host, version), snapshot))
+    found = run(_find(frame, Choice(name, host, version), snapshot))
     if through:
         _confirm(found, yes=yes)
     run(_pour(config, found, output, through=through, force=force))
@@ -149,21 +147,21 @@ def restore_snapshot_command(
 
 
 async def _restore(
-    config: Config,
+    frame: Frame,
     choice: Choice,
     paths: list[bytes],
     target: bytes,
     options: Options,
     watcher: "_Watcher",
 ) -> tuple[history.Run, Report]:
-    async with open_store(config) as store:
-        found = await choice.find(store)
+    async with open_store(frame.config()) as store:
+        found = await choice.find(store, frame)
         return found, await restore(store, found, paths, target, options, watcher)
 
 
-async def _find(config: Config, choice: Choice, snapshot: str) -> Snapshot:
-    async with open_store(config) as store:
-        found = await choice.find(store)
+async def _find(frame: Frame, choice: Choice, snapshot: str) -> Snapshot:
+    async with open_store(frame.config()) as store:
+        found = await choice.find(store, frame)
         return await snapshots.find_snapshot(store, found, snapshot)
 
 

@@ -1,7 +1,6 @@
 """Nothing that was learnt is relied on before it was proven, and what is known is looked for in the bucket."""
 
 import gzip
-import hashlib
 import os
 import random
 from datetime import timedelta

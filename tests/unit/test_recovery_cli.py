@@ -6,7 +6,7 @@ import os
 import pty
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -412,3 +412,68 @@ def test_getfacl_agrees(command: Command, tmp_path: Path) -> None:
     ).stdout
     assert "user:daemon:r--" in shown
     assert "# flags: s--" in shown
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[str], None]:
+    """Makes this machine one that makes backups, under that name."""
+
+    def configure(host: str) -> None:
+        (tmp_path / "conf.d/conf").write_text(f"[s3]\nbucket = test\n[content]\nhost = {host}\n")
+
+    return configure
+
+
+def test_own_host_is_the_default(
+    command: Command, backup: Backup, own: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where backups are made, `latest` and a name's beginning mean this machine's own; --host chooses another's."""
+    backup.stored()
+    other = Backup(backup.bucket)
+    other.file(b"/etc/other", b"x")
+    other.stored("20261124T041500Z-0002", "beta")
+    assert command("ls", "latest") == 2  # a rescue system's bare conf: of several hosts one must be named
+    assert "--host" in capfd.readouterr().err
+    own(HOST)
+    for arguments in (["ls", "latest", "--json"], ["ls", "2026", "--json"]):
+        assert command(*arguments) == 0
+        assert '"/etc/hosts"' in capfd.readouterr().out
+    assert command("restore", "latest", "--target", tmp_path / "mine") == 0
+    assert (tmp_path / "mine/etc/hosts").exists()
+    assert command("restore-snapshot", "latest", "db", "--output", tmp_path / "db") == 0
+    assert command("restore", "latest", "--host", "beta", "--target", tmp_path / "theirs") == 0
+    assert set(tree(tmp_path / "theirs")) == {"etc", "etc/other"}
+    capfd.readouterr()
+    assert command("list") == 0
+    assert "beta" in capfd.readouterr().out
+
+
+def test_own_host_without_a_backup(
+    command: Command, backup: Backup, own: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where this machine has no backup, the error names those that have one, and nobody else's is taken instead."""
+    backup.stored()
+    own("gamma")
+    for name in ("latest", RUN, RUN[:10]):
+        assert command("ls", name) == 1
+        out, err = capfd.readouterr()
+        assert not out
+        assert HOST in err
+        assert "gamma" in err
+        assert "--host" in err
+    assert command("ls", "2031") == 1
+    assert "--host" not in capfd.readouterr().err
+    assert command("ls", RUN, "--host", HOST) == 0
+
+
+def test_machine_with_a_picker_has_a_host(
+    command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A conf that does not say `host` means the machine's own name, once there is a picker."""
+    backup.stored()
+    assert command("ls", "latest") == 0
+    (tmp_path / "conf.d/pickers.d").mkdir()
+    (tmp_path / "conf.d/pickers.d/all").write_text("#!/bin/sh\n")
+    capfd.readouterr()
+    assert command("ls", "latest") == 1
+    assert f"there is one of {HOST}" in capfd.readouterr().err
