@@ -21,6 +21,7 @@ from sysbackup.catalog.rows import (
     CONTENT,
     OBJECT,
     CatalogUnusable,
+    Damaged,
     ObjectRow,
     content_sum,
     damaged,
@@ -66,7 +67,8 @@ class Catalog:
     `begin` says what a run promises; from then on every content that the run
     reuses although its object's lock ends earlier, or nobody has compared it
     with its hash, is noted as used. `SpoolError` where the disk is full or the
-    file cannot be written; with `read_only` nothing ever is. `CatalogUnusable` where it is no database any more.
+    file cannot be written; with `read_only` nothing ever is. `CatalogUnusable` where it is damaged: as a database,
+    or in a row that is needed.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -110,10 +112,13 @@ class Catalog:
         self._own = host
         self._today = int(now.timestamp()) // _DAY
         with self.held() as db:
-            db.execute("INSERT INTO bucket SELECT ? WHERE NOT EXISTS (SELECT 1 FROM bucket)", (bucket,))
-            known = db.execute("SELECT name FROM bucket").fetchone()[0]
-            if known != bucket:
-                raise CatalogUnusable(f"it is about the bucket {known}, not about {bucket}")
+            known = db.execute("SELECT name FROM bucket").fetchone()
+            if known is None:
+                if db.execute("SELECT 1 FROM objects LIMIT 1").fetchone() is not None:
+                    raise damaged("bucket")  # what it knows may be of any other
+                db.execute("INSERT INTO bucket VALUES (?)", (bucket,))
+            elif known[0] != bucket:
+                raise CatalogUnusable(f"it is about the bucket {known[0]}, not about {bucket}")
             db.execute("DELETE FROM used")
             db.execute("DELETE FROM leaving")
             db.execute("UPDATE objects SET news = 1 WHERE news = 2")
@@ -180,19 +185,20 @@ class Catalog:
         query = f"SELECT {OBJECT} FROM objects WHERE key = ? AND version = ?"
         known = db.execute(query, (stored.key, stored.version or "")).fetchone()
         if known is None:
-            number = self._add(stored, encoding, host=host, checked=checked, news=news)
+            row = self._add(stored, encoding, host=host, checked=checked, news=news)
         else:
             row = proven_object(*known)
-            number = row.number
             rewrite(db, _later(row, stored.lock))
             if news:
-                db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
-        rows = ((c.sha, number, c.offset if c.length else None, c.length or None, c.size) for c in contents)
+                db.execute("UPDATE objects SET news = 1 WHERE id = ?", (row.number,))
+        identity = row.identity
+        rows = ((c.sha, row.number, c.offset if c.length else None, c.length or None, c.size) for c in contents)
         db.executemany(
-            "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", ((*row, content_sum(*row)) for row in rows)
+            "INSERT OR REPLACE INTO contents (sha, object, start, length, size, sum) VALUES (?, ?, ?, ?, ?, ?)",
+            ((*values, content_sum(identity, *values)) for values in rows),
         )
 
-    def _add(self, stored: StoredObject, encoding: str | None, *, host: str, checked: bool, news: bool) -> int:
+    def _add(self, stored: StoredObject, encoding: str | None, *, host: str, checked: bool, news: bool) -> ObjectRow:
         cursor = self._db.execute(
             "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news, sum)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
@@ -222,7 +228,7 @@ class Catalog:
             int(checked),
         )
         self._db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, number))
-        return number
+        return row
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
         """
@@ -234,7 +240,7 @@ class Catalog:
         """
         kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
         found = {}
-        objects: dict[int, ObjectRow] = {}
+        objects: dict[int, tuple[ObjectRow, int]] = {}
         with self.held() as db:
             rows = _select(
                 db,
@@ -242,11 +248,13 @@ class Catalog:
                 list(set(shas)),
             )
             for columns in rows:
-                sha, number, start, length, _ = proven_content(*columns[:6])
-                row = objects.get(number) or proven_object(*columns[6:])
-                if promised and not row.stored.lock.covers(self._promise):
-                    raise damaged("used")
-                objects[number] = row
+                if columns[1] not in objects:
+                    row = proven_object(*columns[6:])
+                    if promised and not row.stored.lock.covers(self._promise):
+                        raise damaged("used")
+                    objects[columns[1]] = row, row.identity
+                row, identity = objects[columns[1]]
+                sha, _, start, length, _ = proven_content(identity, *columns[:6])
                 found[sha] = Location(row.key, row.version or None, start, length, row.encoding)
         return found
 
@@ -279,8 +287,10 @@ class Catalog:
                     if file_sum(*row) != checksum:
                         raise damaged("files")
                     _, inode, size, mtime, ctime, sha = row
-                    state = asked[device, inode & _MASK]
-                    if (size, mtime, ctime) != (state.size, state.mtime, state.ctime):
+                    state = asked.get((device, inode & _MASK))
+                    if state is None:
+                        raise damaged("files")
+                    if (size, mtime, ctime) != (state.size, _signed(state.mtime), _signed(state.ctime)):
                         continue
                     if stored is None and sha != EMPTY:
                         continue
@@ -299,11 +309,9 @@ class Catalog:
         with self.held() as db, _transaction(db):
             self._knows_files = True
             db.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (*row, self._today, file_sum(*row))
-                    for row in ((_signed(s.device), _signed(s.inode), s.size, s.mtime, s.ctime, s.sha) for s in states)
-                ),
+                "INSERT OR REPLACE INTO files (device, inode, size, mtime, ctime, sha, seen, sum)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                ((*row, self._today, file_sum(*row)) for row in map(_kept, states)),
             )
 
     def tidy(self, now: datetime) -> None:
@@ -323,9 +331,9 @@ class Catalog:
     def next_lock_end(self, now: datetime) -> datetime | None:
         """The first end of a lock that is still in force; None where nothing is locked."""
         with self.held() as db:
-            query = "SELECT min(until) FROM objects WHERE until > ? AND mode != 'none'"
-            until = db.execute(query, (int(now.timestamp()),)).fetchone()[0]
-        return None if until is None else instant(until)
+            query = f"SELECT {OBJECT} FROM objects WHERE until > ? AND mode != 'none' ORDER BY until LIMIT 1"
+            found = db.execute(query, (int(now.timestamp()),)).fetchone()
+            return None if found is None else proven_object(*found).stored.lock.until
 
     def _write_seen(self, db: sqlite3.Connection) -> None:
         db.executemany("UPDATE files SET seen = ? WHERE device = ? AND inode = ?", self._seen)
@@ -353,23 +361,33 @@ class Catalog:
     def _trouble(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as exc:
-            if "decode" in str(exc) or "no such" in str(exc):  # text that is no UTF-8; a schema that is not ours
-                raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
+        except Damaged as exc:
+            raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
+        except (*schema.SqlError, OSError) as exc:
+            if not isinstance(exc, OSError) and (damage := schema.damage_in(exc)) is not None:
+                raise CatalogUnusable(f"the catalog {self.path} is damaged: {damage}") from exc
             raise SpoolError(
                 f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"
                 " directory, or delete the file: it is only a cache"
             ) from exc
-        except sqlite3.DatabaseError as exc:
-            raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
 
 
 _MASK = (1 << 64) - 1
+_HALF = 1 << 63
 
 
 def _signed(number: int) -> int:
-    """Inode numbers have 64 bits without a sign, SQLite's integers with one."""
-    return number - (1 << 64) if number >= 1 << 63 else number
+    """
+    A number as SQLite's integers hold it, which have 64 bits with a sign.
+
+    Inode numbers have none; a file's time in nanoseconds has more from the year 2262 on.
+    """
+    return number if -_HALF <= number < _HALF else ((number + _HALF) & _MASK) - _HALF
+
+
+def _kept(state: FileState) -> tuple[int, int, int, int, int, bytes]:
+    device, inode, size, mtime, ctime, sha = state
+    return _signed(device), _signed(inode), size, _signed(mtime), _signed(ctime), sha
 
 
 def _select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -401,14 +419,6 @@ def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
         "UPDATE objects SET mode = ?, until = ?, encoding = ?, checked = ?, sum = ? WHERE id = ?",
         (row.mode, row.until, row.encoding, row.checked, row.sum, row.number),
     )
-
-
-def instant(until: object) -> datetime:
-    """The end of a lock from a row without proof. `CatalogUnusable` where it cannot be one."""
-    try:
-        return datetime.fromtimestamp(until, UTC)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError) as exc:
-        raise damaged("objects") from exc
 
 
 @contextmanager

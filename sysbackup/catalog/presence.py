@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.rows import OBJECT, ObjectRow, proven_object
+from sysbackup.catalog.rows import OBJECT, ObjectRow, damaged, proven_object
 
 _AT_ONCE = 500
 
@@ -60,6 +60,8 @@ def unmet(catalog: Catalog, after: str, before: str) -> Iterator[list[ObjectRow]
             ).fetchall()
         if not rows:
             return
+        if rows[-1][0] <= last:  # an order that is none would have no end
+            raise damaged("objects")
         last = rows[-1][0]
         # a key that was damaged is not in the bucket either, which is no reason to raise an alarm
         yield [proven_object(*row) for row in rows]

@@ -59,6 +59,8 @@ def due(catalog: Catalog) -> Iterator[list[Due]]:
             ).fetchall()
         if not rows:
             return
+        if rows[-1][0] <= last:  # an order that is none would have no end
+            raise damaged("objects")
         last = rows[-1][0]
         yield [_due(*row) for row in rows]
 
@@ -107,8 +109,12 @@ def reencoded(catalog: Catalog, number: int, encoding: str | None) -> None:
 def contents(catalog: Catalog, number: int) -> list[Packed]:
     """The contents of one object that are known, by offset; offset and length 0 in a content object."""
     with catalog.held() as db:
+        known = db.execute(f"SELECT {OBJECT} FROM objects WHERE id = ?", (number,)).fetchone()
+        if known is None:
+            return []  # forgotten meanwhile, with its host
         rows = db.execute(f"SELECT {CONTENT} FROM contents WHERE object = ? ORDER BY start", (number,)).fetchall()
-    found = (proven_content(*row) for row in rows)
+    identity = proven_object(*known).identity
+    found = (proven_content(identity, *row) for row in rows)
     return [Packed(sha, start or 0, length or 0, size) for sha, _, start, length, size in found]
 
 

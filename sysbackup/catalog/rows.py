@@ -5,6 +5,10 @@ A disk, or memory, may change any byte of a database without a word, and SQLite
 has no checksums of its own: a key that reads `contejt/...` is as good as any to
 it. CRC-32 is enough against accidents; who can write to the catalog on purpose
 is root here anyway.
+
+The checksum of a content's row begins with the key and version of its object.
+SQLite gives the number of a row that is lost to the next one: what lay in the
+lost object must not be taken for a part of the new one.
 """
 
 import struct
@@ -17,11 +21,15 @@ from sysbackup.model import Lock, LockMode, StoredObject
 
 _FILE = struct.Struct("<5q")
 _CONTENT = struct.Struct("<q??qqq")
-_NEVER = -1  # no CRC-32 is negative
+NEVER = -1  # no CRC-32 is negative
 
 
 class CatalogUnusable(SpoolError):
     """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
+
+
+class Damaged(CatalogUnusable):
+    """A row is not as it was written; `Catalog` says of which file."""
 
 
 def file_sum(device: Any, inode: Any, size: Any, mtime: Any, ctime: Any, sha: Any) -> int:
@@ -29,16 +37,21 @@ def file_sum(device: Any, inode: Any, size: Any, mtime: Any, ctime: Any, sha: An
     try:
         return zlib.crc32(_FILE.pack(device, inode, size, mtime, ctime) + sha)
     except (struct.error, TypeError):
-        return _NEVER
+        return NEVER
 
 
-def content_sum(sha: Any, number: Any, start: Any, length: Any, size: Any) -> int:
-    """The checksum of a row of `contents`."""
+def identity(key: str, version: str) -> int:
+    """What the checksums of an object's contents begin with."""
+    return zlib.crc32(f"{key}\0{version}".encode())
+
+
+def content_sum(identity: int, sha: Any, number: Any, start: Any, length: Any, size: Any) -> int:
+    """The checksum of a row of `contents`, in the object of that `identity`."""
     try:
         known = _CONTENT.pack(number, start is None, length is None, start or 0, length or 0, size)
-        return zlib.crc32(known + sha)
+        return zlib.crc32(known + sha, identity)
     except (struct.error, TypeError):
-        return _NEVER
+        return NEVER
 
 
 class ObjectRow(NamedTuple):
@@ -58,6 +71,11 @@ class ObjectRow(NamedTuple):
     def sum(self) -> int:
         """Its checksum."""
         return zlib.crc32(repr(tuple(self)).encode("utf-8", "surrogatepass"))
+
+    @property
+    def identity(self) -> int:
+        """What the checksums of its contents begin with."""
+        return identity(self.key, self.version)
 
     @property
     def stored(self) -> StoredObject:
@@ -81,10 +99,14 @@ def proven_object(*columns: Any) -> ObjectRow:
     return row
 
 
-def proven_content(*columns: Any) -> tuple[bytes, int, int | None, int | None, int]:
-    """(sha, object, start, length, size) of these `CONTENT` columns. `CatalogUnusable` where they do not fit."""
+def proven_content(identity: int, *columns: Any) -> tuple[bytes, int, int | None, int | None, int]:
+    """
+    (sha, object, start, length, size) of these `CONTENT` columns, in the object of that `identity`.
+
+    `CatalogUnusable` where they do not fit their checksum.
+    """
     sha, number, start, length, size, checksum = columns
-    if content_sum(sha, number, start, length, size) != checksum:
+    if content_sum(identity, sha, number, start, length, size) != checksum:
         raise damaged("contents")
     return sha, number, start, length, size
 
@@ -96,6 +118,6 @@ def proven_text(value: Any) -> str:
     return value
 
 
-def damaged(table: str) -> CatalogUnusable:
+def damaged(table: str) -> Damaged:
     """The error for a row that is not as it was written."""
-    return CatalogUnusable(f"a row of its table {table} is not what was written there")
+    return Damaged(f"a row of its table {table} is not what was written there")

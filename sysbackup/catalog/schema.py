@@ -2,13 +2,16 @@
 
 import os
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
 import structlog
 
-from sysbackup.catalog.rows import CatalogUnusable, ObjectRow, content_sum, file_sum
+from sysbackup.catalog import upgrading
+from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.owning import leave_to_owner
 
 log = structlog.get_logger()
@@ -17,19 +20,14 @@ log = structlog.get_logger()
 APPLICATION = 0x73626B43
 VERSION = 2
 
-# In catalogs made before there was a census it is added.
-_CENSUS = """
-CREATE TABLE IF NOT EXISTS census (
+_SUM = "    sum INTEGER NOT NULL,        -- of the row, see `rows`: over all but `news` and `seen`\n"
+
+_TABLES = f"""
+CREATE TABLE census (
     key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
 );
-"""
-
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-{_CENSUS}
 CREATE TABLE objects (
-    id INTEGER PRIMARY KEY,
+{_SUM}    id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
     version TEXT NOT NULL,       -- '' on stores without versions
     size INTEGER NOT NULL,       -- of the body
@@ -39,28 +37,25 @@ CREATE TABLE objects (
     host TEXT NOT NULL,          -- whose index, or whose run, told us of it
     checked INTEGER NOT NULL,    -- 1: ours, or its contents were compared with their hashes
     news INTEGER NOT NULL,       -- 1: stored or renewed by us, in no index yet; 2: in the one being published
-    sum INTEGER NOT NULL,        -- see `rows`, over all but `news`
     UNIQUE (key, version)
 );
 CREATE INDEX objects_news ON objects (news) WHERE news > 0;
 CREATE TABLE contents (
-    sha BLOB PRIMARY KEY,        -- 32 bytes
+{_SUM}    sha BLOB PRIMARY KEY,        -- 32 bytes
     object INTEGER NOT NULL,
     start INTEGER,               -- of the member in its pack; NULL where the object is the content
     length INTEGER,
-    size INTEGER NOT NULL,       -- of the content; -1: not known
-    sum INTEGER NOT NULL         -- see `rows`
+    size INTEGER NOT NULL        -- of the content; -1: not known
 ) WITHOUT ROWID;
 CREATE INDEX contents_object ON contents (object);
 CREATE TABLE files (
-    device INTEGER NOT NULL,
+{_SUM}    device INTEGER NOT NULL,
     inode INTEGER NOT NULL,
     size INTEGER NOT NULL,
     mtime INTEGER NOT NULL,      -- nanoseconds
     ctime INTEGER NOT NULL,
     sha BLOB NOT NULL,
     seen INTEGER NOT NULL,       -- days since 1970
-    sum INTEGER NOT NULL,        -- see `rows`, over all but `seen`
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
@@ -79,23 +74,67 @@ CREATE TABLE bucket (
 ) WITHOUT ROWID;
 """
 
+_SCHEMA = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+{_TABLES}
+"""
+
+
+# Version 1 had no checksums, and at first no census.
+_EARLIER = 1
+_LATER_TABLES = frozenset({"census"})
+
+# Primary result codes (sqlite.org/rescode.html) that speak of the disk, the file system, or another process in the
+# way. All others are about what is in the file: our statements do not change.
+_NOT_THE_FILE = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_AUTH,
+    }
+)
+
+
+# What a statement may raise: Python cannot even say what SQLite does where that quotes a name which is not UTF-8.
+SqlError = (sqlite3.Error, UnicodeDecodeError)
+
+
+def damage_in(error: sqlite3.Error | UnicodeDecodeError) -> str | None:
+    """What is wrong with the file by an error of `SqlError`; None where it says nothing of the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "there are names in it that are not UTF-8"
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return None if code & 0xFF in _NOT_THE_FILE else str(error)
+    # Of Python's own: it could not decode a text, and would quote it, whatever bytes that are.
+    return "there is text in it that is not UTF-8" if isinstance(error, sqlite3.OperationalError) else str(error)
+
 
 def opened(path: Path) -> sqlite3.Connection:
     """
     The catalog at `path`, usable by any thread under the caller's lock; made where there is none.
 
-    One that is damaged, foreign or of another version is renamed, with a
-    warning, and a new one made. sqlite3.Error where the disk does not let us.
+    One of version 1 is taken over. One that is damaged, foreign or of a later
+    version is renamed, with a warning, and a new one made. sqlite3.Error or
+    OSError where the disk does not let us.
     """
     if path.exists() and (reason := _unusable(path)) is not None:
         set_aside(path, reason)
-    fresh = not path.exists()
-    if fresh:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        leave_to_owner(fd, path.parent)
-        os.close(fd)
+    if path.exists():
+        return _connected(path)
+    _make_file(path)
     db = _connected(path)
-    db.executescript(f"BEGIN; {_SCHEMA if fresh else _CENSUS} COMMIT;")
+    db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
     return db
 
 
@@ -103,20 +142,28 @@ def read_only(path: Path) -> sqlite3.Connection:
     """
     The catalog at `path` for looking at, whoever else may be writing to it.
 
-    `CatalogUnusable` where it is none of ours; sqlite3.Error where it cannot be opened.
+    `CatalogUnusable` where it is none of ours, or damaged; sqlite3.Error where it cannot be opened.
     """
     db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, check_same_thread=False, timeout=30)
     try:
-        application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if (application, version) != (APPLICATION, VERSION):
-            raise CatalogUnusable(f"{path} is no catalog of this sysbackup: the next run sets it aside")
-        if (damage := _damage(db)) is not None:
+        if (reason := _foreign(db)) is not None:
+            raise CatalogUnusable(f"{path} is no catalog of this sysbackup ({reason}): the next run sets it aside")
+        if _version(db) == _EARLIER:
+            raise CatalogUnusable(f"{path} is of an earlier version of sysbackup: the next run takes it over")
+        if (damage := _damage(db, "quick_check")) is not None:
             raise CatalogUnusable(f"{path} is damaged ({damage}): the next run sets it aside")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _make_file(path: Path) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        leave_to_owner(fd, path.parent)
+    finally:
+        os.close(fd)
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -133,68 +180,108 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _unusable(path: Path) -> str | None:
-    """Why a file is no catalog of ours; None where it is one."""
+    """Why a file is no catalog of ours; None where it is one, or has become one."""
     try:
-        db = _connected(path)
-    except sqlite3.DatabaseError as exc:
-        if isinstance(exc, sqlite3.OperationalError):
-            raise
-        return str(exc)
-    try:
-        application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION:
-            return "it was not made by sysbackup"
-        if version not in (1, VERSION):
-            return f"it has version {version}, this sysbackup writes version {VERSION}"
-        for table in ("objects", "contents", "files", "used", "leaving", "indexes", "bucket"):
-            db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-        if (damage := _damage(db)) is None and version == 1:
-            _take_over(db)
-        return damage
-    except sqlite3.OperationalError as exc:
-        if "no such" not in str(exc) and "decode" not in str(exc):
+        with closing(_connected(path)) as db:
+            if (reason := _foreign(db)) is not None:
+                return reason
+            if _version(db) == VERSION:
+                db.execute("DELETE FROM used")  # every run begins with it; a byte of the header can forbid all writing
+                return _damage(db, "quick_check")
+            # There are no checksums to prove its rows by. This takes several times as long, but once.
+            if (reason := _damage(db, "integrity_check")) is not None:
+                return reason
+            db.execute("PRAGMA journal_mode = DELETE")  # lest its -wal be taken for the new file's
+        _take_over(path)
+    except SqlError as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY and (reason := _sealed(path)):
+            return reason
+        if (reason := damage_in(exc)) is None:
             raise  # a busy or failing disk says nothing about the file
-        return str(exc)
-    except sqlite3.DatabaseError as exc:
-        return str(exc)
-    finally:
-        db.close()
+        return reason
+    return None
 
 
-def _damage(db: sqlite3.Connection) -> str | None:
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _foreign(db: sqlite3.Connection) -> str | None:
+    """Why a database is no catalog of a version that we know, to the letter of its schema; None where it is one."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+        return "it was not made by sysbackup"
+    version = _version(db)
+    if version not in (_EARLIER, VERSION):
+        return f"it has version {version}, this sysbackup writes version {VERSION}"
+    # Another letter gives a column another name or type, and its values another order.
+    declared = _declared(db)
+    if version == _EARLIER:
+        declared = {(kind, name, *rest) for kind, name, *rest in declared if name not in _LATER_TABLES}
+    return None if declared == _expected(version) else "its tables are not as they were made"
+
+
+def _declared(db: sqlite3.Connection) -> set[tuple[object, ...]]:
+    # SQLite keeps the statements as they were given (sqlite.org/schematab.html).
+    return set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
+
+
+@cache
+def _expected(version: int) -> set[tuple[object, ...]]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_TABLES if version == VERSION else _TABLES.replace(_SUM, ""))
+        found = _declared(db)
+    return found if version == VERSION else {row for row in found if row[1] not in _LATER_TABLES}
+
+
+def _sealed(path: Path) -> str | None:
+    """
+    What in the file itself forbids to write to it; None where it is the file system that does.
+
+    For when SQLite has closed it: to close a file drops all locks of the process on it (sqlite.org/howtocorrupt.html).
+    """
+    with path.open("rb") as file:
+        header = file.read(20)
+    # sqlite.org/fileformat2.html, file format version numbers
+    return f"its header says that it is of format {header[18]} of SQLite's" if header[18:19] > b"\2" else None
+
+
+def _damage(db: sqlite3.Connection, check: str) -> str | None:
     """
     What a look at every page finds wrong; None where nothing is.
 
-    A page that was cut off or overwritten need not trouble SQLite: it may read
-    as rows that nobody wrote, with NULL where there is no NULL, and such a row
-    must not say where a content lies. Measured: 0.4 s for the 167 MiB of
+    Rows are proven one by one when they are read (`rows`). This finds what misleads
+    the search for them, and would spread with the next write: a page in two trees
+    or in none, NULL where there is no NULL. Measured: 0.4 s for the 167 MiB of
     1,000,000 files, whose run takes 37 s.
     """
-    said: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    said: str = db.execute(f"PRAGMA {check}(1)").fetchone()[0]
     return None if said == "ok" else said
 
 
-def _take_over(db: sqlite3.Connection) -> None:
-    """Give the rows of a catalog of version 1 their checksums, all or none."""
-    db.create_function("object_sum", 9, lambda *row: ObjectRow(*row).sum, deterministic=True)
-    db.create_function("content_sum", 5, content_sum, deterministic=True)
-    db.create_function("file_sum", 6, file_sum, deterministic=True)
-    db.execute("BEGIN IMMEDIATE")
+def _take_over(path: Path) -> None:
+    """
+    Put a catalog with checksums in the place of one of version 1, which has no -wal.
+
+    It gets the other's name when it is complete: one of the two is there, whatever happens meanwhile.
+    """
+    new = path.with_name(f"{path.name}.taking-over")
+    new.unlink(missing_ok=True)  # a killed one's
+    _make_file(new)
     try:
-        for table, checksum in (
-            ("objects", "object_sum(id, key, version, size, mode, until, encoding, host, checked)"),
-            ("contents", "content_sum(sha, object, start, length, size)"),
-            ("files", "file_sum(device, inode, size, mtime, ctime, sha)"),
-        ):
-            db.execute(f"ALTER TABLE {table} ADD COLUMN sum INTEGER NOT NULL DEFAULT -1")
-            db.execute(f"UPDATE {table} SET sum = {checksum}")
-        db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute("COMMIT")
+        with closing(sqlite3.connect(new, isolation_level=None, uri=True)) as db:
+            # Nobody else knows of it, and half of it is of no use.
+            db.execute("PRAGMA journal_mode = OFF")
+            db.execute("PRAGMA synchronous = OFF")
+            db.executescript(_SCHEMA)
+            upgrading.copy(db, path)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
     except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        new.unlink(missing_ok=True)
         raise
+    log.info("catalog.taken_over", path=str(path), version=VERSION)
 
 
 def set_aside(path: Path, reason: str) -> None:
@@ -203,9 +290,10 @@ def set_aside(path: Path, reason: str) -> None:
         earlier.unlink()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     aside = path.with_name(f"{path.name}.unusable-{stamp}")
+    path.rename(aside)
+    # Last: killed in between, a catalog without what lies in -wal would be another one, and nobody would know.
     for ending in ("-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
-    path.rename(aside)
     log.warning(
         "catalog.set_aside",
         path=str(aside),

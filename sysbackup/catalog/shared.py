@@ -1,13 +1,14 @@
 """What the catalog learns from indexes, and what it has to publish."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sysbackup.catalog.known import Catalog, instant
+from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.renewal import contents
-from sysbackup.catalog.rows import OBJECT, proven_object, proven_text
+from sysbackup.catalog.rows import OBJECT, ObjectRow, damaged, proven_object, proven_text
 from sysbackup.formats.index import Indexed
 from sysbackup.model import StoredObject
 
@@ -34,16 +35,17 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
                     continue
                 fresh = []
                 if own or not checked:
+                    named = found.stored.key, found.stored.version or ""
                     until = int(found.stored.lock.until.timestamp())
                     for content in found.contents:
-                        row = db.execute(
-                            "SELECT until, (key = ? AND version = ?) OR checked = 0 FROM contents"
-                            " JOIN objects ON id = object WHERE sha = ?",
-                            (found.stored.key, found.stored.version or "", content.sha),
-                        ).fetchone()
-                        if row is None or (own and row[1]) or (row[0] < present and row[0] < until):
-                            fresh.append(content)
-                            new += row is None
+                        at = _holder(db, content.sha)
+                        if at is None:
+                            new += 1
+                        elif own and (not at.checked or (at.key, at.version) == named):
+                            pass
+                        elif at.until >= present or at.until >= until:
+                            continue
+                        fresh.append(content)
                 if fresh or checked is not None:
                     catalog.enter(
                         found.stored, found.encoding, fresh, host=found.teller or host, checked=own, news=False
@@ -58,9 +60,15 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
 
 def _checked(db: sqlite3.Connection, stored: StoredObject) -> bool | None:
     """Whether a known object was stored or checked by us; None where it is not known."""
-    query = "SELECT checked FROM objects WHERE key = ? AND version = ?"
+    query = f"SELECT {OBJECT} FROM objects WHERE key = ? AND version = ?"
     row = db.execute(query, (stored.key, stored.version or "")).fetchone()
-    return None if row is None else bool(row[0])
+    return None if row is None else bool(proven_object(*row).checked)
+
+
+def _holder(db: sqlite3.Connection, sha: bytes) -> ObjectRow | None:
+    """The object in which a content lies; None where it is not known."""
+    row = db.execute(f"SELECT {OBJECT} FROM contents JOIN objects ON id = object WHERE sha = ?", (sha,)).fetchone()
+    return None if row is None else proven_object(*row)
 
 
 def last_read(catalog: Catalog) -> dict[str, str]:
@@ -142,6 +150,8 @@ def news(catalog: Catalog) -> Iterator[Indexed]:
         if found is None:
             return
         row = proven_object(*found)
+        if row.number <= last:  # an order that is none would have no end
+            raise damaged("objects")
         last = row.number
         # What nobody has checked stays the word of the host that we have it from.
         teller = None if row.checked else row.host
@@ -172,18 +182,23 @@ class Info:
 
 
 def info(catalog: Catalog) -> Info:
-    """Counts over the whole catalog."""
+    """Counts over the whole catalog, whose objects are proven: there are far fewer of them than of contents."""
     with catalog.held() as db:
-        objects, stored, first, last = db.execute(
-            "SELECT count(*), coalesce(sum(size), 0), min(until), max(until) FROM objects"
-        ).fetchone()
+        hosts: Counter[str] = Counter()
+        ends: list[int] = []
+        stored = 0
+        for row in (proven_object(*values) for values in db.execute(f"SELECT {OBJECT} FROM objects")):
+            hosts[row.host] += 1
+            ends.append(row.until)
+            stored += row.size
+        bucket = db.execute("SELECT name FROM bucket").fetchone()
         return Info(
-            objects,
+            len(ends),
             db.execute("SELECT count(*) FROM contents").fetchone()[0],
             db.execute("SELECT count(*) FROM files").fetchone()[0],
             stored,
-            None if first is None else (instant(first), instant(last)),
-            dict(db.execute("SELECT host, count(*) FROM objects GROUP BY host").fetchall()),
+            (datetime.fromtimestamp(min(ends), UTC), datetime.fromtimestamp(max(ends), UTC)) if ends else None,
+            dict(hosts),
             db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
-            next((row[0] for row in db.execute("SELECT name FROM bucket")), None),
+            None if bucket is None else proven_text(bucket[0]),
         )

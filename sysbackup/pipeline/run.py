@@ -181,9 +181,21 @@ async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
             task.uncancel()
         log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
         return None
+    except CatalogUnusable as exc:
+        await asyncio.to_thread(_set_aside_late, catalog, str(exc))
+        return None
     except SpoolError as exc:
         log.warning("catalog.untidy", reason=str(exc))
         return None
+
+
+def _set_aside_late(catalog: Catalog, reason: str) -> None:
+    """Not left to the next run, which may step on nothing of the damage before its own end."""
+    catalog.close()
+    try:
+        set_aside(catalog.path, reason)
+    except OSError as exc:
+        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc.strerror}")
 
 
 def _log_start(names: Naming, bucket: str) -> None:

@@ -20,6 +20,7 @@ from tests.clock import ManualClock
 from tests.machines import Machine
 from tests.memory_store import MemoryBucket
 from tests.mortal import remove
+from tests.unit.test_catalog_damage import of_version_1
 
 FILES = 60
 CONTENTS = 100_000
@@ -165,21 +166,7 @@ def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatc
     for n in range(20):
         machine.write(f"file{n}", os.urandom(700))
     machine.back_up()
-    with closing(sqlite3.connect(machine.catalog)) as db, db:
-        for table in ("objects", "contents", "files"):
-            (made,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] != "sum")
-            db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-            lines = [line for line in made.splitlines() if not line.strip().startswith("sum ")]
-            db.execute(
-                "\n".join(lines)
-                .replace(",         -- see", " -- see")
-                .replace("known,", "known")
-                .replace("size INTEGER NOT NULL,       -- of the content", "size INTEGER NOT NULL -- of the content")
-            )
-            db.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM old_{table}")
-            db.execute(f"DROP TABLE old_{table}")
-        db.execute("PRAGMA user_version = 1")
+    of_version_1(machine.catalog, census=True)
     told = machine.back_up()
     assert not told.said("catalog.set_aside")
     assert told.summary.unchanged == told.summary.files == 20
