@@ -78,7 +78,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "another program's": (foreign_database, "not made by sysbackup"),
     "a later version's": (other_version, "version 99"),
     "about another bucket": (other_bucket, "elsewhere.example"),
-    "without a table": (no_table, "contents"),
+    "without a table": (no_table, "tables"),
     "cut in half": (cut_in_half, "malformed"),
     "without a header": (no_header, "not a database"),
 }

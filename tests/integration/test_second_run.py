@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.catalog.rows import file_sum
 from sysbackup.formats import manifest
 from sysbackup.pipeline import examining
 from tests import backups
@@ -99,10 +100,12 @@ def test_a_rescan_finds_what_changed_behind_the_file_systems_back(machine: Machi
     machine.back_up()
     path = machine.write("d0/small0", "x" * (machine.tree / "d0" / "small0").stat().st_size)
     status = path.stat()
+    ((device, size, sha),) = machine.sql("SELECT device, size, sha FROM files WHERE inode = ?", status.st_ino)
     machine.sql(
-        "UPDATE files SET mtime = ?, ctime = ? WHERE inode = ?",
+        "UPDATE files SET mtime = ?, ctime = ?, sum = ? WHERE inode = ?",
         status.st_mtime_ns,
         status.st_ctime_ns,
+        file_sum(device, status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns, sha),
         status.st_ino,
     )
     assert not machine.restores(machine.back_up())

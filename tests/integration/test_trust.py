@@ -341,10 +341,12 @@ def test_a_lie_in_the_name_of_another_goes_with_the_liar(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, named: str
 ) -> None:
     """An index may pass on what a third host said (`of`): whose word it really was nobody can tell, so it all goes."""
-    lie = said_of(f"content/{sha_of(MIDDLE).hex()}", [[sha_of(MIDDLE).hex(), 0, 0, len(MIDDLE)]], of=named)
+    lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
+    kept = bucket.add(keys.content_key(sha_of(MIDDLE)), b"rubbish", lock=lock)
+    lie = said_of(kept.key, [[sha_of(MIDDLE).hex(), 0, 0, len(MIDDLE)]], of=named, ver=kept.version)
     published(bucket, clock, "evil", lines("evil", lie))
     alpha = machine(tmp_path, bucket, "alpha", share=("evil", "honest"), verify_shared="off")
-    assert alpha.places(alpha.back_up())["middle"].version == "v"
+    assert alpha.places(alpha.back_up())["middle"].version == kept.version
     assert alpha.restores(alpha.back_up(share=("honest",)))
 
 
