@@ -30,7 +30,7 @@ from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import history, snapshots
-from sysbackup.recovery.report import Counts, Options, Report
+from sysbackup.recovery.report import NAMED_IN_THE_WAY, Counts, Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.sources.programs import pipe_into
 from sysbackup.store.port import ObjectStore
@@ -83,8 +83,9 @@ def restore_command(
     Restore a backup: all of it, or each PATH and what lies beneath it.
 
     RUN is a name that `sysbackup list` shows, its beginning, or `latest`. Every
-    file is checked against its SHA-256 before it gets its name. What is in the
-    way is kept unless --overwrite is given. Exit status 0: all is back. 3:
+    file is checked against its SHA-256 before it gets its name. A file that is
+    there and right is not fetched again; something else that is in the way is
+    kept unless --overwrite is given. Exit status 0: all is back. 3:
     something is not; it is named on standard error.
     """
     process.prepare()
@@ -295,6 +296,15 @@ def _show(found: history.Run, report: Report, seconds: float) -> None:
     also = ", ".join(count(number, noun, plural) for noun, (number, plural) in others.items() if number)
     if also:
         console.print(f"  Also {also}.", highlight=False)
+    if counts.present:
+        console.print(f"  {count(counts.present, 'file')} there before {_was(counts.present)} right.", highlight=False)
+    if counts.in_the_way:
+        named = f" (the first {NAMED_IN_THE_WAY} are named above)" if counts.in_the_way > NAMED_IN_THE_WAY else ""
+        console.print(
+            f"  {count(counts.in_the_way, 'thing')} in the way {_was(counts.in_the_way)} kept{named}."
+            " --overwrite replaces files.",
+            highlight=False,
+        )
     if counts.kept:
         console.print(
             f"  {count(counts.kept, 'directory', 'directories')} there before kept their rights.", highlight=False
@@ -302,5 +312,11 @@ def _show(found: history.Run, report: Report, seconds: float) -> None:
     for warning in report.warnings:
         console.print(f"  Note: {shown(warning.encode())}", markup=False, highlight=False, soft_wrap=True)
     if not good:
-        number = max(counts.failed, len(report.problems))
-        console.print(f"[yellow]  {count(number, 'problem')}, named above.[/]", highlight=False)
+        # of what is in the way a line above has told
+        number = max(counts.failed, len(report.problems)) - counts.in_the_way
+        if number > 0:
+            console.print(f"[yellow]  {count(number, 'problem')}, named above.[/]", highlight=False)
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"

@@ -4,11 +4,12 @@ import base64
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from msgspec import UNSET
 
 from sysbackup.errors import FormatError
-from sysbackup.formats.manifest import Directory, Node
+from sysbackup.formats.manifest import Directory, Link, Node
 from sysbackup.model import brief
 from sysbackup.recovery.report import Outcome
 from sysbackup.sources import acl
@@ -59,6 +60,49 @@ class Dresser:
             self._attribute(made, node.xattrs, path)
         self._date(made, node, path)
 
+    def redress(self, made: bytes, node: Node, path: bytes) -> None:
+        """Like `dress`, for what was there before: an ACL that the backup does not know goes, too."""
+        self.dress(made, node, path)
+        wanted = self._acl(node)
+        if wanted is not None and wanted.access is None:
+            # after chmod(2), which has set the mask: the bits that stay are the right ones
+            with suppress(OSError):
+                os.removexattr(made, acl.ACCESS)
+
+    def wears(self, made: bytes, status: os.stat_result, node: Node, path: bytes) -> bool:
+        """Whether what was there before, of that status, has all of it, but for an owner nobody here can set."""
+        uid, gid = self._ids(node)
+        if status.st_mtime_ns != node.mtime:
+            return False
+        if not self._root and not (uid in self._uids and gid in self._gids):
+            self._outcome.lack(_NO_OWNER, path)
+        elif uid not in (-1, status.st_uid) or gid not in (-1, status.st_gid):
+            return False
+        if node.xattrs is not UNSET and not _has(made, node.xattrs):
+            return False
+        return isinstance(node, Link) or self._allows(made, status, node)
+
+    def _allows(self, made: bytes, status: os.stat_result, node: Node) -> bool:
+        try:
+            flags = 0 if node.flags is UNSET else acl.flags_bits(node.flags)
+        except FormatError:
+            return False
+        wanted = self._acl(node)
+        if wanted is None:
+            mode = _closed(node) if node.mode is UNSET or node.acl is not UNSET else node.mode & 0o777
+            return _attribute(made, acl.ACCESS) is None and stat.S_IMODE(status.st_mode) == flags | mode
+        return (
+            not wanted.unknown
+            and _attribute(made, acl.ACCESS) == wanted.access
+            and stat.S_IMODE(status.st_mode) == flags | wanted.mode
+        )
+
+    def _acl(self, node: Node) -> acl.Acl | None:
+        try:
+            return None if node.acl is UNSET else acl.parse(node.acl, self._owners)
+        except FormatError:
+            return None
+
     def dress_link(self, made: bytes, node: Node, path: bytes) -> None:
         """Like `dress`, for the `proc_path` of a symbolic link, which has no rights of its own."""
         self._own(made, node, path)
@@ -66,11 +110,14 @@ class Dresser:
             self._attribute(made, node.xattrs, path)
         self._date(made, node, path)
 
-    def _own(self, made: int | bytes, node: Node, path: bytes) -> bool:
+    def _ids(self, node: Node) -> tuple[int, int]:
+        """The numbers of owner and group on this machine; -1: leave it."""
         uid = self._owners.uid(node.uid if node.owner == "" else node.owner, node.uid if node.uid >= 0 else None)
         gid = self._owners.gid(node.gid if node.group == "" else node.group, node.gid if node.gid >= 0 else None)
-        uid = -1 if uid is None else uid
-        gid = -1 if gid is None else gid
+        return -1 if uid is None else uid, -1 if gid is None else gid
+
+    def _own(self, made: int | bytes, node: Node, path: bytes) -> bool:
+        uid, gid = self._ids(node)
         if not -1 <= uid < _NO_ID or not -1 <= gid < _NO_ID:
             self._outcome.lack(_BAD_OWNER, path)
             return False
@@ -141,6 +188,26 @@ class Dresser:
         except (OSError, OverflowError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "not a time that a file can have"
             self._outcome.lack(_NO_TIME.format(reason), path)
+
+
+def _has(made: bytes, xattrs: dict[str, str]) -> bool:
+    """Whether a thing has these attributes, but for those that a restore leaves to their own field."""
+    for name, value in xattrs.items():
+        if name.partition(".")[0] == "system":
+            continue
+        try:
+            if _attribute(made, name) != base64.b64decode(value, validate=True):
+                return False
+        except ValueError:
+            return False
+    return True
+
+
+def _attribute(made: bytes, name: str) -> bytes | None:
+    try:
+        return os.getxattr(made, name)
+    except OSError:
+        return None
 
 
 def _closed(node: Node) -> int:

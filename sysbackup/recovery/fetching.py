@@ -11,9 +11,10 @@ from contextlib import aclosing
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.recovery.checked import Doubted, Streamed
-from sysbackup.recovery.helping import Place
-from sysbackup.recovery.placing import Placer, reason, where
+from sysbackup.recovery.helping import Hands
+from sysbackup.recovery.placing import Placer, where
 from sysbackup.recovery.planning import Fetch
+from sysbackup.recovery.refusing import reason
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.threads import Threads, tasks
 from sysbackup.store.port import ObjectStore
@@ -51,8 +52,9 @@ class Fetcher:
     """
     Brings contents from the bucket to their places.
 
-    `place` writes what was read whole, `placer` is for what streams; `told` gets
-    each job's outcome, on the event loop.
+    `hands` write what was read whole, `placer` is for what streams; `told` gets
+    each job's outcome, on the event loop. With `looks` the target holds something
+    already: what of it is right is not fetched.
     """
 
     def __init__(
@@ -61,15 +63,18 @@ class Fetcher:
         threads: Threads,
         placing: Threads,
         placer: Callable[[], Placer],
-        place: Place,
+        hands: Hands,
         told: Callable[[Outcome], None],
         allowance: Allowance,
+        *,
+        looks: bool,
     ) -> None:
         self._store = store
         self._threads = threads
         self._placing = placing
         self._placer = placer
-        self._place = place
+        self._hands = hands
+        self._looks = looks
         self._told = told
         self._allowance = allowance
         self._read = 0
@@ -91,6 +96,11 @@ class Fetcher:
 
     async def _one(self, fetch: Fetch, taken: int) -> None:
         try:
+            if self._looks:
+                outcome, fetch = await self._placing.run(self._hands.look, fetch)
+                self._told(outcome)
+            if not fetch.contents:
+                return
             if fetch.streams:
                 await self._stream(fetch)
             else:
@@ -117,7 +127,7 @@ class Fetcher:
             reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
             self._told(await self._threads.run(self._fail, fetch, reasons))
             return {}
-        placed = await self._placing.run(self._place, fetch, data)
+        placed = await self._placing.run(self._hands.place, fetch, data)
         self._told(placed.outcome)
         return placed.damaged
 

@@ -12,7 +12,8 @@ from sysbackup.errors import FormatError
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import Directory, FileNode, Link
 from sysbackup.recovery.dressing import Dresser
-from sysbackup.recovery.placing import reason
+from sysbackup.recovery.present import Present
+from sysbackup.recovery.refusing import reason, refused
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.walking import Obstacle, Place, Walker, proc_path, split
 from sysbackup.recovery.writing import check_free, discard, make_special, move
@@ -62,7 +63,7 @@ class Frame:
                 try:
                     made = target_made if path == b"/" else self._make_directory(walker, path)
                 except (OSError, Obstacle) as exc:
-                    self.outcome.fail(path, reason(exc))
+                    refused(self.outcome, path, exc)
                     continue
                 if made:
                     self.outcome.directories += 1
@@ -76,13 +77,17 @@ class Frame:
     def make_others(self, others: Iterable[FileNode]) -> None:
         """Make symbolic links, FIFOs and devices."""
         with Walker(self._root) as walker:
+            present = Present(walker, self._dresser, self.outcome, overwrite=self._overwrite)
             for entry in _until(self._stop, others):
                 path = entry.path_bytes
                 try:
                     above, name = split(path)
-                    self._make_other(walker.reach(above), name, entry, path)
+                    place = walker.reach(above)
+                    if present.other(place, name, entry, path):
+                        continue
+                    self._make_other(place, name, entry, path)
                 except (OSError, OverflowError, ValueError, Obstacle, FormatError) as exc:
-                    self.outcome.fail(path, reason(exc))
+                    refused(self.outcome, path, exc)
                     continue
                 if isinstance(entry, Link):
                     self.outcome.symlinks += 1

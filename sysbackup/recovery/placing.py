@@ -1,17 +1,18 @@
 """Verified contents become files: all paths that want a content, hard links included."""
 
-import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
-from sysbackup.errors import FormatError, RestoreError
+from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
 from sysbackup.formats.manifest import File
 from sysbackup.recovery.dressing import Dresser
 from sysbackup.recovery.planning import Fetch, Wanted, file_of
+from sysbackup.recovery.present import Present
+from sysbackup.recovery.refusing import refused
 from sysbackup.recovery.report import Outcome
 from sysbackup.recovery.walking import Obstacle, Walker, split
 from sysbackup.recovery.writing import Draft, check_free
@@ -20,7 +21,6 @@ from sysbackup.sources.owners import Owners
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
-_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Source(Protocol):
@@ -44,12 +44,20 @@ class Placer:
         self._dresser = Dresser(owners, self.outcome)
         self._stop = stop
         self._overwrite = overwrite
+        self._present = Present(self._walker, self._dresser, self.outcome, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._walker.close()
+
+    def look(self, fetch: Fetch) -> Fetch:
+        """What of it is still to be fetched: the target may hold some of it already, and something else in the way."""
+        for wanted in fetch.contents:
+            groups = [self._present.left(wanted, group) for group in wanted.groups if not self._stop.is_set()]
+            wanted.groups = [group for group in groups if group]
+        return fetch.part([wanted for wanted in fetch.contents if wanted.groups])
 
     def place_all(self, fetch: Fetch, data: bytes | bytearray) -> dict[int, str]:
         """
@@ -101,7 +109,7 @@ class Placer:
                         check_free(place, name)
                     draft = Draft(place)
                 except (OSError, Obstacle) as exc:
-                    self.outcome.fail(path, reason(exc))
+                    refused(self.outcome, path, exc)
                     del group[0]
                     continue
                 wanted.groups = [kept for kept in wanted.groups if kept]
@@ -127,7 +135,7 @@ class Placer:
                     self._finish(draft, entry, path)
                     linked = draft
                 except (OSError, Obstacle, FormatError) as exc:
-                    self.outcome.fail(path, reason(exc))
+                    refused(self.outcome, path, exc)
         finally:
             for draft in made:
                 draft.close()
@@ -173,23 +181,6 @@ class _Held:
 def where(fetch: Fetch) -> str:
     """The object that a fetch reads, for people."""
     return f"object {fetch.key}, version {fetch.version}"
-
-
-def reason(exc: Exception) -> str:
-    """
-    What went wrong with one entry, for people.
-
-    `RestoreError` where nothing after it can go better: a full or read-only disk.
-    """
-    if not isinstance(exc, OSError):
-        return str(exc)
-    said = exc.strerror or str(exc)
-    if exc.errno in _HOPELESS:
-        raise RestoreError(
-            f"the target cannot be written any more: {said}. What was restored so far is whole and stays;"
-            " after making room go on with --overwrite"
-        ) from exc
-    return said
 
 
 def _unpacked(packed: memoryview, wanted: Wanted) -> bytes:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +12,13 @@ from sysbackup.config import MIB
 from sysbackup.model import Problem
 
 EVENT = "restore.failed"
+IN_THE_WAY = "restore.in_the_way"
 
 # Each is reported when it happens; the report of a restore that failed 10 million times keeps the first ones.
 KEPT_PROBLEMS = 10_000
+
+# Of what is in the way so many are named: a second restore over another tree would name them all.
+NAMED_IN_THE_WAY = 20
 
 _KINDS = 100
 _OTHER = "more could not be restored, of more kinds than are listed here"
@@ -55,7 +59,8 @@ class Outcome:
     What one job, or a whole restore, has brought about.
 
     `size` is the bytes of all files. `shortfalls` are by their sentence. `kept` are directories that were there
-    before and were left as they are.
+    before and were left as they are; `present` what else was there and right, with `present_size` bytes in files.
+    `blocked` of those that `failed` had something else in their place.
     """
 
     files: int = 0
@@ -65,7 +70,10 @@ class Outcome:
     symlinks: int = 0
     specials: int = 0
     kept: int = 0
+    present: int = 0
+    present_size: int = 0
     failed: int = 0
+    blocked: int = 0
     problems: list[Problem] = field(default_factory=list)
     shortfalls: dict[str, Shortfall] = field(default_factory=dict)
 
@@ -74,6 +82,13 @@ class Outcome:
         self.failed += 1
         if len(self.problems) < KEPT_PROBLEMS:
             self.problems.append(Problem(EVENT, _nameable(path), reason))
+
+    def block(self, path: bytes, reason: str) -> None:
+        """Count one entry in whose place something else is; the first of them are named."""
+        self.failed += 1
+        self.blocked += 1
+        if self.blocked <= NAMED_IN_THE_WAY:
+            self.problems.append(Problem(IN_THE_WAY, _nameable(path), reason))
 
     def fail_all(self, paths: Iterable[bytes], reason: str) -> None:
         """Count several entries that were not restored for one reason."""
@@ -84,13 +99,17 @@ class Outcome:
         """Count one shortfall of a kind."""
         self._lack(kind, 1, path)
 
-    def add(self, other: "Outcome") -> None:
-        """Take in what another job has brought about."""
-        for name in ("files", "size", "hard_links", "directories", "symlinks", "specials", "kept", "failed"):
+    def add(self, other: "Outcome") -> list[Problem]:
+        """Take in what another job has brought about; returns those of its problems that are to be named."""
+        room = NAMED_IN_THE_WAY - min(self.blocked, NAMED_IN_THE_WAY)
+        blocked = [problem for problem in other.problems if problem.event == IN_THE_WAY]
+        named = blocked[:room] + [problem for problem in other.problems if problem.event != IN_THE_WAY]
+        for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.problems += other.problems[: max(0, KEPT_PROBLEMS - len(self.problems))]
+        self.problems += named[: max(0, KEPT_PROBLEMS - len(self.problems))]
         for kind, lack in other.shortfalls.items():
             self._lack(kind, lack.count, lack.first)
+        return named
 
     def _lack(self, kind: str, count: int, path: bytes) -> None:
         known = self.shortfalls.get(kind)
@@ -98,6 +117,9 @@ class Outcome:
             kind = kind if len(self.shortfalls) < _KINDS else _OTHER
             known = self.shortfalls.setdefault(kind, Shortfall(0, path))
         known.count += count
+
+
+_NUMBERS = [field.name for field in fields(Outcome) if field.type is int]
 
 
 def _nameable(path: bytes) -> bytes:
@@ -135,7 +157,7 @@ class Silent:
 
 
 class Counts(Struct, frozen=True):
-    """How much of what was restored; `failed` entries were not."""
+    """How much of what was restored; `failed` entries were not, for `in_the_way` of them something else was there."""
 
     files: int
     bytes: int
@@ -144,7 +166,9 @@ class Counts(Struct, frozen=True):
     symlinks: int
     specials: int
     kept: int
+    present: int
     failed: int
+    in_the_way: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from sysbackup.errors import SysbackupError
 from sysbackup.model import Problem
 from sysbackup.recovery.fetching import Allowance, Fetcher
 from sysbackup.recovery.framing import Frame
-from sysbackup.recovery.helping import Order, Place, crew, placed, through
+from sysbackup.recovery.helping import Hands, Order, crew, looked, placed, through
 from sysbackup.recovery.history import Run, batches
 from sysbackup.recovery.placing import Placer
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.report import EVENT, Counts, Options, Outcome, Progress, Report, Silent
 from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.threads import Threads
-from sysbackup.recovery.walking import open_target
+from sysbackup.recovery.walking import holds_something, open_target
 from sysbackup.sources.crew import Flag
 from sysbackup.sources.owners import Owners
 from sysbackup.store.port import ObjectStore
@@ -82,6 +82,7 @@ class _Restore:
         self._progress.planned(self._plan.files, self._plan.bytes)
         self._took(self._plan.outcome)
         overwrite = self._options.overwrite
+        looks = not target_made and await planner.run(holds_something, self._root)
         with (
             Threads(_STREAMS, self._stop) as threads,
             Frame(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
@@ -89,7 +90,7 @@ class _Restore:
             make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
             await planner.run(make)
             try:
-                await self._bring(store, planner, threads)
+                await self._bring(store, planner, threads, looks=looks)
                 await planner.run(frame.make_others, self._plan.others())
             except SysbackupError:
                 self._stop.clear()  # it stopped the other reads; what is there gets its rights all the same
@@ -98,21 +99,21 @@ class _Restore:
             await planner.run(frame.finish)
             self._took(frame.outcome)
 
-    async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads) -> None:
+    async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads, *, looks: bool) -> None:
         """All contents: placed by processes of our own where there are many, by a thread where there are few."""
         options = self._options
         placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
         workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         with ExitStack() as stack:
-            place: Place = partial(placed, placer)
+            hands = Hands(partial(looked, placer), partial(placed, placer))
             writers = 1
             if workers and self._plan.files >= options.many:
                 order = Order(options.overwrite, options.numeric_owner)
                 writers = workers
-                place = through(stack.enter_context(crew(workers, order, self._root, self._stop)))
+                hands = through(stack.enter_context(crew(workers, order, self._root, self._stop)))
             placing = stack.enter_context(Threads(writers, self._stop))
             allowance = Allowance(options.fetches, options.memory)
-            fetcher = Fetcher(store, threads, placing, placer, place, self._took, allowance)
+            fetcher = Fetcher(store, threads, placing, placer, hands, self._took, allowance, looks=looks)
             await fetcher.bring(self._plan.fetches(), planner)
 
     def unmatched(self, path: bytes) -> None:
@@ -133,14 +134,15 @@ class _Restore:
                 warnings.append(f"{sentence} ({lack.count} entries)")
         counts = Counts(
             done.files, done.size, done.hard_links, done.directories, done.symlinks, done.specials, done.kept,
-            done.failed,
+            done.present, done.failed, done.blocked,
         )  # fmt: skip
         return Report(tuple(problems), tuple(warnings), counts)
 
     def _took(self, outcome: Outcome) -> None:
-        self._outcome.add(outcome)
-        self._progress.done(outcome.files + outcome.hard_links + outcome.failed, outcome.size)
-        for problem in outcome.problems:
+        named = self._outcome.add(outcome)
+        dealt = outcome.files + outcome.hard_links + outcome.present + outcome.failed
+        self._progress.done(dealt, outcome.size + outcome.present_size)
+        for problem in named:
             self._progress.problem(problem)
 
     def _tell(self, problem: Problem) -> None:

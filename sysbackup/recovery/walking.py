@@ -26,6 +26,10 @@ class Obstacle(Exception):  # what is in the way, not an error of ours
     """An entry cannot be put where it belongs; `str()` of it says why, for people."""
 
 
+class InTheWay(Obstacle):  # likewise
+    """Something has an entry's name already, and was kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """An open directory. `inherits`: what is made in it gets an ACL from it that nobody asked for."""
@@ -87,6 +91,12 @@ def open_target(target: bytes) -> tuple[int, bool]:
         os.close(fd)
         raise UsageError(f"{shown(target)} is the root directory: to restore over this machine say --target /")
     return fd, made
+
+
+def holds_something(root: int) -> bool:
+    """Whether a directory has anything in it that a restore could meet; what mkfs(8) puts there is nothing."""
+    with os.scandir(proc_path(root)) as names:
+        return any(entry.name != b"lost+found" for entry in names)
 
 
 class Walker:

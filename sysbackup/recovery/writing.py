@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 
 from sysbackup.formats.manifest import BlockDevice, CharDevice, Fifo, FileNode, Link
-from sysbackup.recovery.walking import Obstacle, Place, proc_path
+from sysbackup.recovery.walking import InTheWay, Obstacle, Place, proc_path
 from sysbackup.sources import acl
 
 _UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -90,7 +90,7 @@ class Draft:
         try:
             put_link(proc_path(self.fd), place, name, overwrite=overwrite)
         except OSError as exc:
-            if exc.errno in _CANNOT_LINK:
+            if cannot_link(exc):
                 return False
             raise
         return True
@@ -110,7 +110,7 @@ def put_link(source: bytes, place: Place, name: bytes, *, overwrite: bool) -> No
         os.link(source, name, dst_dir_fd=place.fd, follow_symlinks=True)
     except FileExistsError:
         if not overwrite:
-            raise _in_the_way(place, name) from None
+            raise in_the_way(place, name) from None
         temporary = _temporary()
         os.link(source, temporary, dst_dir_fd=place.fd, follow_symlinks=True)
         try:
@@ -129,9 +129,9 @@ def move(place: Place, temporary: bytes, name: bytes, *, overwrite: bool) -> Non
     try:
         os.link(temporary, name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=False)
     except FileExistsError:
-        raise _in_the_way(place, name) from None
+        raise in_the_way(place, name) from None
     except OSError as exc:
-        if exc.errno not in _CANNOT_LINK:
+        if not cannot_link(exc):
             raise
         # without hard links (FAT, some network file systems) nothing better than looking first is to be had
         check_free(place, name)
@@ -140,11 +140,16 @@ def move(place: Place, temporary: bytes, name: bytes, *, overwrite: bool) -> Non
     os.unlink(temporary, dir_fd=place.fd)
 
 
+def cannot_link(exc: Exception) -> bool:
+    """Whether this is what a file system says that has no hard links, or no more of them for this file."""
+    return isinstance(exc, OSError) and exc.errno in _CANNOT_LINK
+
+
 def check_free(place: Place, name: bytes) -> None:
     """`Obstacle` where something has that name already."""
     with suppress(FileNotFoundError):
         os.stat(name, dir_fd=place.fd, follow_symlinks=False)
-        raise _in_the_way(place, name)
+        raise in_the_way(place, name)
 
 
 def make_special(place: Place, node: FileNode) -> tuple[bytes, int]:
@@ -215,17 +220,18 @@ def _replace(place: Place, temporary: bytes, name: bytes) -> None:
     try:
         os.rename(temporary, name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
     except IsADirectoryError:
-        raise Obstacle("a directory is in the way: directories are not replaced") from None
+        raise InTheWay("a directory is in the way: directories are not replaced") from None
 
 
-def _in_the_way(place: Place, name: bytes) -> Obstacle:
+def in_the_way(place: Place, name: bytes) -> InTheWay:
+    """What to raise where something has that name already."""
     try:
         mode = os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_mode
     except OSError:
         mode = 0
     if stat.S_ISDIR(mode):
-        return Obstacle("a directory is in the way and was kept")
-    return Obstacle("something is in the way and was kept; --overwrite replaces it")
+        return InTheWay("a directory is in the way and was kept")
+    return InTheWay("something else is in the way and was kept; --overwrite replaces it")
 
 
 def _temporary() -> bytes:
