@@ -38,7 +38,7 @@ def backup() -> Backup:
 
 
 def _state(target: Path) -> dict[str, tuple[object, ...]]:
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in sorted(target.rglob("*")):
         s = path.lstat()
         acl = [] if path.is_symlink() else [(name, os.getxattr(path, name)) for name in sorted(os.listxattr(path))]
