@@ -322,7 +322,7 @@ def test_an_unchanged_run_looks_once(tmp_path: Path) -> None:
     async def body() -> None:
         await machine.back_up()
         summary = await machine.back_up()
-        assert summary.requests["ListObjectVersions"] == 1
-        assert sum(summary.requests.values()) <= 4
+        assert summary.requests["ListObjectVersions"] <= 3  # and one for each prefix of the census
+        assert sum(summary.requests.values()) <= 6
 
     backups.run(body())

@@ -22,8 +22,8 @@ LOCKS = st.builds(
     st.sampled_from([*LockMode]),
     st.integers(-(10**6), 10**9).map(lambda seconds: START + timedelta(seconds=seconds)),
 )
-VERSIONS = st.none() | st.text(min_size=1, max_size=40)
-TELLERS = st.none() | st.text(min_size=1, max_size=10)
+VERSIONS = st.none() | st.text("abcXYZ019._~+/=-", min_size=1, max_size=40)
+TELLERS = st.none() | st.text("abcXYZ019._-", min_size=1, max_size=10)
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
 
