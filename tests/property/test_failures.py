@@ -79,7 +79,8 @@ def test_random_failures_leave_no_manifest_of_what_is_missing(
         # an answer that was lost after the manifest was stored leaves a manifest that is right
         assert checked(bucket) == 0 or after
     else:
-        assert summary.exit_code == 0
+        # a look at the stored manifest's key that failed is a problem of the run, and costs no manifest
+        assert {problem["event"].partition(".")[0] for problem in summary.first_problems} <= {"manifest"}
         assert checked(bucket) == 1
 
 
