@@ -138,8 +138,10 @@ class _Proving:
                 " cannot be proven: nothing of it is reused",
             )
             return False
-        except ObjectGone:
-            return True
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return True  # there is none; or somebody has put something there that cannot be read, which ends no run
         return True
 
 
