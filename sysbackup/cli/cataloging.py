@@ -5,7 +5,6 @@ import msgspec
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.schema import set_aside
 from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
@@ -14,12 +13,8 @@ from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.config import Config
 from sysbackup.errors import UsageError
 from sysbackup.model import SystemClock
-from sysbackup.pipeline.naming import naming
-from sysbackup.pipeline.rebuilding import learn_objects
-from sysbackup.pipeline.renewing import Doubt
-from sysbackup.pipeline.sealing import host_seal
-from sysbackup.pipeline.sharing import Trust, learn_all
-from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
+from sysbackup.pipeline.rebuilding import rebuild
+from sysbackup.pipeline.workplace import catalog_path
 from sysbackup.sources.sorting import spooling
 
 
@@ -80,29 +75,9 @@ def rebuild_command(frame: Frame, from_objects: bool) -> None:
 
 
 async def _rebuild(config: Config, *, from_objects: bool) -> None:
-    clock = SystemClock()
-    with exclusive(config.cache):
-        path = catalog_path(config.cache)
-        async with open_store(config) as store:
-            names = naming(config.content, clock.now())
-            doubt = Doubt(config.content.verify_shared)
-            fresh = path.with_suffix(".new")
-            fresh.unlink(missing_ok=True)
-            with Catalog(fresh) as catalog:
-                catalog.begin(
-                    bucket_identity(config, store.bucket), names.host, names.promise, names.started, doubting=doubt.any
-                )
-                if from_objects:
-                    await learn_objects(store, catalog, names.host, clock)
-                else:
-                    trust = Trust(names.host, config.content.share, doubt.any, host_seal(config.state, names.host))
-                    await learn_all(store, catalog, trust, clock)
-                info = shared.info(catalog)
-            # Only now: had anything failed, the old one would still be there.
-            if path.exists():
-                set_aside(path, "a new one was made")
-            fresh.rename(path)
-            click.echo(
-                f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
-                f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
-            )
+    async with open_store(config) as store:
+        info = await rebuild(config, store, store.bucket, SystemClock(), from_objects=from_objects)
+        click.echo(
+            f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
+            f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
+        )

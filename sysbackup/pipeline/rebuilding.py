@@ -17,6 +17,8 @@ import structlog
 
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.schema import set_aside
+from sysbackup.config import Config
 from sysbackup.errors import FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
@@ -24,6 +26,11 @@ from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, Lock, LockMode, StoredObject
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.checking import holds_what_it_says, unsized
+from sysbackup.pipeline.naming import naming
+from sysbackup.pipeline.renewing import Doubt
+from sysbackup.pipeline.sealing import host_seal
+from sysbackup.pipeline.sharing import Trust, learn_all
+from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.store.port import ObjectInfo, ObjectStore, Version
 
 log = structlog.get_logger()
@@ -37,6 +44,35 @@ _LIST_AT_MOST = 64 << 20
 _VERSIONS = 32
 
 _UNLOCKED = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
+
+
+async def rebuild(
+    config: Config, store: ObjectStore, bucket: str, clock: Clock, *, from_objects: bool = False
+) -> shared.Info:
+    """
+    Put a new catalog in the place of the old one, which is kept beside it; returns what is in the new.
+
+    From the indexes, or `from_objects` alone; see `learn_all` and `learn_objects`.
+    Where it fails, the old one is still there.
+    """
+    with exclusive(config.cache):
+        path = catalog_path(config.cache)
+        names = naming(config.content, clock.now())
+        doubt = Doubt(config.content.verify_shared)
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with Catalog(fresh) as catalog:
+            catalog.begin(bucket_identity(config, bucket), names.host, names.promise, names.started, doubting=doubt.any)
+            if from_objects:
+                await learn_objects(store, catalog, names.host, clock)
+            else:
+                trust = Trust(names.host, config.content.share, doubt.any, host_seal(config.state, names.host))
+                await learn_all(store, catalog, trust, clock)
+            info = shared.info(catalog)
+        if path.exists():
+            set_aside(path, "a new one was made")
+        fresh.rename(path)
+        return info
 
 
 async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: Clock) -> int:

@@ -15,10 +15,7 @@ from sysbackup.errors import AccessDenied, StoreError
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import census, examining
-from sysbackup.pipeline.naming import naming
-from sysbackup.pipeline.rebuilding import learn_objects
-from sysbackup.pipeline.workplace import bucket_identity
+from sysbackup.pipeline import census, examining, rebuilding
 from tests import backups
 from tests.clock import ManualClock
 from tests.machines import Machine
@@ -274,13 +271,7 @@ def test_an_unchanged_run_stays_within_twelve_requests(bucket: MemoryBucket, tmp
 
 def rebuild(machine: Machine, store: MemoryStore) -> None:
     """What `catalog rebuild --from-objects` does."""
-    machine.catalog.unlink()
-    names = naming(machine.config.content, machine.clock.now())
-    with Catalog(machine.catalog) as catalog:
-        catalog.begin(
-            bucket_identity(machine.config, "bucket"), names.host, names.promise, names.started, doubting=True
-        )
-        backups.run(learn_objects(store, catalog, names.host, machine.clock))
+    backups.run(rebuilding.rebuild(machine.config, store, "bucket", machine.clock, from_objects=True))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
