@@ -171,6 +171,26 @@ class Attacker:
         lines = b"".join(self._false_line() for _ in range(self.dice.randrange(1, 6)))
         self._add(self._index_name(), gzip.compress(index.header(self.dice.choice(HOSTS), "x") + lines, 1))
 
+    def _claim_everything(self) -> None:
+        """An index that gives each content that a host may store a place in something locked for a long time."""
+        known = self._known_contents()
+        own = Lock(LockMode.GOVERNANCE, self._now() + timedelta(days=self.dice.choice([40, 400])))
+        body = self._damaged(self.dice.choice(self._public)) + bytes(20)
+        key = keys.pack_key(hashlib.sha256(body).digest())
+        kept = self._bucket.add(key, body, lock=own)
+        stored = StoredObject(key, kept.version, len(body), own)
+        said = [Packed(sha, 0, 18, self.dice.choice([300, -1])) for sha in known]
+        line = msgspec.json.decode(index.line(stored, "gzip", said))
+        if self.dice.random() < 0.5:
+            line["mac"] = self.dice.randbytes(32).hex()
+        text = index.header(self.dice.choice(HOSTS), "x") + msgspec.json.encode(line) + b"\n"
+        for content in self._public:  # and those that are stored alone, as they are or not at all
+            sha = hashlib.sha256(content).digest()
+            alone = self._bucket.add(keys.content_key(sha), self._damaged(content), lock=own)
+            stored = StoredObject(alone.key, alone.version, len(alone.body), own)
+            text += index.line(stored, self.dice.choice([None, "gzip"]), [Packed(sha, 0, 0, len(content))])
+        self._add(self._index_name(), gzip.compress(text, 1))
+
     def _replay_index(self) -> None:
         """An honest index under another name, whole or some of its lines changed, cut, twice or in another order."""
         if (kept := self._one("index/")) is None:
@@ -239,6 +259,7 @@ MOVES: dict[str, Callable[[Attacker], None]] = {
     "plant a content": Attacker._plant_content,
     "plant a pack": Attacker._plant_pack,
     "plant an index": Attacker._plant_index,
+    "claim everything": Attacker._claim_everything,
     "replay an index": Attacker._replay_index,
     "plant a manifest": Attacker._plant_manifest,
     "abort": Attacker._abort,

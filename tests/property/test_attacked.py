@@ -25,7 +25,7 @@ from sysbackup.pipeline.rebuilding import rebuild
 from sysbackup.pipeline.report import Summary
 from sysbackup.recovery import history
 from tests import backups
-from tests.attacker import Attacker, Watched
+from tests.attacker import MOVES, Attacker, Watched
 from tests.memory_store import MemoryStore
 from tests.mortal import remove
 from tests.promising import CONTENTS, HOSTS, SEEDS, Fate, Promised, Promises, compared, tell_stories
@@ -76,6 +76,24 @@ class Attacked(Promises):
         for key, promised in [*self._promised.items()]:
             if key in gone or any(at.key in gone for at, _ in promised.places):
                 del self._promised[key], self._printed[key]
+
+    @rule(
+        host=HOSTS,
+        seed=SEEDS,
+        data=st.lists(st.integers(0, len(CONTENTS) - 1), min_size=1, max_size=4),
+        key=st.booleans(),
+    )
+    def break_in(self, host: str, seed: int, data: list[int], key: bool) -> None:
+        """False claims are planted, the host gets other files, its catalog is deleted (with its key), and it runs."""
+        self._attacker.dice.seed(seed)
+        for move in ("claim everything", "plant an index", "replay an index"):
+            MOVES[move](self._attacker)
+        for n, which in enumerate(data):
+            self._machines[host].put(f"late{n}", CONTENTS[which], in_place=True)
+        if key:
+            self.lose_key(host)
+            remove(self._machines[host].catalog)
+        self._run(host)
 
     @rule(host=HOSTS)
     def lose_key(self, host: str) -> None:
