@@ -220,6 +220,8 @@ class MemoryStore:
         return None
 
     async def _keep(self, key: str, version: str | None, asked: Lock, *, doubt: bool = False) -> Lock:
+        if version is None:
+            raise LockNotKept(f"{key!r} has no version id.")
         found = await self.lock_of(key, version)
         if found and found.covers(asked):
             return found

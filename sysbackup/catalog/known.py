@@ -77,8 +77,12 @@ class Catalog:
         self._pending: set[bytes] = set()
         # whether a claim was given back: others may have counted on it
         self.unfulfilled = False
+        # whether what somebody had said of an object turned out to be false when we stored it: this run may have
+        # counted on that
+        self.refuted = False
         self._short = "0"
         self._promise = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
+        self._doubting = False
         self._own = ""
         self._today = 0
         self._seen: list[tuple[int, int, int]] = []
@@ -108,7 +112,10 @@ class Catalog:
         until = int(promise.until.timestamp())
         self._promise = promise
         self._short = f"(until < {until} OR mode NOT IN {_AS_FIRM[promise.mode]}"
-        self._short += " OR checked = 0)" if doubting else ")"
+        # what nobody has compared; and what has no version id, since anybody who may write may replace that
+        self._short += " OR checked = 0" if doubting else ""
+        self._short += ")" if promise.mode is LockMode.NONE else " OR version = '')"
+        self._doubting = doubting
         self._own = host
         self._today = int(now.timestamp()) // _DAY
         with self.held() as db:
@@ -164,7 +171,7 @@ class Catalog:
         self,
         stored: StoredObject,
         encoding: str | None,
-        contents: Iterable[Packed],
+        contents: Sequence[Packed],
         *,
         host: str,
         checked: bool,
@@ -180,7 +187,10 @@ class Catalog:
         if checked:
             said = (stored.key, stored.version or "")
             which = "key = ? AND version = ? AND checked = 0"
-            db.execute(f"DELETE FROM contents WHERE object = (SELECT id FROM objects WHERE {which})", said)
+            theirs = f"FROM contents WHERE object = (SELECT id FROM objects WHERE {which})"
+            told = {row[0] for row in db.execute(f"SELECT sha {theirs}", said)}
+            self.refuted |= not told <= {c.sha for c in contents}
+            db.execute(f"DELETE {theirs}", said)
             db.execute(f"DELETE FROM objects WHERE {which}", said)
         query = f"SELECT {OBJECT} FROM objects WHERE key = ? AND version = ?"
         known = db.execute(query, (stored.key, stored.version or "")).fetchone()
@@ -236,7 +246,8 @@ class Catalog:
 
         Without `leaving`, so are those that are to be stored anew. With `promised`
         (a manifest is written from it) their objects must be locked for as long as
-        the run promises: `CatalogUnusable` where one is not, or a row is damaged.
+        the run promises, named by a version where it promises anything, and compared
+        where that is asked for: `CatalogUnusable` where one is not, or a row is damaged.
         """
         kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
         found = {}
@@ -250,13 +261,18 @@ class Catalog:
             for columns in rows:
                 if columns[1] not in objects:
                     row = proven_object(*columns[6:])
-                    if promised and not row.stored.lock.covers(self._promise):
+                    if promised and not self._fulfils(row):
                         raise damaged("used")
                     objects[columns[1]] = row, row.identity
                 row, identity = objects[columns[1]]
                 sha, _, start, length, _ = proven_content(identity, *columns[:6])
                 found[sha] = Location(row.key, row.version or None, start, length, row.encoding)
         return found
+
+    def _fulfils(self, row: ObjectRow) -> bool:
+        """Whether a manifest of this run may rely on an object."""
+        named = bool(row.version) or self._promise.mode is LockMode.NONE
+        return named and bool(row.checked or not self._doubting) and row.stored.lock.covers(self._promise)
 
     # ---- files
 

@@ -21,8 +21,8 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
     ended and the new one's ends later. An object known already gets the later
     of both locks, but not with `doubting`: then another host's word changes
     nothing about it. What is in an object that we stored or checked ourselves,
-    no other host can tell us. `own`: the index is certain to be our own; where
-    it passes on another host's word (`teller`), it is that host's all the same.
+    no other host can tell us. Where it passes on another host's word (`teller`), it
+    is that host's, but with `doubting`.
     """
     new = 0
     present = int(now.timestamp())
@@ -48,7 +48,13 @@ def learn(catalog: Catalog, host: str, objects: Iterable[Indexed], now: datetime
                         fresh.append(content)
                 if fresh or checked is not None:
                     catalog.enter(
-                        found.stored, found.encoding, fresh, host=found.teller or host, checked=own, news=False
+                        found.stored,
+                        found.encoding,
+                        fresh,
+                        # what is to be proven is held against who published it, whoever is said to have told of it
+                        host=host if doubting else found.teller or host,
+                        checked=own,
+                        news=False,
                     )
         except BaseException:
             if db.in_transaction:  # a full disk has ended it already

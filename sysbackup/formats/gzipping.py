@@ -75,6 +75,11 @@ def pays(plain: int, packed: int) -> bool:
     return packed <= plain - plain // _WORTH
 
 
+def largest(size: int) -> int:
+    """The most bytes that a content of `size` takes where it is stored: nobody's gzip makes it larger than that."""
+    return size + size // 8 + 4096
+
+
 def inflate(packed: bytes | bytearray | memoryview, size: int) -> bytes:
     """
     The content of one gzip member that is to have `size` bytes.
@@ -116,11 +121,13 @@ class Inflater:
     A gzip stream taken apart piece by piece; several members in a row are one stream, as for gzip(1).
 
     `feed` yields pieces of at most `step` bytes, so a small input that unpacks
-    to terabytes costs no memory.
+    to terabytes costs no memory. With `alone` there may be one member only, as
+    for `inflate`.
     """
 
-    def __init__(self, step: int = 1 << 20) -> None:
+    def __init__(self, step: int = 1 << 20, *, alone: bool = False) -> None:
         self._step = step
+        self._alone = alone
         self._unpacker = _fast.decompressobj(_GZIP)
         self._inside = False
 
@@ -128,6 +135,8 @@ class Inflater:
         """Yield what `packed` adds to the content. `FormatError` where it is no gzip."""
         while packed:
             if self._unpacker.eof:
+                if self._alone:
+                    raise FormatError("gzip data go on after their end")
                 self._unpacker = _fast.decompressobj(_GZIP)
             self._inside = True
             try:

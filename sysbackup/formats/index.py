@@ -27,8 +27,11 @@ from sysbackup.model import Lock, LockMode, StoredObject
 
 FORMAT = 1
 
-# A pack has at most some 20,000 contents of 100 bytes each in this form.
-_LINE_LIMIT = 16 << 20
+# A pack has at most 20,000 contents (`pipeline.packing`) of some 110 bytes each in this form.
+_LINE_LIMIT = 4 << 20
+# Hashes hardly compress: what unpacks to more than so many times its bytes, behind the first ones, holds none.
+_RATIO = 16
+_FREE = 16 << 20
 # S3: an opaque string of at most 1,024 bytes (User Guide, "How S3 Versioning works"). AWS, RGW, moto and MinIO use
 # letters, digits and ._- alone; what else would go through a URL as it is may be another store's.
 _VERSION = re.compile(r"[A-Za-z0-9._~+/=:-]{0,1024}", re.ASCII)
@@ -80,10 +83,14 @@ class Indexed(Struct, frozen=True):
 
 
 class Seal:
-    """What makes and knows again the lines of one host; `key` is secret, 32 random bytes."""
+    """
+    What makes and knows again the lines of one host about one bucket; `key` is secret, 32 random bytes.
 
-    def __init__(self, host: str, key: bytes) -> None:
-        self._mac = hmac.new(key, host.encode() + b"\0", hashlib.sha256)
+    `bucket` is its name and its store's address: what is true of one is not of another to which indexes were copied.
+    """
+
+    def __init__(self, host: str, bucket: str, key: bytes) -> None:
+        self._mac = hmac.new(key, host.encode() + b"\0" + bucket.encode() + b"\0", hashlib.sha256)
 
     def of(self, line: bytes) -> str:
         """The seal of a line that has none yet."""
@@ -134,6 +141,11 @@ def line(
     return msgspec.json.encode(entry) + b"\n"
 
 
+def possible_host(host: str) -> bool:
+    """Whether a host can have that name."""
+    return _HOST.fullmatch(host) is not None
+
+
 class IndexReader:
     """
     Takes an index apart: feed pieces of any size, then `finish`. `FormatError` where it is damaged.
@@ -146,14 +158,20 @@ class IndexReader:
         self._inflater = gzipping.Inflater()
         self._rest = bytearray()
         self._begun = False
+        self._packed = 0
+        self._unpacked = 0
 
     def feed(self, packed: bytes) -> Iterator[Indexed]:
         """Yield the objects that `packed` completes."""
+        self._packed += len(packed)
         for piece in self._inflater.feed(packed):
+            self._unpacked += len(piece)
+            if self._unpacked > _FREE + _RATIO * self._packed:
+                raise FormatError("an index unpacks to more than any that holds hashes")
             self._rest += piece
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
-            if len(rest) > _LINE_LIMIT:
+            if max(map(len, (*lines, rest))) > _LINE_LIMIT:
                 raise FormatError("an index holds a line longer than any object's can be")
             for text in lines:
                 entry = _decoded(text)
@@ -198,7 +216,7 @@ def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
         )
     possible = possible and entry.encoding in (None, "gzip") and until < _FURTHEST
     possible = possible and _VERSION.fullmatch(entry.version) is not None
-    possible = possible and (entry.teller is None or _HOST.fullmatch(entry.teller) is not None)
+    possible = possible and (entry.teller is None or possible_host(entry.teller))
     if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):
         raise FormatError(f"an index names what cannot be: {entry.key[:200]!r}")
     stored = StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until))

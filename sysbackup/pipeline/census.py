@@ -29,6 +29,9 @@ PAGES = 7
 # Hosts of which a catalog that has published nothing yet asks for one object each, by a request each.
 _HOSTS = 4
 
+# So many missing objects are named in the log one by one; of an emptied bucket there could be millions.
+_NAMED = 20
+
 # In the order of their keys.
 _PREFIXES = ("content/", "packs/")
 _END = "\U0010ffff"
@@ -59,17 +62,30 @@ async def count_all(store: ObjectStore, catalog: Catalog, tally: Tally) -> None:
         await asyncio.to_thread(presence.turn_to, catalog, after)
     if suspicious or missing.locked:
         await _count(store, catalog, tally, missing, "", None)
+    _report(tally, missing)
+
+
+async def look_for_all(store: ObjectStore, catalog: Catalog, tally: Tally, gone: str, number: int) -> None:
+    """Look for all that the catalog knows: `number` objects, one with the key `gone`, are not there although locked."""
+    missing = _Missing(locked=number, example=gone)
+    await asyncio.to_thread(presence.begin, catalog)
+    await _count(store, catalog, tally, missing, "", None)
+    _report(tally, missing)
+
+
+def _report(tally: Tally, missing: _Missing) -> None:
     if missing.others:
         log.info("objects.forgotten", objects=missing.others, reason="they are not in the bucket (any more)")
     if missing.locked:
-        others = f" and {missing.locked - 1} other objects" if missing.locked > 1 else ""
+        what = "it is not in the bucket although its lock has not ended"
+        if missing.locked > 1:
+            what = f"it and {missing.locked - 1} more are not in the bucket although their locks have not ended"
         tally.problem(
             Problem(
                 "objects.gone",
                 missing.example.encode(),
-                f"it{others} is not in the bucket although its lock has not ended: the bucket was emptied or made anew,"
-                " or somebody may lift locks. Earlier backups of this host may not restore any more; this one stores"
-                " again what it needs",
+                f"{what}: the bucket was emptied or made anew, or somebody may lift locks. Earlier backups of this"
+                " host may not restore any more; this one stores again what it needs",
             )
         )
 
@@ -149,9 +165,9 @@ def _forget_missing(catalog: Catalog, tally: Tally, missing: _Missing, after: st
             if gone.checked and in_force:
                 missing.locked += 1
                 missing.example = missing.example or gone.key
-                log.warning(
-                    "object.gone", key=gone.key, version=gone.version, reason="it was locked, and is not in the bucket"
-                )
+                if missing.locked <= _NAMED:
+                    reason = "it was locked, and is not in the bucket"
+                    log.warning("object.gone", key=gone.key, version=gone.version, reason=reason)
                 continue
             missing.others += 1
             if in_force:

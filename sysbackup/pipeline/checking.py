@@ -20,8 +20,10 @@ async def holds_what_it_says(
     """
     Why an object does not hold these contents, in their order; None where it does.
 
-    One request fetches them all; none is held in memory. `ObjectGone` where
-    there is no such object.
+    It holds a content where a restore brings it back from there: one gzip member
+    (or the bytes themselves) of that hash, no longer than such things are. One
+    request fetches them all; none is held in memory. `ObjectGone` where there is
+    no such object.
     """
     first, last = contents[0], contents[-1]
     length = last.offset + last.length - first.offset if last.length else None
@@ -61,9 +63,10 @@ class _Comparing:
         self._begin()
 
     def _begin(self) -> None:
-        self._inflater = gzipping.Inflater() if self._gzipped else None
+        self._inflater = gzipping.Inflater(alone=True) if self._gzipped else None
         self._digest = hashlib.sha256()
         self._size = 0
+        self._stored = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -90,6 +93,7 @@ class _Comparing:
             raise FormatError(f"it ends before the content {self._waiting[0].sha.hex()}, which it is said to hold")
 
     def _take(self, content: Packed, piece: bytes) -> None:
+        self._stored += len(piece)
         try:
             for part in self._inflater.feed(piece) if self._inflater else (piece,):
                 self._digest.update(part)
@@ -108,4 +112,6 @@ class _Comparing:
             raise FormatError(f"the content {content.sha.hex()} in it is damaged: {exc}") from exc
         if self._digest.digest() != content.sha:
             raise FormatError(f"what stands for the content {content.sha.hex()} in it has another hash")
+        if self._stored > gzipping.largest(self._size):
+            raise FormatError(f"the content {content.sha.hex()} in it takes more room than any gzip makes of it")
         self._begin()

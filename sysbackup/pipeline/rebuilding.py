@@ -61,12 +61,14 @@ async def rebuild(
         doubt = Doubt(config.content.verify_shared)
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
+        identity = bucket_identity(config, bucket)
         with Catalog(fresh) as catalog:
-            catalog.begin(bucket_identity(config, bucket), names.host, names.promise, names.started, doubting=doubt.any)
+            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
             if from_objects:
                 await learn_objects(store, catalog, names.host, clock)
             else:
-                trust = Trust(names.host, config.content.share, doubt.any, host_seal(config.state, names.host))
+                seal = host_seal(config.state, names.host, identity)
+                trust = Trust(names.host, config.content.share, doubt.any, seal)
                 await learn_all(store, catalog, trust, clock)
             info = shared.info(catalog)
         if path.exists():

@@ -17,9 +17,9 @@ import structlog
 from sysbackup.catalog import renewal
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.renewal import Due
-from sysbackup.errors import LockNotKept, ObjectGone, StoreError
+from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import keys
-from sysbackup.model import Lock, Problem
+from sysbackup.model import Lock, LockMode, Problem
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.checking import holds_what_it_says, unsized
 from sysbackup.pipeline.naming import Naming
@@ -60,6 +60,9 @@ class Renewing:
         self._at_once = at_once
         self._sampled: set[str] = set()
         self._lost = 0
+        # how many objects are gone although their locks have not ended, and the key of one
+        self.missed = 0
+        self.missed_key = ""
 
     async def see_to_all(self) -> bool:
         """
@@ -96,7 +99,7 @@ class Renewing:
         try:
             await self._prove_and_renew(due)
         except StoreError as exc:
-            if due.checked:
+            if due.checked or isinstance(exc, StoreUnavailable):
                 raise
             log.warning("object.doubtful", key=due.stored.key, host=due.host, reason=str(exc))
             await asyncio.to_thread(renewal.forget_host, self._catalog, due.host)
@@ -127,13 +130,7 @@ class Renewing:
             log.warning("lock.refused", key=stored.key, version=stored.version, reason=str(exc))
             await self._forget(due)
         except ObjectGone:
-            log.warning(
-                "object.gone",
-                key=stored.key,
-                version=stored.version,
-                reason="its lock had ended and it was deleted; its contents are stored again",
-            )
-            await self._forget(due)
+            await self._mourn(due)
         else:
             await asyncio.to_thread(renewal.renewed, self._catalog, due.number, lock, checked=checked)
             self._tally.renewed += lock != stored.lock
@@ -161,8 +158,9 @@ class Renewing:
                     await asyncio.to_thread(renewal.reencoded, self._catalog, due.number, other)
                     reason = None
         except ObjectGone:
-            if due.stored.lock.until <= self._tally.clock.now():
-                return True  # no lie: its lock has ended, and the attempt to renew it will show
+            if not self._must_be_there(due):
+                await self._mourn(due)  # no lie: its lock has ended
+                return False
             reason = "it does not exist"
         if reason is None:
             return True
@@ -178,6 +176,21 @@ class Renewing:
         if self._doubt.setting == "sample":
             await asyncio.to_thread(renewal.forget_host, self._catalog, due.host)
         return False
+
+    def _must_be_there(self, due: Due) -> bool:
+        """Whether an object is locked at this time, by what is known of it."""
+        lock = due.stored.lock
+        return lock.mode is not LockMode.NONE and lock.until > self._tally.clock.now()
+
+    async def _mourn(self, due: Due) -> None:
+        """Forget an object that is not in the bucket."""
+        reason = "its lock had ended and it was deleted; its contents are stored again"
+        if due.checked and self._must_be_there(due):
+            reason = "it was locked, and is not in the bucket"
+            self.missed += 1
+            self.missed_key = due.stored.key
+        log.warning("object.gone", key=due.stored.key, version=due.stored.version, reason=reason)
+        await self._forget(due)
 
     async def _forget(self, due: Due) -> None:
         await asyncio.to_thread(renewal.forget, self._catalog, due.number)

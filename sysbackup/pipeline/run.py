@@ -23,7 +23,7 @@ from sysbackup.catalog.schema import set_aside
 from sysbackup.config import Config, Prices
 from sysbackup.errors import ConfigError, SpoolError, SysbackupError
 from sysbackup.model import Clock, Problem, StoredObject
-from sysbackup.pipeline.census import count_all
+from sysbackup.pipeline.census import count_all, look_for_all
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
@@ -123,16 +123,11 @@ async def _run(
             catalog = stack.enter_context(await _catalog(config))
             spool = stack.enter_context(Sorter(config.cache))
             doubt = Doubt(config.content.verify_shared)
-            catalog.begin(
-                bucket_identity(config, bucket),
-                names.host,
-                names.promise,
-                names.started,
-                doubting=doubt.any,
-            )
-            # The first request: finds out, too, whether the bucket is there and lets us in.
-            seal = await asyncio.to_thread(host_seal, config.state, names.host)
+            identity = bucket_identity(config, bucket)
+            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
+            seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
             trust = Trust(names.host, config.content.share, doubting=doubt.any, seal=seal)
+            # The first request: finds out, too, whether the bucket is there and lets us in.
             await learn_all(store, catalog, trust, clock)
             await count_all(store, catalog, tally)
             for problem in found.problems:
@@ -141,7 +136,12 @@ async def _run(
             snapshots = await gathering.gather(found.pickers, found.snapshotters)
             tally.stage = "renewing locks"
             renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
-            losses = await _renew_all(renewing, partial(_store_lost, gathering, spool, catalog, config))
+            losses = await _renew_all(
+                renewing,
+                catalog,
+                partial(look_for_all, store, catalog, tally),
+                partial(_store_lost, gathering, spool, catalog, config),
+            )
             tally.stage = "writing the manifest"
             recorder = Recorder(spool, snapshots, tally, catalog, names, losses=losses)
             async with gathering.sending() as sender:
@@ -205,11 +205,24 @@ def _log_start(names: Naming, bucket: str) -> None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 
-async def _renew_all(renewing: Renewing, store_lost: Callable[[], Awaitable[None]]) -> bool:
-    """Renew what is due, and store again what that finds to be gone; returns whether anything was."""
-    losses = False
-    while await renewing.see_to_all():
+async def _renew_all(
+    renewing: Renewing,
+    catalog: Catalog,
+    look_for_all: Callable[[str, int], Awaitable[None]],
+    store_lost: Callable[[], Awaitable[None]],
+) -> bool:
+    """
+    Renew what is due, and store again what that finds to be gone or false; returns whether anything was.
+
+    One object that must be there and is not raises doubts about all others.
+    """
+    losses = looked = False
+    while await renewing.see_to_all() or catalog.refuted:
         losses = True
+        catalog.refuted = False
+        if renewing.missed and not looked:
+            looked = True
+            await look_for_all(renewing.missed_key, renewing.missed)
         await store_lost()
     return losses
 

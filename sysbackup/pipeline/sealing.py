@@ -21,9 +21,9 @@ log = structlog.get_logger()
 _BYTES = 32
 
 
-def host_seal(state: Path, host: str) -> Seal | None:
+def host_seal(state: Path, host: str, bucket: str) -> Seal | None:
     """
-    The seal of `host`, under the key in `state`, made where there is none.
+    The seal of `host` for a `bucket` (`bucket_identity`), under the key in `state`, made where there is none.
 
     None, with a warning, where no key can be had: nothing is sealed then, and a
     lost catalog costs proofs.
@@ -31,7 +31,7 @@ def host_seal(state: Path, host: str) -> Seal | None:
     path = state / "host.key"
     try:
         state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        return Seal(host, _read(path) or _made(path))
+        return Seal(host, bucket, _read(path) or _made(path))
     except OSError as exc:
         log.warning(
             "seal.unusable",

@@ -89,19 +89,20 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     found: Channel[tuple[str, str]] = Channel(_READERS)
     newest: dict[str, str] = {}
     read = 0
+    # lines are taken apart one reader at a time: SQLite has room for one, and the longest lines take memory
+    taking = asyncio.Lock()
 
     async def reader() -> None:
         nonlocal read
         async for host, key in found:
-            await _learn(store, catalog, trust, host, key, clock, sealed_alone=not await proving.possible())
+            sealed_alone = not await proving.possible()
+            await _learn(store, catalog, trust, host, key, clock, taking, sealed_alone=sealed_alone)
             read += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_READERS):
             group.create_task(reader())
-        async for host, key in _new(store, catalog, trust, clock):
-            if host != trust.host and not await proving.possible():
-                continue
+        async for host, key in _new(store, catalog, trust, clock, proving):
             newest[host] = max(key, newest.get(host, ""))
             await found.send((host, key))
         await found.close()
@@ -145,29 +146,40 @@ class _Proving:
         return True
 
 
-async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock) -> AsyncIterator[tuple[str, str]]:
+async def _new(
+    store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock, proving: _Proving
+) -> AsyncIterator[tuple[str, str]]:
     """
     (host, key) of the indexes behind those seen, with as few listing requests as may be.
 
+    None of other hosts, and their names are not even listed to the end, where
+    what they say could not be proven.
     `CatalogUnusable` where our own last one, locked by what we know, is not
     there: then nothing else that the catalog knows need be there either.
     """
     seen = shared.last_read(catalog)
     anchor = shared.still_locked(catalog, trust.host, clock.now())
-    prefix = keys.index_prefix(trust.host if trust.alone else None)
-    # just before our own last one, so that it is listed
-    after = seen.get(trust.host, "")[:-1] if trust.alone else ""
+    alone = trust.alone
+    own = seen.get(trust.host, "")
+    after = ""
     while True:
         skipped = 0
+        prefix = keys.index_prefix(trust.host if alone else None)
+        if alone:
+            after = own[:-1]  # just before our own last one, so that it is listed
         async with aclosing(store.list(prefix, after)) as listing:
             async for found in listing:
-                host = keys.index_host(found.key)
-                if host is None or not found.key.startswith(keys.index_prefix(host)) or found.key > _last(host, clock):
+                if (host := _publisher(found.key, clock)) is None:
                     continue
                 if found.key == anchor:
                     anchor = None
-                behind = seen.get(host, "")
+                behind = own if host == trust.host else seen.get(host, "")
                 if trust.allows(host) and found.key > behind:
+                    if host == trust.host:
+                        own = found.key
+                    elif not await proving.possible():
+                        alone = True
+                        break
                     yield host, found.key
                     continue
                 skipped += 1
@@ -184,9 +196,13 @@ async def _new(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock)
         )
 
 
-def _last(host: str, clock: Clock) -> str:
-    """Behind the names of all indexes that a host can have published by now."""
-    return keys.index_prefix(host) + (clock.now() + _AHEAD).strftime(RUN_FORM)
+def _publisher(key: str, clock: Clock) -> str | None:
+    """The host whose index has this name; None where no host can have published it by now."""
+    host = keys.index_host(key)
+    if host is None or not index.possible_host(host):
+        return None
+    prefix = keys.index_prefix(host)
+    return host if key.startswith(prefix) and key <= prefix + (clock.now() + _AHEAD).strftime(RUN_FORM) else None
 
 
 async def _hidden(store: ObjectStore, key: str) -> bool:
@@ -202,7 +218,15 @@ async def _hidden(store: ObjectStore, key: str) -> bool:
 
 
 async def _learn(
-    store: ObjectStore, catalog: Catalog, trust: Trust, host: str, key: str, clock: Clock, *, sealed_alone: bool
+    store: ObjectStore,
+    catalog: Catalog,
+    trust: Trust,
+    host: str,
+    key: str,
+    clock: Clock,
+    taking: asyncio.Lock,
+    *,
+    sealed_alone: bool,
 ) -> None:
     """Take one index in, as far as it can be read: what it would have told is only stored once more."""
     reader = index.IndexReader(trust.seal if host == trust.host else None)
@@ -228,7 +252,8 @@ async def _learn(
     try:
         async with aclosing(store.read(key, None)) as chunks:
             async for chunk in chunks:
-                await asyncio.to_thread(take, chunk)
+                async with taking:
+                    await asyncio.to_thread(take, chunk)
         reader.finish()
     except (FormatError, ObjectGone) as exc:
         log.warning("index.refused", key=key, host=host, reason=str(exc))

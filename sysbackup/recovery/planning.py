@@ -19,7 +19,7 @@ from msgspec import UNSET
 
 from sysbackup.config import MIB
 from sysbackup.errors import FormatError
-from sysbackup.formats import keys, manifest
+from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
 from sysbackup.model import brief
 from sysbackup.recovery.report import Outcome
@@ -64,10 +64,8 @@ class Wanted:
 
     @property
     def stored_most(self) -> int:
-        """The most bytes that this content can take in its object: gzip makes nothing much larger."""
-        if self.length is not None:
-            return self.length
-        return self.size + self.size // 64 + 4096  # whether they are gzip, the bytes say
+        """The most bytes that this content can take in its object."""
+        return gzipping.largest(self.size) if self.length is None else self.length
 
 
 @dataclass(slots=True)
@@ -220,8 +218,8 @@ def _range(offset: int | None, length: int | None, size: int) -> tuple[int, int]
     """A member's range as the key holds it; (0, 0) for a whole object."""
     if offset is None and length is None:
         return 0, 0
-    # 18: the shortest gzip member there is. The other bound: what no content of that size is packed into.
-    if offset is None or length is None or not (offset >= 0 and 18 <= length <= size + size // 8 + 4096):
+    # 18: the shortest gzip member there is
+    if offset is None or length is None or not (offset >= 0 and 18 <= length <= gzipping.largest(size)):
         said = [brief(str(number), 40) for number in (length, offset, size)]
         raise FormatError("{} bytes from {} on, for a content of {}".format(*said))
     if offset + length > _MOST:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sysbackup.errors import StoreError
+from sysbackup.settings import ARCHIVES
 from sysbackup.store import answers
 from sysbackup.store.answers import NoAnswer
 from sysbackup.store.port import Version
@@ -151,6 +152,7 @@ def _version(found: Mapping[str, Any], prefix: str, *, current: bool = False, ma
         modified=found["LastModified"].astimezone(UTC),
         latest=current or found["IsLatest"],
         marker=marker,
+        archived=found.get("StorageClass") in ARCHIVES,
     )
 
 

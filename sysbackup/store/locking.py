@@ -105,8 +105,16 @@ class Locks:
         What was set is read back the first time, where the answer bears no request
         id of S3's (a proxy's empty 200), and always with `doubt`.
         `LockNotKept` where the store does not keep it, or refuses to turn
-        GOVERNANCE into COMPLIANCE (AWS does without s3:BypassGovernanceRetention).
+        GOVERNANCE into COMPLIANCE (AWS does without s3:BypassGovernanceRetention),
+        or where no version is named: what stands under a key anybody may change who
+        may write. That is so of S3's version "null" as well, which the next one
+        without an id replaces.
         """
+        if version is None:
+            raise LockNotKept(
+                f"{key!r} in {self._wire.place} has no version id: nothing can be promised of it. Is versioning"
+                " enabled on the bucket?"
+            )
         found = await self.of(key, version)
         if found is not None and found.covers(asked):
             return found, False

@@ -32,7 +32,8 @@ class Version:
     One version as a listing shows it.
 
     `etag` is without its quotes. `marker` is True for a delete marker, which has
-    no size and hides older versions from readers that do not name them.
+    no size and hides older versions from readers that do not name them. `archived`:
+    of a storage class whose objects cannot be read at once.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Version:
     modified: datetime
     latest: bool = True
     marker: bool = False
+    archived: bool = False
 
     def equals(self, other: "Version") -> bool:
         """Whether both hold the same bytes, as far as a listing tells: a version, or one put again."""

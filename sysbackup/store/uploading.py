@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
+from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store import answers, listing
 from sysbackup.store.digests import base64_of, sha256_of
@@ -69,12 +69,18 @@ async def equal_version(wire: Wire, locks: Locks, key: str, size: int, etag: str
     """
     A version that is there already with this size and ETag, its lock lengthened to `lock`.
 
-    None if there is none. One whose lock cannot be lengthened is as good as none.
+    None if there is none. Whoever may write may have put it there: one whose lock
+    cannot be lengthened, for whatever reason, or that nobody can read at once, is as
+    good as none.
     """
     async for found in listing.equals(wire, key, size, etag):
+        if found.archived:
+            continue
         try:
             kept = lock if lock.mode is LockMode.NONE else (await locks.keep(key, found.version, lock))[0]
-        except (ObjectGone, LockNotKept):
+        except StoreUnavailable:
+            raise
+        except StoreError:
             continue
         return StoredObject(key, found.version, size, kept, fresh=False)
     return None
