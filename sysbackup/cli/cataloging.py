@@ -10,10 +10,10 @@ from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
-from sysbackup.cli.terminal import Terminal, put_json
+from sysbackup.cli.terminal import Terminal, put, put_json
 from sysbackup.config import Config
 from sysbackup.errors import UsageError
-from sysbackup.model import SystemClock
+from sysbackup.model import SystemClock, shown
 from sysbackup.pipeline.naming import naming
 from sysbackup.pipeline.rebuilding import learn_objects
 from sysbackup.pipeline.renewing import Doubt
@@ -52,7 +52,9 @@ def info_command(frame: Frame, as_json: bool) -> None:
     ]
     if info.locks:
         rows.append(("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}"))
-    rows += [("from", f"{host}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())]
+    rows += [
+        ("from", f"{shown(host.encode())}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())
+    ]
     if info.unpublished:
         rows.append(("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index"))
     show_rows(Terminal(), rows)
@@ -102,7 +104,7 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
             if path.exists():
                 set_aside(path, "a new one was made")
             fresh.rename(path)
-            click.echo(
+            put(
                 f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
                 f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
             )
