@@ -17,8 +17,8 @@ import pytest
 import uvloop
 
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.formats.pack import Packed
 from sysbackup.formats.manifest import CharDevice, Directory, End, Entry, File, Link, Log, Snapshot
+from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
 from tests import daemons
 from tests.daemons import SOON
