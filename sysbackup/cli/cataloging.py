@@ -9,10 +9,10 @@ from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
 from sysbackup.cli.opening import open_store
-from sysbackup.cli.terminal import Terminal, put_json
+from sysbackup.cli.terminal import Terminal, put, put_json
 from sysbackup.config import Config
 from sysbackup.errors import UsageError
-from sysbackup.model import SystemClock
+from sysbackup.model import SystemClock, shown
 from sysbackup.pipeline.rebuilding import rebuild
 from sysbackup.pipeline.workplace import catalog_path
 from sysbackup.sources.sorting import spooling
@@ -47,7 +47,9 @@ def info_command(frame: Frame, as_json: bool) -> None:
     ]
     if info.locks:
         rows.append(("locks", f"the first ends {when(info.locks[0])}, the last {when(info.locks[1])}"))
-    rows += [("from", f"{host}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())]
+    rows += [
+        ("from", f"{shown(host.encode())}: {count(number, 'object')}") for host, number in sorted(info.hosts.items())
+    ]
     if info.unpublished:
         rows.append(("unpublished", f"{count(info.unpublished, 'object')}, in the next run's index"))
     show_rows(Terminal(), rows)
@@ -77,7 +79,7 @@ def rebuild_command(frame: Frame, from_objects: bool) -> None:
 async def _rebuild(config: Config, *, from_objects: bool) -> None:
     async with open_store(config) as store:
         info = await rebuild(config, store, store.bucket, SystemClock(), from_objects=from_objects)
-        click.echo(
+        put(
             f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
             f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
         )

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-from rich.console import Console
 
 from sysbackup.cli import printing
 from sysbackup.cli.findings import File, Findings, Line, print_plainly, show
 from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.config import Config, Metrics
 from sysbackup.errors import ConfigError
 from sysbackup.loading import Reading, cache_directory, read_config, state_directory
@@ -46,10 +46,10 @@ def command(frame: Frame, *, changed: bool, as_json: bool) -> int:
     if changed:
         findings = replace(findings, settings=[line for line in findings.settings if line.changed])
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+        put_json(msgspec.json.format(msgspec.json.encode(findings)))
         return ConfigError.exit_code if findings.mistakes else 0
     if sys.stdout.isatty():
-        show(Console(highlight=False), findings)
+        show(Terminal(highlight=False), findings)
     else:
         print_plainly(findings)
     if findings.mistakes:

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 
 import click
-from rich.console import Console
 
 from sysbackup import logs
 from sysbackup.cli import process
@@ -25,6 +24,7 @@ from sysbackup.cli.display import count, duration, size
 from sysbackup.cli.embedded import embedded_s3, environment_of_its_own
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import run
+from sysbackup.cli.terminal import Terminal
 from sysbackup.config import GIB
 from sysbackup.errors import UsageError
 from sysbackup.model import shown
@@ -58,7 +58,7 @@ def command(frame: Frame, path: str, keep: Path | None, everything: bool) -> int
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not every terminal's character set has a check mark
     begun = monotonic()
-    screen = Screen(Console(highlight=False))
+    screen = Screen(Terminal(highlight=False))
     subject = _subject(path)
     run(_demo(screen, subject, keep, everything=everything))
     screen.console.print()

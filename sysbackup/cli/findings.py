@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sysbackup.cli.terminal import put
 from sysbackup.settings import SECTIONS, SETTINGS
 
 _ALL_DEFAULTS = "no setting differs from its default"
@@ -62,20 +62,20 @@ def print_plainly(findings: Findings) -> None:
     """Plain lines, for files and pipes; those of the settings could stand in `conf`."""
     width = _width()
     for section, lines in _sections(findings):
-        click.echo(f"[{section}]")
+        put(f"[{section}]")
         for line in lines:
             default = f"; default: {line.unset}" if line.value is None else ""
             comment = f"{line.meaning}{default}; allowed: {line.allowed}"
-            click.echo("\n".join(_folded(comment, width)))
-            click.echo(f"{'# ' if line.default else ''}{line.name} = {line.value or ''}".rstrip())
-        click.echo()
+            put("\n".join(_folded(comment, width)))
+            put(f"{'# ' if line.default else ''}{line.name} = {line.value or ''}".rstrip())
+        put("")
     if not findings.settings and not findings.mistakes:
-        click.echo(f"# {_ALL_DEFAULTS}\n")
+        put(f"# {_ALL_DEFAULTS}\n")
     for called, files in findings.programs.items():
         for file in files:
-            click.echo(f"# {called}: {file.name}" + ("" if file.reason is None else f": {_fate(file)}"))
+            put(f"# {called}: {file.name}" + ("" if file.reason is None else f": {_fate(file)}"))
     for warning in findings.warnings:
-        click.echo(f"# warning: {warning}")
+        put(f"# warning: {warning}")
 
 
 def _sections(findings: Findings) -> Iterator[tuple[str, list[Line]]]:

@@ -28,7 +28,7 @@ from sysbackup.cli.printing import NobodyReads
 from sysbackup.cli.terminal import say
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.loading import config_directory
-from sysbackup.model import printable
+from sysbackup.model import printable, shown
 
 _COMMANDS = {
     "run": ("sysbackup.cli.running:command", "Make one backup now."),
@@ -161,7 +161,9 @@ def _invoke(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         told = StringIO()
         error.show(told)
-        click.echo(printable(told.getvalue()), err=True, nl=False)
+        # a word of the command line is in the message: no line of it is to pass for one of ours
+        message = shown(error.message.encode("utf-8", "surrogateescape"))
+        click.echo(printable(told.getvalue().replace(error.message, message)), err=True, nl=False)
         return error.exit_code
     except (NobodyReads, BrokenPipeError):
         return _be_quiet()

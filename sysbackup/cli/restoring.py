@@ -304,6 +304,7 @@ def _show(found: history.Run, report: Report, seconds: float) -> None:
             f"  {count(counts.in_the_way, 'thing')} in the way {_was(counts.in_the_way)} kept{named}."
             " --overwrite replaces files.",
             highlight=False,
+            soft_wrap=True,
         )
     if counts.kept:
         console.print(

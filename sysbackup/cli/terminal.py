@@ -23,7 +23,14 @@ _Said = TypeVar("_Said", bound=Struct)
 
 
 class Terminal(Console):
-    """rich's console, which styles what we say: nothing else on its way to the terminal is a control character."""
+    """
+    rich's console, which styles what we say: nothing else on its way to the terminal is a control character.
+
+    No `:name:` in what it prints becomes a picture: it may be a file's.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does it; everything that is printed comes through here."""

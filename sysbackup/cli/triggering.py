@@ -12,7 +12,7 @@ from sysbackup.cli import printing
 from sysbackup.cli.display import Progress, doing, one_line, show_summary
 from sysbackup.cli.frame import Frame, pass_frame
 from sysbackup.cli.looping import Stopped, run
-from sysbackup.cli.terminal import Terminal, put_json, say
+from sysbackup.cli.terminal import Terminal, put, put_json, say
 from sysbackup.errors import DaemonUnreachable, UsageError
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.report import Ended
@@ -51,7 +51,7 @@ def command(frame: Frame, *, wait: bool, as_json: bool) -> int:
     status = asking.rouse(status_path(places))
     _warn_of_conf(status)
     after = ", after the one that goes on" if status.current else ""
-    click.echo(f"The daemon (process {status.pid}) is asked for a run{after}. How it goes: sysbackup status")
+    put(f"The daemon (process {status.pid}) is asked for a run{after}. How it goes: sysbackup status")
     return 0
 
 

@@ -29,6 +29,11 @@ VANISHED = "file.vanished"
 # listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
 LINE_LIMIT = 32 << 20
 
+# Names and values of that listing's 64 KiB, with room for the other fields and for quotes in names. Each costs a
+# Python object, so that of a line of 32 MiB with nothing but these would come gigabytes.
+_STRINGS = 200_000
+_LARGE = 1 << 20
+
 # The last line: a dozen numbers.
 _END_LIMIT = 4 << 10
 
@@ -215,6 +220,8 @@ def encode(entry: Entry) -> bytes:
 
 def decode(line: bytes) -> Entry:
     """The entry of one line; its dates can be reckoned with. `FormatError` where it is none."""
+    if len(line) > _LARGE and line.count(b'"') > _STRINGS:
+        raise FormatError(f"a manifest holds a line of more names than an entry can have: {line[:_SAID]!r}")
     try:
         entry = _decoder.decode(line)
         if isinstance(entry, RunHeader | Snapshot | Log):
@@ -305,6 +312,8 @@ class ManifestReader:
         self._rest = bytearray()
         self._header: RunHeader | None = None
         self._end: End | None = None
+        self.taken = 0
+        """Bytes of the lines whose entries were handed out."""
 
     def feed(self, packed: bytes) -> Iterator[Entry]:
         """Yield the entries that `packed` completes, the header and the end among them."""
@@ -315,6 +324,7 @@ class ManifestReader:
                 lines = bytes(self._rest + piece).split(b"\n")
                 self._rest = bytearray(lines.pop())
                 for line in lines:
+                    self.taken += len(line)
                     yield self._checked(decode(line))
             if len(self._rest) > (LINE_LIMIT if self._header else _HEADER_LIMIT):
                 raise FormatError("a manifest holds a line longer than any entry can be")

@@ -5,6 +5,7 @@ Which of several manifests is believed, `recovery.judging` says.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -24,7 +25,11 @@ __all__ = ["LATEST", "Found", "Run", "batches", "check", "entries", "find", "fin
 
 LATEST = "latest"
 
+# Of what any run's name is made up; see `model`.
+_BEGINNING = re.compile(r"[0-9TZa-f-]*")
+
 _BATCH = 1000  # entries per trip to a worker thread
+_BATCH_BYTES = 1 << 20  # of their lines: what a manifest says is not to be held in memory, however little it packs into
 
 
 async def runs(store: ObjectStore, host: str | None = None) -> list[Run]:
@@ -59,6 +64,8 @@ async def find(store: ObjectStore, run: str, host: str | None = None, version: s
         known = await runs(store, host)
         found = _latest(_only_host(known)) if known else _refuse(run, host)
         return found if version is None else replace(found, run=found.run.but(version))
+    if not _BEGINNING.fullmatch(run):
+        _refuse(run, host)  # and no server is asked for a prefix of anything that can be typed
     prefix = keys.manifest_prefix(host)
     # all that share its working name are seen, too
     known = await _listed(store, prefix if host is None else prefix + (worked_under(run) or run))
@@ -106,7 +113,7 @@ async def batches(store: ObjectStore, run: Run, spool: Path | None = None) -> As
         async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
             async for chunk in chunks:
                 entries = reader.feed(chunk)
-                while batch := await asyncio.to_thread(_pull, entries):
+                while batch := await asyncio.to_thread(_pull, reader, entries):
                     for entry in batch:
                         if isinstance(entry, RunHeader):
                             check(entry, run)
@@ -173,8 +180,15 @@ def _refuse(run: str, host: str | None) -> NoReturn:
     raise RestoreError(f"the bucket holds {what} (see: sysbackup list)")
 
 
-def _pull(entries: Iterator[Entry]) -> list[Entry]:
-    return list(islice(entries, _BATCH))
+def _pull(reader: ManifestReader, entries: Iterator[Entry]) -> list[Entry]:
+    """The next entries: a thousand, or fewer where these are large."""
+    batch: list[Entry] = []
+    enough = reader.taken + _BATCH_BYTES
+    for entry in islice(entries, _BATCH):
+        batch.append(entry)
+        if reader.taken >= enough:
+            break
+    return batch
 
 
 def check(entry: RunHeader, run: Run) -> None:
