@@ -139,21 +139,32 @@ class Progress:
             return self._spinner if self._note else Text("")
         counts = self._look()
         passed = max(monotonic() - self._begun, 0.001)
-        cells: list[str | Text] = [
+        cells = [
             Text(count(counts.files, "file"), "bold"),
-            f"{size(counts.bytes_read)} read",
-            f"{size(counts.bytes_stored)} stored",
+            Text(f"{size(counts.bytes_read)} read"),
+            Text(f"{size(counts.bytes_stored)} stored"),
         ]
         if counts.files:
-            cells.append(wording.rate(counts, passed))
-        cells.append(duration(passed))
+            cells.append(Text(wording.rate(counts, passed)))
+        cells.append(Text(duration(passed)))
         if counts.problems:
             cells.append(Text(count(counts.problems, "problem"), "yellow"))
-        grid = Table.grid(padding=(0, 3))
-        grid.add_row(*cells)
         self._spinner.update(text=Text(f" {self._note}{wording.stage(counts)}", "cyan"))
         current = Text(counts.current, "dim", no_wrap=True, overflow="ellipsis")
-        return Group(self._spinner, grid, current)
+        return Group(self._spinner, *_filled(cells, self._console.width), current)
+
+
+def _filled(cells: Sequence[Text], width: int) -> list[Text]:
+    """Lines of them, none of which is broken as long as it is no wider than the terminal itself."""
+    lines = [Text()]
+    for cell in cells:
+        if lines[-1].plain:
+            if lines[-1].cell_len + cell.cell_len + 3 > width:
+                lines.append(Text())
+            else:
+                lines[-1].append("   ")
+        lines[-1].append_text(cell)
+    return lines
 
 
 def show_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:

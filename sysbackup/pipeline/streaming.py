@@ -160,6 +160,7 @@ class Streamer:
             await self._in_thread(lambda: self._spool.add(path, spooled(entry)))
             if not warnings and at is None and settled(file.before, begun):
                 await self._in_thread(lambda: self._catalog.remember([state_of(file.before, file.sha)]))
+            dealt_with(0)  # before: who looks on from another thread must not see it twice
             self._tally.files += 1
             self._tally.bytes_read += file.size
             self._tally.warned(path, warnings)

@@ -113,7 +113,7 @@ class Forecast:
             faded = exp(-passed / (_PACE + (now - self._begun) / 4))
             self._work = self._work * faded + max(0.0, work - self._seen)
             self._time = self._time * faded + passed
-            self._at, self._seen = now, work
+            self._at, self._seen = now, max(self._seen, work)  # a file that changed is read again: that is no news
 
     def _left(self, rest: float) -> float | None:
         if self._time < _SOON or not self._work or not rest:

@@ -190,6 +190,19 @@ def test_a_pause_does_not_make_it_jump() -> None:
     assert seen[559] < 2 * 500
 
 
+def test_what_is_read_again_is_no_news() -> None:
+    """A large file changed under our hands: what it had gained is taken back, and coming again it is no burst."""
+    steady, taken_back = Forecast(Held(ALL, 1000)), Forecast(Held(ALL, 1000))
+    for second in range(600):
+        done = Amounts(second, 10_000_000 * second, 10_000_000 * second)
+        expected = steady.look(done, second, gathered=False)
+        seen = taken_back.look(Amounts() if second == 300 else done, second, gathered=False)
+        if second == 300:
+            assert seen.percent == expected.percent
+        elif second > 300:
+            assert seen.seconds_left == pytest.approx(expected.seconds_left, rel=0.01)
+
+
 def test_when_nothing_moves_any_more_there_is_no_estimate() -> None:
     """Rather none than a hundred years."""
     forecast = Forecast(Held(ALL, 1000))
