@@ -220,9 +220,9 @@ class MemoryStore:
         return None
 
     async def _keep(self, key: str, version: str | None, asked: Lock, *, doubt: bool = False) -> Lock:
+        found = await self.lock_of(key, version)
         if version is None:
             raise LockNotKept(f"{key!r} has no version id.")
-        found = await self.lock_of(key, version)
         if found and found.covers(asked):
             return found
         if found and asked.mode is not found.mode and asked.mode is LockMode.COMPLIANCE:

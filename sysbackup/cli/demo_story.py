@@ -32,6 +32,7 @@ from sysbackup.pipeline.run import back_up
 from sysbackup.recovery import history, snapshots
 from sysbackup.recovery.report import Options
 from sysbackup.recovery.restoring import restore
+from sysbackup.service.messages import following
 from sysbackup.sources.programs import pipe_into
 from sysbackup.store.s3 import S3Store
 
@@ -112,7 +113,9 @@ class Story:
     async def _run(self, config: Config, store: S3Store) -> Summary:
         progress = Progress(self._screen.console)
         with progress.live("error") if self._screen.console.is_terminal else nullcontext():
-            return await back_up(config, store, BUCKET, SystemClock(), progress.watch)
+            return await back_up(
+                config, store, BUCKET, SystemClock(), lambda tally: progress.watch(following(tally, None))
+            )
 
     async def _read(self, store: S3Store, run: history.Run) -> _Manifest:
         found = _Manifest()

@@ -1,11 +1,10 @@
 """What a run looks like on a terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from time import monotonic
-from typing import Protocol
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -18,6 +17,7 @@ from rich.text import Text
 from sysbackup import logs
 from sysbackup.model import shown
 from sysbackup.pipeline.report import Summary
+from sysbackup.service import messages, wording
 
 
 def size(number: float) -> str:
@@ -63,15 +63,17 @@ def one_line(text: str) -> str:
     return "; ".join(shown(line.encode()) for line in text.splitlines())
 
 
-def doing(counts: "Counts", seconds: float) -> str:
-    """How far a run of so many seconds is: `reading, 1,200 files, 3.4 MiB read, 1.2 MiB stored, 8.4 s`."""
+def doing(counts: messages.Progress, seconds: float) -> str:
+    """How far a run of so many seconds is: `reading, 42 %, 1,200 files, 3.4 MiB read, 1.2 MiB stored, 8.4 s`."""
     parts = [
-        counts.stage,
+        wording.stage(counts),
         count(counts.files, "file"),
         f"{size(counts.bytes_read)} read",
         f"{size(counts.bytes_stored)} stored",
         duration(max(seconds, 0)),
     ]
+    if counts.percent is None and counts.files:
+        parts.append(wording.rate(counts, seconds))
     if counts.problems:
         parts.append(count(counts.problems, "problem"))
     return ", ".join(parts)
@@ -93,34 +95,12 @@ class _Above(StringIO):
         return len(text)
 
 
-class Counts(Protocol):
-    """How far a run is: its own counts as they grow, or what the daemon says of them."""
-
-    @property
-    def stage(self) -> str: ...
-
-    @property
-    def current(self) -> str: ...
-
-    @property
-    def files(self) -> int: ...
-
-    @property
-    def bytes_read(self) -> int: ...
-
-    @property
-    def bytes_stored(self) -> int: ...
-
-    @property
-    def problems(self) -> int: ...
-
-
 class Progress:
     """A few lines at the bottom of the terminal that follow a run's counts."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._counts: Counts | None = None
+        self._look: Callable[[], messages.Progress] | None = None
         self._note = ""
         self._begun = monotonic()
         self._spinner = Spinner("line" if console.options.ascii_only else "dots")
@@ -142,35 +122,49 @@ class Progress:
         finally:
             logs.configure(log_level)
 
-    def watch(self, counts: Counts, seconds: float = 0.0, note: str = "") -> None:
-        """Follow the counts of a run that has gone on for so long; `note` stands before its stage."""
-        self._counts = counts
+    def watch(self, look: Callable[[], messages.Progress], seconds: float = 0.0, note: str = "") -> None:
+        """Follow a run that has gone on for so long: `look` says how far it is, and `note` stands before that."""
+        self._look = look
         self._note = note
         self._begun = monotonic() - seconds
 
     def rest(self, note: str) -> None:
         """Follow nothing for the time being; `note` says why."""
-        self._counts = None
+        self._look = None
         self._note = note
 
     def _render(self) -> RenderableType:
-        counts = self._counts
-        if counts is None:
+        if self._look is None:
             self._spinner.update(text=Text(f" {self._note}", "cyan"))
             return self._spinner if self._note else Text("")
+        counts = self._look()
         passed = max(monotonic() - self._begun, 0.001)
-        grid = Table.grid(padding=(0, 3))
-        grid.add_row(
+        cells = [
             Text(count(counts.files, "file"), "bold"),
-            f"{size(counts.bytes_read)} read",
-            f"{size(counts.bytes_stored)} stored",
-            f"{size(counts.bytes_read / passed)}/s",
-            duration(passed),
-            Text(count(counts.problems, "problem"), "yellow") if counts.problems else "",
-        )
-        self._spinner.update(text=Text(f" {self._note}{counts.stage}", "cyan"))
+            Text(f"{size(counts.bytes_read)} read"),
+            Text(f"{size(counts.bytes_stored)} stored"),
+        ]
+        if counts.files:
+            cells.append(Text(wording.rate(counts, passed)))
+        cells.append(Text(duration(passed)))
+        if counts.problems:
+            cells.append(Text(count(counts.problems, "problem"), "yellow"))
+        self._spinner.update(text=Text(f" {self._note}{wording.stage(counts)}", "cyan"))
         current = Text(counts.current, "dim", no_wrap=True, overflow="ellipsis")
-        return Group(self._spinner, grid, current)
+        return Group(self._spinner, *_filled(cells, self._console.width), current)
+
+
+def _filled(cells: Sequence[Text], width: int) -> list[Text]:
+    """Lines of them, none of which is broken as long as it is no wider than the terminal itself."""
+    lines = [Text()]
+    for cell in cells:
+        if lines[-1].plain:
+            if lines[-1].cell_len + cell.cell_len + 3 > width:
+                lines.append(Text())
+            else:
+                lines[-1].append("   ")
+        lines[-1].append_text(cell)
+    return lines
 
 
 def show_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:

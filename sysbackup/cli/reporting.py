@@ -50,11 +50,11 @@ def command(frame: Frame, *, as_json: bool) -> int:
     --json prints: verdict (fresh, stale, failing), exit_code, reasons,
     warnings, time, daemon (waiting, running, stopping, dead, absent), pid,
     since, asked (one more run will follow), current (the run that goes on:
-    run, started, promise, progress), last, last_complete, last_stored, next,
-    next_by (schedule, timer), promises (last_until, backups, first_end,
-    last_end), refused, conf_changed (true where conf was not reloaded),
-    stale_after (seconds), runs. Each run has outcome, exit_code, host, run,
-    started, finished, reason, summary.
+    run, started, promise, progress with percent and seconds_left), last,
+    last_complete, last_stored, next, next_by (schedule, timer), promises
+    (last_until, backups, first_end, last_end), refused, conf_changed (true
+    where conf was not reloaded), stale_after (seconds), runs. Each run has
+    outcome, exit_code, host, run, started, finished, reason, summary.
     """
     printing.done_anyway()
     said = report(gather(frame))

@@ -70,6 +70,7 @@ class _Attempt:
         self._progress = progress
         self._clock = clock
         self._started: datetime = clock.now()
+        self._last = history.yardstick(config)
         self._tally: Tally | None = None
         self._telling: set[asyncio.Task[None]] = set()
         self._told_late = False
@@ -106,7 +107,7 @@ class _Attempt:
 
         def watch(tally: Tally) -> None:
             self._tally = tally
-            self._progress.watch(tally)
+            self._progress.watch(messages.following(tally, self._last))
             self._telling.add(asyncio.create_task(telling.began(messages.began(tally)), name="hooks"))
 
         try:

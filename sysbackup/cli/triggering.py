@@ -121,7 +121,8 @@ class _Live:
             passed = (self._clock.now() - answer.current.started).total_seconds()
             self._began = answer.ours
             note = "" if answer.ours else "another run goes on, ours comes after it: "
-            self._progress.watch(answer.current.progress, passed, note)
+            progress = answer.current.progress
+            self._progress.watch(lambda: progress, passed, note)
 
 
 class _Lines:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -20,9 +21,10 @@ from sysbackup.errors import expected
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.report import Ended, Tally, badly, well
 from sysbackup.pipeline.run import back_up
-from sysbackup.service import messages
+from sysbackup.service import history, messages
 from sysbackup.service.daemon import KILL_AFTER
-from sysbackup.service.messages import Message
+from sysbackup.service.messages import Message, Progress
+from sysbackup.service.outlook import Held
 from sysbackup.sources import adopting
 from sysbackup.sources.workers import HELD
 
@@ -46,7 +48,7 @@ def main() -> None:
     config = messages.read_config(order)
     with suppress(OSError):
         adopting.adopt()  # ends with us, or with the daemon: it comes after us
-    voice = _Voice()
+    voice = _Voice(history.yardstick(config))
     ended = _ended(config, voice, SystemClock())
     voice.say_over(ended)
     if voice.orphaned:
@@ -61,16 +63,19 @@ def _let_pass(*_: object) -> None:
 class _Voice:
     """Our word to the daemon, on a descriptor of its own: a stray print goes to the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: Held | None) -> None:
+        self._last = last
         self._fd = os.dup(1)
         os.dup2(2, 1)
         self._over = False
         self.tally: Tally | None = None
+        self.progress: Callable[[], Progress] | None = None
         self.orphaned = False
 
     def watch(self, tally: Tally) -> None:
         """Follow these counts."""
         self.tally = tally
+        self.progress = messages.following(tally, self._last)
         self.say(messages.began(tally))
 
     def say(self, message: Message) -> None:
@@ -157,21 +162,24 @@ def _leave_now() -> None:
 async def _tell(voice: _Voice) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(_EVERY)
-        if voice.tally is not None:
-            voice.say(messages.progress(voice.tally))
+        if voice.progress is not None:
+            voice.say(voice.progress())
         if turn % _REAP_EVERY == 0:
             await asyncio.to_thread(adopting.reap_adopted)
 
 
 def _describe(voice: _Voice) -> None:
     tally = voice.tally
-    if tally is None:
+    if tally is None or voice.progress is None:
         log.info("run.described", stage="starting: nothing is known of the bucket yet")
         return
+    progress = voice.progress()
     log.info(
         "run.described",
         run=tally.run,
         stage=tally.stage,
+        percent=progress.percent,
+        seconds_left=progress.seconds_left,
         current=tally.current,
         files=tally.files,
         bytes_read=tally.bytes_read,

@@ -91,6 +91,7 @@ class Examined:
     states: list[FileState] = field(default_factory=list)
     files: int = 0
     bytes_read: int = 0
+    bytes_unchanged: int = 0
     sockets: int = 0
 
     @property
@@ -288,6 +289,7 @@ class Examiner:
         describe_file(entry, status, status.st_size, sha, ())
         out.records.append((path, spooled(entry, unchanged=True)))
         out.files += 1
+        out.bytes_unchanged += status.st_size
 
     def _read(
         self, folders: Folders, path: bytes, status: os.stat_result, patience: Patience, out: Examined

@@ -118,6 +118,8 @@ class Gathering:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._store_files(sender, lambda paths: self._pick_all(pickers, paths)))
                 group.create_task(self._snapshot_all(sender, snapshotters, snapshots))
+            self._tally.gathered = self._tally.amounts()
+            self._tally.stage = "finishing"
             ended.set()
         return snapshots
 
@@ -233,6 +235,7 @@ class Gathering:
         tally = self._tally
         tally.files += found.files
         tally.bytes_read += found.bytes_read
+        tally.bytes_unchanged += found.bytes_unchanged
         tally.sockets += found.sockets
         for problem in found.problems:
             tally.problem(problem)
@@ -241,6 +244,7 @@ class Gathering:
         for path, warning in found.warned:
             tally.warned(path, [warning])
         for whole in found.whole:
+            tally.sending += 1
             await stage.freight.send(self._shipment(whole, hold.split(len(whole.body))))
         if found.small:
             await stage.packer.add(found.small, hold)
@@ -253,6 +257,7 @@ class Gathering:
 
         async def confirmed(stored: StoredObject) -> None:
             await asyncio.to_thread(self._catalog.confirm, stored, encoding, contents)
+            self._tally.sending -= 1
             self._tally.stored(stored, plain=contents[0].size)
 
         return Shipment(

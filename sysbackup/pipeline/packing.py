@@ -62,8 +62,10 @@ class Packer:
 
         async def confirmed(stored: StoredObject) -> None:
             await asyncio.to_thread(self._catalog.confirm, stored, "gzip", contents)
+            self._tally.sending -= 1
             self._tally.stored(stored, len(contents), plain=sum(content.size for content in contents))
 
+        self._tally.sending += 1
         await self._freight.send(
             Shipment(
                 keys.pack_key(pack.sha),

@@ -1,6 +1,7 @@
 """What a run has done so far, and its summary at the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,6 +20,21 @@ NOTES_AT_MOST = 10
 LOGGED_AT_MOST = 1000
 
 
+class Amounts(msgspec.Struct, frozen=True):
+    """
+    What a run has worked through: how far the next one is, is judged by that.
+
+    A file that two pickers name counts twice, unlike in the manifest, for it is
+    examined twice. `bytes` are those of all these files, `read` those of them
+    that had to be read, `snapshots` what snapshotters wrote.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    read: int = 0
+    snapshots: int = 0
+
+
 @dataclass(slots=True)
 class Tally:
     """
@@ -28,7 +44,9 @@ class Tally:
     memory. A note is of what was not there (any more) when it was to be read:
     nothing that exists is lacking, so the run is complete for all of them.
     `run` is the working name until the manifest is stored, then its full one;
-    `promise` None where nothing is promised (`lock_mode = none`).
+    `promise` None where nothing is promised (`lock_mode = none`). `gathered`: what was
+    examined in all, once that is done and every snapshot is taken; `sending`
+    objects have yet to be stored then. `rescan`: every file is read.
     """
 
     clock: Clock
@@ -41,13 +59,19 @@ class Tally:
     current: str = ""
     files: int = 0
     bytes_read: int = 0
+    bytes_unchanged: int = 0
+    bytes_under_way: int = 0
+    bytes_snapshots: int = 0
     bytes_fresh: int = 0
     renewed: int = 0
     repacked: int = 0
     contents: int = 0
     objects: int = 0
+    sending: int = 0
     bytes_stored: int = 0
     snapshots: int = 0
+    gathered: Amounts | None = None
+    rescan: bool = False
     sockets: int = 0
     problems: int = 0
     warnings: int = 0
@@ -96,6 +120,26 @@ class Tally:
         """Say what is being read."""
         self.current = shown(path)
 
+    @contextmanager
+    def under_way(self) -> Iterator[Callable[[int], None]]:
+        """A large file, of which so many bytes are dealt with, until it is counted as a whole or given up."""
+        counted = 0
+
+        def dealt_with(size: int) -> None:
+            nonlocal counted
+            self.bytes_under_way += size - counted
+            counted = size
+
+        try:
+            yield dealt_with
+        finally:
+            dealt_with(0)
+
+    def amounts(self) -> Amounts:
+        """What has been worked through so far."""
+        read = self.bytes_read + self.bytes_under_way
+        return Amounts(self.files, self.bytes_unchanged + read, read, self.bytes_snapshots)
+
     def stored(self, stored: StoredObject, contents: int = 1, *, plain: int) -> None:
         """Note an object that the store has confirmed, and the `plain` bytes of its contents."""
         if stored.fresh:
@@ -121,7 +165,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     in US dollars for the requests alone. `next_lock_end` is the first end of a lock
     that this machine knows of and that is still in force. `notes` counts the picked
     paths that were gone when they were to be read, or never there. `promise` is
-    None where nothing is locked (`lock_mode = none`).
+    None where nothing is locked (`lock_mode = none`). `examined` is what the next
+    run's progress is judged by; `rescan`: every file was read.
     """
 
     outcome: str
@@ -155,6 +200,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     next_lock_end: datetime | None
     notes: int = 0
     first_notes: list[dict[str, str]] = []
+    examined: Amounts | None = None
+    rescan: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,6 +118,7 @@ async def _run(
             stack.enter_context(logs.about(run=names.run))
             problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
             tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
+            tally.rescan = rescan
             watch(tally)
             _log_start(names, bucket)
             catalog = stack.enter_context(await _catalog(config))
@@ -292,6 +293,8 @@ def _summary(
         next_lock_end=tally.next_lock_end,
         notes=tally.notes,
         first_notes=_told(tally.first_notes),
+        examined=tally.gathered,
+        rescan=tally.rescan,
     )
     log.info(
         "run.finished",

@@ -103,8 +103,14 @@ class _Data:
     """
 
     def __init__(
-        self, spool: AsyncBufferedReader, program: Running, spooled: int, rest: AsyncIterator[bytes] | None
+        self,
+        spool: AsyncBufferedReader,
+        program: Running,
+        spooled: int,
+        rest: AsyncIterator[bytes] | None,
+        tally: Tally,
     ) -> None:
+        self._tally = tally
         self._spool = spool
         self._spooled = self._left = spooled
         self._program = program
@@ -127,6 +133,7 @@ class _Data:
         while self._left < size and (chunk := await anext(self._rest, b"")):
             await self._spool.write(chunk)
             self._left += len(chunk)
+            self._tally.bytes_snapshots += len(chunk)
         await self._spool.seek(0)
 
     async def take(self, size: int) -> Body:
@@ -216,8 +223,9 @@ class Snapshotting:
             async for chunk in chunks:
                 await file.write(chunk)
                 size += len(chunk)
+                self.tally.bytes_snapshots += len(chunk)
                 if size > self.spool_limit:
                     await file.seek(0)
-                    return _Data(file, snapshotter, size, chunks), None
+                    return _Data(file, snapshotter, size, chunks, self.tally), None
             await file.seek(0)
-        return _Data(file, snapshotter, size, None), size
+        return _Data(file, snapshotter, size, None, self.tally), size

@@ -61,15 +61,18 @@ async def finished(job: "asyncio.Future[T]", stop: threading.Event | None = None
 class _Twice:
     """The second reading as a stream's source: approved if it saw what the first one did."""
 
-    def __init__(self, file: LargeFile, pool: Executor) -> None:
+    def __init__(self, file: LargeFile, pool: Executor, dealt_with: Callable[[int], None]) -> None:
         self._file = file
         self._pool = pool
+        self._dealt_with = dealt_with
 
     async def ready(self, size: int) -> None:
         """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
+        body = await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
+        self._dealt_with((self._file.size + self._file.position) // 2)
+        return body
 
     async def approve(self) -> None:
         if not self._file.agrees:
@@ -136,9 +139,11 @@ class Streamer:
             await self._in_thread(lambda: file.open(place, patience))
             self._tally.reading(path)
             begun = time.time_ns()
+            # Each of the two readings counts for half.
+            dealt_with = stack.enter_context(self._tally.under_way())
             while await self._in_thread(lambda: file.hash_on(_SLICE)):
-                pass
-            stored = file.size == 0 or await self._store_once(file)
+                dealt_with(file.position // 2)
+            stored = file.size == 0 or await self._store_once(file, dealt_with)
             if not stored and not last:
                 return False
             at = None if stored else await self._store_moving(path, file)
@@ -155,12 +160,13 @@ class Streamer:
             await self._in_thread(lambda: self._spool.add(path, spooled(entry)))
             if not warnings and at is None and settled(file.before, begun):
                 await self._in_thread(lambda: self._catalog.remember([state_of(file.before, file.sha)]))
+            dealt_with(0)  # before: who looks on from another thread must not see it twice
             self._tally.files += 1
             self._tally.bytes_read += file.size
             self._tally.warned(path, warnings)
             return True
 
-    async def _store_once(self, file: LargeFile) -> bool:
+    async def _store_once(self, file: LargeFile, dealt_with: Callable[[int], None]) -> bool:
         """Store the content under its hash unless it is there; False where it changed under our hands."""
         while not self._catalog.claim([file.sha]):
             other = self._under_way.get(file.sha)
@@ -175,7 +181,7 @@ class Streamer:
             stored = await self._sender.send(
                 keys.content_key(file.sha),
                 self._naming.contents,
-                _Twice(file, self._pool),
+                _Twice(file, self._pool, dealt_with),
                 length=file.size,
                 metadata={keys.ENCODING: encoding} if encoding else {},
                 once=True,

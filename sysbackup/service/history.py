@@ -21,7 +21,8 @@ from sysbackup.config import Config
 from sysbackup.errors import BusyError, SpoolError
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.owning import leave_to_owner
-from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.report import Amounts, Ended
+from sysbackup.service.outlook import Held
 
 log = structlog.get_logger()
 
@@ -38,6 +39,8 @@ _REASON = 4096  # bytes of why a run failed
 _GAP = " … "
 
 _ENOUGH = 16  # runs among which there is a complete one, as a rule
+
+_CREDIBLE = 1 << 62  # files, bytes or seconds: what is more, or less than none, comes of damage
 
 _lines = msgspec.json.Decoder(Ended)
 
@@ -155,6 +158,28 @@ def recall_past(config: Config) -> tuple[Past, list[Ended]]:
         runs = recall(config)
         found = past(runs)
     return found, runs
+
+
+def yardstick(config: Config) -> Held | None:
+    """
+    What this host's last complete run held, or where there is none the last that stored a manifest.
+
+    None where nothing is known of one: a history that cannot be read costs an estimate, never a run.
+    """
+    try:
+        _, runs = recall_past(config)
+    except SpoolError as exc:
+        log.debug("history.unreadable", reason=str(exc))
+        return None
+    mine = [ended.summary for ended in runs if ended.summary is not None and ended.host == config.content.host]
+    last = next((summary for summary in mine if summary.outcome == "complete"), mine[0] if mine else None)
+    if last is None:
+        return None
+    # Before amounts were remembered: what the manifest held, a file that two pickers name but once.
+    held = last.examined or Amounts(last.files, last.bytes, last.read)
+    files, size, read, snapshots = (max(0, min(amount, _CREDIBLE)) for amount in msgspec.structs.astuple(held))
+    seconds = min(last.seconds, float(_CREDIBLE)) if last.seconds > 0 else 0.0
+    return Held(Amounts(files, size, min(read, size), snapshots), seconds, last.rescan)
 
 
 def _last(fd: int, most: int) -> Iterator[Ended]:

@@ -2,14 +2,17 @@
 
 import base64
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
 
 from sysbackup.config import Config
 from sysbackup.pipeline.report import Ended, Tally
+from sysbackup.service.outlook import Forecast, Held, Outlook
 
 CURRENT_AT_MOST = 300
 """Characters of a path in `Progress`: a message must fit into PIPE_BUF (pipe(7)), so that it is written whole."""
@@ -25,7 +28,11 @@ class Began(msgspec.Struct, frozen=True, tag="began"):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """What a run has done so far; sizes in bytes."""
+    """
+    What a run has done so far; sizes in bytes. `percent`, `seconds_left` and `beyond`: its `Outlook`.
+
+    `sending`: all is examined, and so many objects have yet to be stored.
+    """
 
     stage: str = "starting"
     current: str = ""
@@ -34,6 +41,10 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     bytes_stored: int = 0
     renewed: int = 0
     problems: int = 0
+    percent: int | None = None
+    seconds_left: float | None = None
+    beyond: bool = False
+    sending: int = 0
 
 
 class Over(msgspec.Struct, frozen=True, tag="over"):
@@ -63,7 +74,7 @@ def began(tally: Tally) -> Began:
     return Began(tally.host, tally.run, tally.started, tally.promise)
 
 
-def progress(tally: Tally) -> Progress:
+def progress(tally: Tally, outlook: Outlook) -> Progress:
     """How far a run is."""
     return Progress(
         tally.stage,
@@ -73,7 +84,17 @@ def progress(tally: Tally) -> Progress:
         tally.bytes_stored,
         tally.renewed,
         tally.problems,
+        outlook.percent,
+        None if outlook.seconds_left is None else round(outlook.seconds_left, 1),
+        outlook.beyond,
+        tally.sending if tally.gathered else 0,
     )
+
+
+def following(tally: Tally, last: Held | None) -> Callable[[], Progress]:
+    """What says, at any time, how far the run is whose counts these are, judged by what the last one held."""
+    forecast = Forecast(last, rescan=tally.rescan)
+    return lambda: progress(tally, forecast.look(tally.amounts(), monotonic(), gathered=tally.gathered is not None))
 
 
 def write_config(config: Config) -> bytes:

@@ -71,7 +71,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     has a sentence for each thing that keeps it from being fresh, `warnings` for
     what else somebody should know. `daemon` is `waiting`, `running`,
     `stopping`, `dead` (it left its status behind) or `absent`, `pid` and
-    `since` its process and start. `current` is the run that goes on, `asked`
+    `since` its process and start. `current` is the run that goes on (how far it
+    is: its `progress`, see `messages.Progress`), `asked`
     whether one more will follow it. `last` is this machine's last run,
     `last_complete` the last without any problem, `last_stored` the last with a
     manifest; `runs` are the last few, the latest first, each

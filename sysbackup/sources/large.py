@@ -87,6 +87,11 @@ class LargeFile:
         return out
 
     @property
+    def position(self) -> int:
+        """How many bytes the reading that goes on has seen."""
+        return self._at
+
+    @property
     def agrees(self) -> bool:
         """After the last `take`: whether both readings saw the same bytes."""
         return self._hash.digest() == self.sha

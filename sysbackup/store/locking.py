@@ -110,12 +110,12 @@ class Locks:
         may write. That is so of S3's version "null" as well, which the next one
         without an id replaces.
         """
+        found = await self.of(key, version)
         if version is None:
             raise LockNotKept(
                 f"{key!r} in {self._wire.place} has no version id: nothing can be promised of it. Is versioning"
                 " enabled on the bucket?"
             )
-        found = await self.of(key, version)
         if found is not None and found.covers(asked):
             return found, False
         wanted = _longer(found, asked)

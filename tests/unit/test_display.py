@@ -8,6 +8,7 @@ import structlog
 from rich.console import Console
 
 from sysbackup.cli.display import Progress, show_rows, show_summary
+from sysbackup.service import messages
 from tests.unit.test_hooks import summary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -50,6 +51,20 @@ def test_markup_in_a_value_is_text() -> None:
     console, out = printed(80, terminal=False)
     show_rows(console, [("from", "[bold]x[/] [red]")])
     assert out.getvalue() == "from  [bold]x[/] [red]\n"
+
+
+@pytest.mark.parametrize("width", [20, 44, 80, 120])
+def test_no_count_is_broken_on_a_narrow_terminal(width: int) -> None:
+    """How far a run is, its counts and its rate stand beneath each other where they do not fit beside each other."""
+    console, out = printed(width, terminal=True)
+    progress = Progress(console)
+    now = messages.Progress("backing up", "/srv/a", 12_345_678, 123 << 30, 12 << 30, 0, 1234, 42, 140.0)
+    with progress.live("info"):
+        progress.watch(lambda: now, 3723.0)
+    lines = [ESCAPE.sub("", line) for line in out.getvalue().splitlines()]
+    for cell in ("12,345,678 files", "123.0 GiB read", "12.0 GiB stored", "/s", "1 h 2 min", "1,234 problems"):
+        assert any(cell in line for line in lines), cell
+    assert "backing up, 42 %, about 3 min left" in " ".join(" ".join(lines).split())
 
 
 def test_a_logged_path_above_the_progress_is_in_one_piece() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.config import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Ended, badly, well
+from sysbackup.pipeline.report import Amounts, Ended, Summary, badly, well
 from sysbackup.service import history
+from sysbackup.service.outlook import Forecast, Held
 from tests import backups
 from tests.clock import START
 from tests.unit.test_hooks import summary
@@ -240,3 +242,81 @@ def test_a_reason_that_is_no_text_is_remembered(tmp_path: Path) -> None:
     ended = badly("failed", 1, reason, host="alpha", run=None, started=START, finished=START)
     history.remember(config, ended)
     assert [found.reason for found in history.recall(config)] == ["cannot read /etc/b\\udcfcckup"]
+
+
+# ---- what a run is judged by
+
+
+HELD = Amounts(5, 3000, 2000, 700)
+
+
+def remembered(config: Config, *summaries: Summary) -> None:
+    for said in summaries:
+        history.remember(config, well(said))
+
+
+def alpha(base: Path) -> Config:
+    return backups.configured(base, {"host": "alpha"})
+
+
+def test_the_last_complete_run_of_this_host_is_the_yardstick(tmp_path: Path) -> None:
+    """Not another host's, nor one that lacks something, nor an attempt; how it was run is known, too."""
+    config = alpha(tmp_path)
+    assert history.yardstick(config) is None
+    remembered(config, summary(examined=Amounts(1)), summary(examined=HELD, rescan=True))
+    remembered(config, summary("incomplete", examined=Amounts(2)), summary(host="beta", examined=Amounts(3)))
+    history.remember(config, ended(1))
+    assert history.yardstick(config) == Held(HELD, 90.0, rescan=True)
+    for number in range(100):
+        history.remember(config, ended(number))
+    assert history.yardstick(config) == Held(HELD, 90.0, rescan=True)
+
+
+def test_where_none_was_complete_it_is_the_last_that_stored_a_manifest(tmp_path: Path) -> None:
+    """A file that can never be read would keep every run from telling how far it is."""
+    config = alpha(tmp_path)
+    remembered(config, summary("incomplete", examined=Amounts(1)), summary("incomplete", examined=HELD))
+    assert history.yardstick(config) == Held(HELD, 90.0)
+    remembered(config, summary(host="beta"))
+    history.remember(config, ended(1))
+    assert history.yardstick(config) == Held(HELD, 90.0)
+
+
+def test_lines_of_before_are_a_yardstick(tmp_path: Path) -> None:
+    """They do not say what was examined: what the manifest held is near it."""
+    config = alpha(tmp_path)
+    remembered(config, summary())
+    path = history.history_path(config)
+    line = json.loads(path.read_bytes())
+    del line["summary"]["examined"], line["summary"]["rescan"]
+    path.write_text(json.dumps(line) + "\n")
+    assert history.yardstick(config) == Held(Amounts(3, 3000, 2000), 90.0)
+
+
+@pytest.mark.parametrize("number", [-1, -(10**30), 10**30, 0, 2**62])
+def test_no_number_in_a_line_does_harm(tmp_path: Path, number: int) -> None:
+    """A line may have been changed by hand or a bad disk and still be one."""
+    config = alpha(tmp_path)
+    remembered(config, summary(examined=HELD))
+    path = history.history_path(config)
+    line = json.loads(path.read_bytes())
+    line["summary"] |= {"files": number, "bytes": number, "read": number, "seconds": number}
+    line["summary"]["examined"] = {"files": number, "bytes": number, "read": number, "snapshots": number}
+    path.write_text(json.dumps(line) + "\n")
+    forecast = Forecast(history.yardstick(config))
+    for second in range(20):
+        outlook = forecast.look(Amounts(second, second, second, second), second, gathered=second > 15)
+        assert outlook.percent is None or 0 <= outlook.percent <= 99
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"\0" * 5000, b'{"outcome": "complete"', b"[" * 100_000, b"\xff" * 100])
+def test_a_history_that_cannot_be_read_is_no_yardstick(tmp_path: Path, rubbish: bytes) -> None:
+    """Damaged, or not even a file: no error."""
+    config = alpha(tmp_path)
+    config.state.mkdir(parents=True)
+    path = history.history_path(config)
+    path.write_bytes(rubbish)
+    assert history.yardstick(config) is None
+    path.unlink()
+    path.mkdir()
+    assert history.yardstick(config) is None

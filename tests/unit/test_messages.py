@@ -12,6 +12,7 @@ from sysbackup.model import LockMode, SystemClock
 from sysbackup.pipeline.report import Ended, Tally
 from sysbackup.service import messages
 from sysbackup.service.messages import Began, Message, Over, Progress
+from sysbackup.service.outlook import Outlook
 from sysbackup.sources.sorting import Sorter
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -54,7 +55,12 @@ ENDED = Ended(
 
 @pytest.mark.parametrize(
     "message",
-    [Began("alpha", "20261123T120000Z-0000", NOON, NOON), Progress("backing up", "/a\n☃", 1, 2, 3, 4, 5), Over(ENDED)],
+    [
+        Began("alpha", "20261123T120000Z-0000", NOON, NOON),
+        Progress("backing up", "/a\n☃", 1, 2, 3, 4, 5),
+        Progress("backing up", "/a", 1, 2, 3, 4, 5, 99, 86.5, beyond=True, sending=6),
+        Over(ENDED),
+    ],
 )
 def test_a_message_is_one_line_and_arrives_as_it_was(message: Message) -> None:
     """Newlines in it are none of the line's."""
@@ -77,5 +83,6 @@ def test_progress_fits_into_a_pipe_at_once(tmp_path: Path, path: str) -> None:
         tally = Tally(SystemClock(), spool, "alpha", "20261123T120000Z-0000", NOON, NOON)
         tally.files = tally.bytes_read = tally.bytes_stored = tally.renewed = tally.problems = 2**63
         tally.reading(path.encode())
-        line = messages.write(messages.progress(tally))
+        tally.gathered, tally.sending = tally.amounts(), 2**63
+        line = messages.write(messages.progress(tally, Outlook(99, 8_640_000.123, beyond=True)))
     assert len(line) <= select.PIPE_BUF
