@@ -109,7 +109,7 @@ class Attacker:
         there = self._one("packs/", "content/")
         if there is None or dice.random() < 0.1:
             there = Kept(keys.pack_key(dice.randbytes(32)), dice.randbytes(16).hex(), bytes(900), "", self._now())
-        version = dice.choice([there.version, there.version, dice.randbytes(16).hex(), "v" * 1024, "null"])
+        version = dice.choice([there.version, there.version, "", dice.randbytes(16).hex(), "v" * 1024, "null"])
         until = dice.choice([self._now(), self._now() + timedelta(days=30), self._now() + timedelta(days=300)])
         size = dice.choice([len(there.body), len(there.body), 1, 10**12])
         stored = StoredObject(there.key, version, size, Lock(LockMode.GOVERNANCE, until))
@@ -191,6 +191,31 @@ class Attacker:
             text += index.line(stored, self.dice.choice([None, "gzip"]), [Packed(sha, 0, 0, len(content))])
         self._add(self._index_name(), gzip.compress(text, 1))
 
+    def _plant_truth(self) -> None:
+        """What hosts may store, as it is but in forms of the attacker's choice, told of in an index, open to change."""
+        dice = self.dice
+        content = dice.choice(self._public)
+        sha, half = hashlib.sha256(content).digest(), len(content) // 2
+        header = b"\x1f\x8b\x08\x08\0\0\0\0\0\xff" + b"n" * 9000 + b"\0"
+        body = dice.choice(
+            [
+                content,
+                gzipping.compress(content),
+                gzipping.compress(content[:half]) + gzipping.compress(content[half:]),
+                header + gzipping.compress(content)[10:],
+                gzipping.compress(content) + bytes(8),
+            ]
+        )
+        packed = body is not content and dice.random() < 0.5
+        key = keys.pack_key(hashlib.sha256(body).digest()) if packed else keys.content_key(sha)
+        kept = self._add(key, body, {} if body is content else {keys.ENCODING: "gzip"})
+        until = dice.choice([self._now() - timedelta(days=300), self._now() + timedelta(days=300)])
+        version = dice.choice([kept.version, ""])
+        stored = StoredObject(key, version, len(body), Lock(LockMode.GOVERNANCE, until))
+        said = Packed(sha, 0, len(body) if packed else 0, dice.choice([len(content), -1]))
+        line = index.line(stored, None if body is content else "gzip", [said])
+        self._add(self._index_name(), gzip.compress(index.header(dice.choice(HOSTS), "x") + line, 1))
+
     def _replay_index(self) -> None:
         """An honest index under another name, whole or some of its lines changed, cut, twice or in another order."""
         if (kept := self._one("index/")) is None:
@@ -260,6 +285,7 @@ MOVES: dict[str, Callable[[Attacker], None]] = {
     "plant a pack": Attacker._plant_pack,
     "plant an index": Attacker._plant_index,
     "claim everything": Attacker._claim_everything,
+    "plant the truth": Attacker._plant_truth,
     "replay an index": Attacker._replay_index,
     "plant a manifest": Attacker._plant_manifest,
     "abort": Attacker._abort,

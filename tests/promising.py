@@ -353,7 +353,13 @@ def decoded(kept: Kept, at: Location) -> str:
         body = kept.body
         if at.offset is not None and at.length is not None:
             body = body[at.offset : at.offset + at.length]
-        _decoded[known] = hashlib.sha256(zlib.decompress(body, 31) if at.encoding else body).hexdigest()
+        if at.encoding:
+            unpacker = zlib.decompressobj(31)
+            body = unpacker.decompress(body)
+            # as a restore has it: one whole member
+            assert unpacker.eof
+            assert not unpacker.unused_data
+        _decoded[known] = hashlib.sha256(body).hexdigest()
     return _decoded[known]
 
 

@@ -41,6 +41,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The census stands elsewhere, as in a large bucket, or one that somebody has filled with junk."""
     monkeypatch.setattr(census, "PAGES", 0)
+    monkeypatch.setattr(census, "_HOSTS", 0)
 
 
 @pytest.fixture
