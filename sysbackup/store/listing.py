@@ -121,9 +121,20 @@ async def make_sure(wire: Wire, key: str, version: str | None, size: int, etag: 
 
 
 async def newest(wire: Wire, key: str, size: int, etag: str) -> str | None:
-    """The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none."""
-    async for found in equals(wire, key, size, etag):
-        return found.version
+    """
+    The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none.
+
+    None on a store that has no versions (which may tell the ETag of what it joined in its own way).
+    """
+    unnamed = False
+    async for found in versions(wire, key):
+        if found.key != key:
+            break
+        if not found.marker and found.size == size and found.etag == etag:
+            return found.version
+        unnamed = unnamed or found.version is None
+    if unnamed:
+        return None
     raise unlisted(wire, key, None, size, etag)
 
 

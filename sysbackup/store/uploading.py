@@ -98,7 +98,7 @@ async def locked_version(wire: Wire, locks: Locks, told: StoredObject, etag: str
     if version is None:
         raise BucketUnusable(
             f"The {wire.place} took {told.key!r}, but keeps no versions, and so no locks: it has no Object Lock. "
-            "Enable that on the bucket, or choose a store that has it, or set [content] lock_mode = none and do without."
+            "Enable that on the bucket, choose a store that has it, or set [content] lock_mode = none and do without."
         )
     try:
         return replace(told, version=version, lock=(await locks.keep(told.key, version, told.lock, doubt=True))[0])
