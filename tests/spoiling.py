@@ -38,6 +38,7 @@ class Fault(Enum):
     OTHER_ETAG = "done by the server, but its answer tells the ETag of something else"
     NO_ETAG = "done by the server, but its answer tells no ETag"
     OTHER_CHECKSUM = "done by the server, but its answer tells the checksum of something else"
+    DISORDERED = "done by the server, but its answer lists everything backwards"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,14 @@ def _of_something_else(answer: Answer) -> Answer:
     return replace(answer, head=answer.head + b"x-amz-checksum-sha256: %s\r\n" % checksum)
 
 
+_LISTED = re.compile(rb"<(Contents|Version)>.*?</\1>", re.DOTALL)
+
+
+def _backwards(answer: Answer) -> Answer:
+    entries = [found[0] for found in _LISTED.finditer(answer.body)]
+    return answer.with_body(_LISTED.sub(lambda _: entries.pop(), answer.body))
+
+
 SPOILED: Mapping[Fault, Callable[[Answer], Answer]] = {
     Fault.TRUNCATED: _halved,
     Fault.GARBLED: _garbled,
@@ -144,6 +153,7 @@ SPOILED: Mapping[Fault, Callable[[Answer], Answer]] = {
     Fault.OTHER_ETAG: _told("etag", "ETag", lambda _: b'"%s"' % hashlib.md5(b"something else").hexdigest().encode()),
     Fault.NO_ETAG: _told("etag", "ETag", lambda _: None),
     Fault.OTHER_CHECKSUM: _of_something_else,
+    Fault.DISORDERED: _backwards,
 }
 """What happens to the server's own answer."""
 

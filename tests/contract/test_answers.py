@@ -116,6 +116,24 @@ def test_a_spoiled_answer_is_not_believed(spot: Spot, which: str, operation: str
             assert "endpoint_url" in str(error)
 
 
+def test_a_listing_out_of_order_is_named(spot: Spot) -> None:
+    """Some servers list folder by folder: what is not listed as S3 does cannot be gone through from where one was."""
+
+    async def body() -> None:
+        base = f"{next(spot.numbers):06}/"
+        for key in "ab":
+            await spot.honest.put(f"{base}{key}", b"x", lock())
+        async with spot.spoiled() as store:
+            spot.proxy.fail(_LINES["ListObjectsV2"], Fault.DISORDERED, *range(1, 1000))
+            with pytest.raises(StoreError, match=f"'{base}a' listed after '{base}b'; S3 lists keys by their bytes"):
+                await all_of(store.list(base))
+
+    try:
+        spot.run(body())
+    finally:
+        spot.proxy.forgive()
+
+
 def fit_for_people(error: StoreError) -> None:
     """It says something, names no Python, and does not take an honest object for gone."""
     assert not isinstance(error, ObjectGone), error
