@@ -20,6 +20,9 @@ from tests.contract.asking import all_of, content, lock
 from tests.proxy import Fault, Proxy, proxying
 from tests.servers import OnServer, Server
 
+# many, and in one file, which one worker runs
+pytestmark = pytest.mark.lengthy
+
 _SPOILED = [fault for fault in Fault if fault not in (Fault.DENIED, Fault.STALLED)]
 
 # none of S3's own, whatever was asked

@@ -22,6 +22,8 @@ from tests import backups, comparing
 from tests.proxy import Fault, Proxy, proxying
 from tests.servers import OnServer, Server
 
+pytestmark = pytest.mark.lengthy
+
 _FAULTS = [fault for fault in Fault if fault is not Fault.STALLED]
 
 _ENDED = (0, 3)  # complete, or with problems: a manifest is there
