@@ -113,7 +113,9 @@ def test_a_spoiled_answer_is_not_believed(spot: Spot, which: str, operation: str
         spot.proxy.forgive()
     for error in said:
         fit_for_people(error)
-        if which == "every" and fault in _PAGES and operation != "HeadObject":
+        # a lock that an empty 200 confirmed is read back: what is said then is that it is not kept
+        unlocked = (operation, fault) == ("PutObjectRetention", Fault.EMPTY)
+        if which == "every" and fault in _PAGES and operation != "HeadObject" and not unlocked:
             # not an outage, for which one waits: a hint on what to look at
             assert "something that is not S3's" in str(error)
             assert "endpoint_url" in str(error)
