@@ -113,7 +113,6 @@ class MemoryStore:
     def __init__(self, bucket: MemoryBucket | None = None) -> None:
         self.bucket = bucket or MemoryBucket()
         self._requests = Requests()
-        self._confirmed = False
         self._set_confirmed = False
 
     @property
@@ -142,9 +141,8 @@ class MemoryStore:
             self.requests.add("PutObject")
         kept = self.bucket.add(key, body, lock=lock, metadata=metadata)
         self.requests.sent += len(body)
-        if not self._confirmed and lock.mode is not LockMode.NONE:
+        if lock.mode is not LockMode.NONE:
             lock = await self._keep(key, kept.version, lock, doubt=True)
-            self._confirmed = True
         return StoredObject(key, kept.version, len(body), lock)
 
     @asynccontextmanager

@@ -7,50 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from urllib.parse import urlsplit
 
-_SLOW_DOWN = (
-    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
-_DENIED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not authorized</Message></Error></ErrorResponse>"
-_ERROR_200 = (
-    b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>"
-)
+from tests.spoiling import INSTEAD, SPOILED, Answer, Fault, parsed
 
-_HTML = b"<!DOCTYPE html><html><body>Please sign in<br></body></html>"
+__all__ = ["Fault", "Proxy", "proxying"]
 
-
-class Fault(Enum):
-    """What happens to a request."""
-
-    DENIED = "answered with 403 before the server sees it"
-    BUSY = "answered with 503 before the server sees it"
-    ERROR_200 = "answered with status 200 and an error in the body, before the server sees it"
-    EMPTY = "answered with an empty 200, before the server sees it"
-    HTML = "answered with 200 and a page, before the server sees it"
-    XHTML = "answered with 200 and a page that parses as XML, before the server sees it"
-    JSON = "answered with 200 and JSON, before the server sees it"
-    DENIED_HTML = "answered with 403 and a page, before the server sees it"
-    BROKEN_HTML = "answered with 500 and a page, before the server sees it"
-    GONE_HTML = "answered with 404 and a page, before the server sees it"
-    LOST = "done by the server, but its answer gets lost"
-    CUT = "answered, but the connection breaks in the middle of the body"
-    STALLED = "taken, but neither passed on nor answered"
-
-
-_ANSWERS = {
-    Fault.DENIED: ("403 Forbidden", _DENIED),
-    Fault.BUSY: ("503 Slow Down", _SLOW_DOWN),
-    Fault.ERROR_200: ("200 OK", _ERROR_200),
-    Fault.EMPTY: ("200 OK", b""),
-    Fault.HTML: ("200 OK", _HTML),
-    Fault.XHTML: ("200 OK", b"<html xmlns='http://www.w3.org/1999/xhtml'><body>Welcome</body></html>"),
-    Fault.JSON: ("200 OK", b'{"status": "ok"}'),
-    Fault.DENIED_HTML: ("403 Forbidden", _HTML),
-    Fault.BROKEN_HTML: ("500 Internal Server Error", _HTML),
-    Fault.GONE_HTML: ("404 Not Found", _HTML),
-}
+_REMEMBERED = 1 << 16  # answers above this size are not given a second time
 
 
 @dataclass(slots=True)
@@ -63,18 +26,28 @@ class _Plan:
 
 @dataclass(slots=True)
 class Proxy:
-    """`url` is where to go; `heads` the request line and headers of each request that came; `bodies` short ones."""
+    """
+    `url` is where to go; `heads` the request line and headers of each request that came; `bodies` short ones.
+
+    `earlier` is the last answer that was passed on as it was.
+    """
 
     url: str
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
+    earlier: Answer | None = None
     _plans: list[_Plan] = field(default_factory=list)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, pattern: str, fault: Fault, *numbers: int) -> None:
         """Do `fault` to requests whose request line matches, the so-many-th of them (from 1; default: the first)."""
         self._plans.append(_Plan(re.compile(pattern), fault, frozenset(numbers or (1,))))
+
+    def forgive(self) -> None:
+        """Pass everything on as it is again."""
+        with self._turn:
+            self._plans.clear()
 
     def count(self, pattern: str) -> int:
         """How many requests came whose request line matches."""
@@ -151,17 +124,36 @@ def _answer(
     body = _body(client, head, begun)
     if len(body) < 4096:
         proxy.bodies.append(body)
-    if fault in _ANSWERS:
-        client.sendall(_response(*_ANSWERS[fault]))
+    if fault is Fault.SHUT:
+        return
+    if fault is not None and fault in INSTEAD:
+        client.sendall(bytes(INSTEAD[fault]))
         return
     with socket.create_connection(target, timeout=60) as server:
         line, _, headers = head.partition("\r\n")
         headers = re.sub(r"(?im)^connection:.*\r\n", "", headers)
         server.sendall(f"{line}\r\nConnection: close\r\n{headers}".encode("latin-1") + body)
-        _pass_on(server, client, fault)
+        if fault is None or fault is Fault.CUT:
+            _pass_on(server, client, proxy, fault)
+        else:
+            _spoil(server, client, proxy, fault)
 
 
-def _pass_on(server: socket.socket, client: socket.socket, fault: Fault | None) -> None:
+def _spoil(server: socket.socket, client: socket.socket, proxy: Proxy, fault: Fault) -> None:
+    """Take the server's whole answer, and pass on what the fault leaves of it."""
+    raw = b"".join(iter(lambda: server.recv(65536), b""))
+    if fault is Fault.LOST:
+        return
+    answer = parsed(raw)
+    if fault is Fault.BEHEADED:
+        client.sendall(answer.head[: len(answer.head) // 2])
+    elif fault is Fault.EARLIER:
+        client.sendall(bytes(proxy.earlier or answer))
+    else:
+        client.sendall(bytes(SPOILED[fault](answer)))
+
+
+def _pass_on(server: socket.socket, client: socket.socket, proxy: Proxy, fault: Fault | None) -> None:
     receive: Callable[[int], bytes] = server.recv
     answer = b""
     while b"\r\n\r\n" not in answer and (data := receive(65536)):
@@ -169,15 +161,15 @@ def _pass_on(server: socket.socket, client: socket.socket, fault: Fault | None) 
     head, _, start = answer.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
     left = None if length is None else int(length[1]) // (2 if fault is Fault.CUT else 1)
-    if fault is Fault.LOST:
-        while receive(65536):
-            pass
-        return
+    kept = [answer]
     client.sendall(head + b"\r\n\r\n" + start[:left])
     left = None if left is None else left - len(start)
     while (left is None or left > 0) and (data := receive(65536)):
         client.sendall(data[:left])
         left = None if left is None else left - len(data)
+        kept.append(data if sum(map(len, kept)) < _REMEMBERED else b"")
+    if fault is None and sum(map(len, kept)) < _REMEMBERED:
+        proxy.earlier = parsed(b"".join(kept))
 
 
 def _head(client: socket.socket) -> tuple[str, bytes]:
@@ -201,8 +193,3 @@ def _body(client: socket.socket, head: str, begun: bytes) -> bytes:
         chunks.append(more)
         got += len(more)
     return b"".join(chunks)
-
-
-def _response(status: str, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + body

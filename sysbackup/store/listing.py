@@ -36,6 +36,7 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
     async def send() -> tuple[list[Version], str | None]:
         page = await wire.client.list_objects_v2(**params)
         answers.of_bucket(wire.bucket, page.get("Name"))
+        answers.echoes("prefix", prefix, page.get("Prefix"))
         found = [_version(entry, prefix, current=True) for entry in page.get("Contents", [])]
         _in_turn([last, *(version.key for version in found)])
         token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
@@ -66,6 +67,8 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
     async def send() -> tuple[list[Version], tuple[str, str] | None]:
         page = await wire.client.list_object_versions(**params)
         answers.of_bucket(wire.bucket, page.get("Name"))
+        answers.echoes("prefix", prefix, page.get("Prefix"))
+        answers.echoes("key to begin after", params.get("KeyMarker", ""), page.get("KeyMarker"))
         found = _in_order(page, prefix)
         _in_turn([last, *(version.key for version in found)])
         if not page.get("IsTruncated"):
@@ -115,19 +118,31 @@ async def make_sure(wire: Wire, key: str, version: str | None, size: int, etag: 
     async for found in equals(wire, key, size, etag):
         if found.version == version:
             return
-    raise _unlisted(wire, key, version, size, etag)
+    raise unlisted(wire, key, version, size, etag)
 
 
 async def newest(wire: Wire, key: str, size: int, etag: str) -> str | None:
-    """The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none."""
-    async for found in equals(wire, key, size, etag):
-        return found.version
-    raise _unlisted(wire, key, None, size, etag)
+    """
+    The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none.
+
+    None on a store that has no versions (which may tell the ETag of what it joined in its own way).
+    """
+    unnamed = False
+    async for found in versions(wire, key):
+        if found.key != key:
+            break
+        if not found.marker and found.size == size and found.etag == etag:
+            return found.version
+        unnamed = unnamed or found.version is None
+    if unnamed:
+        return None
+    raise unlisted(wire, key, None, size, etag)
 
 
-def _unlisted(wire: Wire, key: str, version: str | None, size: int, etag: str) -> StoreError:
+def unlisted(wire: Wire, key: str, version: str | None, size: int, etag: str) -> StoreError:
+    """The error for what the store confirmed, but does not seem to have."""
     return StoreError(
-        f"{wire.place} confirmed {key!r} (version {version or 'not named'}), but does not list it with {size} bytes "
+        f"{wire.place} confirmed {key!r} (version {version or 'not named'}), but does not have it with {size} bytes "
         f"and ETag {etag!r}: it is not relied on. Check the store, and whether a proxy stands between."
     )
 
@@ -158,5 +173,6 @@ def _version(found: Mapping[str, Any], prefix: str, *, current: bool = False, ma
 
 def _in_turn(keys: Sequence[str]) -> None:
     """`NoAnswer` where keys do not come in order (of their bytes in UTF-8, as S3 has it)."""
-    if any(later.encode() < earlier.encode() for earlier, later in pairwise(keys)):
-        raise NoAnswer("a listing out of order")
+    for earlier, later in pairwise(keys):
+        if later.encode() < earlier.encode():
+            raise NoAnswer(f"{later[:100]!r} listed after {earlier[:100]!r}; S3 lists keys by their bytes")

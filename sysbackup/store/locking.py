@@ -92,6 +92,8 @@ class Locks:
             answer = await self._wire.client.head_object(**params)
             for field in ("ETag", "ContentLength", "LastModified"):
                 answers.need(field, answer.get(field))
+            if version is not None:
+                answers.need("VersionId", answer.get("VersionId"))
             answers.same("version", version, answer.get("VersionId"))
             lock_in(answer)  # which is no lock at all where it cannot be read
             return answer

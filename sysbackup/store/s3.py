@@ -1,6 +1,5 @@
 """The bucket on S3, or on a server that speaks its protocol."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from sysbackup.store.digests import base64_of, md5_hex, sha256_of
 from sysbackup.store.locking import Locks, lock_in, mode_for_s3, until_second
 from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, Upload, Version
 from sysbackup.store.translating import PRECONDITION_FAILED, Action
-from sysbackup.store.uploading import S3Upload, equal_version
+from sysbackup.store.uploading import S3Upload, equal_version, locked_version
 from sysbackup.store.wire import NO_ANSWER_SECONDS, Expected, Wire
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ class S3Store:
         self._wire = Wire(client, bucket, give_up_after, no_answer_after)
         self._locks = Locks(self._wire)
         self._settings = settings
-        # None until the first put's lock was read back; then whether a put keeps its lock unasked
-        self._puts_keep: bool | None = None
-        self._first_put = asyncio.Lock()
 
     @property
     def requests(self) -> Requests:
@@ -86,18 +82,18 @@ class S3Store:
         if once:
             params["IfNoneMatch"] = "*"
         try:
-            version = await self._put(params, body)
+            version, etag = await self._put(params, body)
         except Expected:
             etag = await md5_hex(body)
             if taken := await equal_version(self._wire, self._locks, key, len(body), etag, lock):
                 return taken
             del params["IfNoneMatch"]
-            version = await self._put(params, body)
+            version, etag = await self._put(params, body)
         self.requests.sent += len(body)
-        return StoredObject(key, version, len(body), await self._after_put(key, version, lock))
+        return await locked_version(self._wire, self._locks, StoredObject(key, version, len(body), lock), etag)
 
-    async def _put(self, params: "PutObjectRequestTypeDef", body: Body) -> str | None:
-        """Send it; the version that holds `body`, as the answer or a look at it has proven."""
+    async def _put(self, params: "PutObjectRequestTypeDef", body: Body) -> tuple[str | None, str]:
+        """Send it; the version that holds `body`, as far as the answer or a look at it tells, and its ETag."""
 
         async def send() -> tuple[str | None, str, bool]:
             answer = await self._wire.client.put_object(**params)
@@ -111,22 +107,7 @@ class S3Store:
         )
         if not proven:
             await listing.make_sure(self._wire, params["Key"], version, len(body), etag)
-        return version
-
-    async def _after_put(self, key: str, version: str | None, lock: Lock) -> Lock:
-        """The lock in force: read back for the first put, and for all where the first had to be mended."""
-        if lock.mode is LockMode.NONE:
-            return lock
-        if self._puts_keep is None:
-            async with self._first_put:
-                # puts that ended meanwhile wait here for what the first one finds
-                if self._puts_keep is None:
-                    found, mended = await self._locks.keep(key, version, lock, doubt=True)
-                    self._puts_keep = not mended
-                    return found
-        if not self._puts_keep:
-            return (await self._locks.keep(key, version, lock, doubt=True))[0]
-        return Lock(lock.mode, until_second(lock.until))
+        return version, etag
 
     @asynccontextmanager
     async def upload(

@@ -6,6 +6,7 @@ and rclone is here and nowhere else.
 """
 
 import ssl
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +173,22 @@ def not_s3(exc: NoAnswer, action: Action, place: Place, times: int) -> StoreErro
         f"{place} answered {action.operation}{action.target} with something that is not S3's, {times} "
         f"time{'s' if times > 1 else ''} ({str(exc)[:200]}): {_LOOK_AT} "
         "What was stored before stays; the next run goes on from there."
+    )
+
+
+def is_of_credentials(exc: Exception) -> bool:
+    """Whether it happened while credentials were fetched, which the first request does, and one now and then."""
+    return any(
+        frame.f_globals.get("__name__") == "aiobotocore.credentials"
+        for frame, _ in traceback.walk_tb(exc.__traceback__)
+    )
+
+
+def not_aws(exc: Exception) -> StoreUnavailable:
+    """The error for something that answers in the place of what gives us credentials."""
+    return StoreUnavailable(
+        f"AWS credentials could not be fetched, what answered is not AWS ({type(exc).__name__}: {str(exc)[:200]}): "
+        "check whether a proxy stands between (HTTPS_PROXY, HTTP_PROXY), and AWS_ENDPOINT_URL if it is set."
     )
 
 

@@ -4,10 +4,10 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.errors import BucketUnusable, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store import answers, listing
 from sysbackup.store.digests import base64_of, sha256_of
@@ -84,6 +84,32 @@ async def equal_version(wire: Wire, locks: Locks, key: str, size: int, etag: str
             continue
         return StoredObject(key, found.version, size, kept, fresh=False)
     return None
+
+
+async def locked_version(wire: Wire, locks: Locks, told: StoredObject, etag: str) -> StoredObject:
+    """
+    What an answer told of as stored, proven: that version's lock has been read back, and so there is such a version.
+
+    Where the answer names none, or one that there is not, the version that holds what was
+    sent is looked for. `BucketUnusable` where the store keeps no versions, `LockNotKept` where it keeps no lock.
+    """
+    if told.lock.mode is LockMode.NONE:
+        return told
+    if told.version is not None:
+        try:
+            return replace(told, lock=(await locks.keep(told.key, told.version, told.lock, doubt=True))[0])
+        except ObjectGone:
+            pass
+    version = await listing.newest(wire, told.key, told.size, etag)
+    if version is None:
+        raise BucketUnusable(
+            f"The {wire.place} took {told.key!r}, but keeps no versions, and so no locks: it has no Object Lock. "
+            "Enable that on the bucket, choose a store that has it, or set [content] lock_mode = none and do without."
+        )
+    try:
+        return replace(told, version=version, lock=(await locks.keep(told.key, version, told.lock, doubt=True))[0])
+    except ObjectGone as exc:
+        raise listing.unlisted(wire, told.key, version, told.size, etag) from exc
 
 
 class S3Upload:
@@ -166,10 +192,8 @@ class S3Upload:
                 self._id = None
                 raise dropped(self._key, self._wire.place) from again
         self._id = None
-        lock = self._lock
-        if lock.mode is not LockMode.NONE:
-            lock, _ = await self._locks.keep(self._key, version, lock, doubt=True)
-        return StoredObject(self._key, version, size, lock)
+        told = StoredObject(self._key, version, size, self._lock)
+        return await locked_version(self._wire, self._locks, told, self._composite())
 
     async def abandon(self) -> None:
         """
@@ -246,8 +270,8 @@ class S3Upload:
         )
         fits = etag == self._composite() and all(part.proven for part in self._parts.values())
         if version is None and self._lock.mode is not LockMode.NONE:
-            # a bucket without Object Lock, say, of which the lock will tell
-            return await listing.newest(self._wire, self._key, size, etag or self._composite())
+            # looked for with its lock; or there are no versions, as in a bucket without Object Lock
+            return None
         if not fits and checksum != self._joined_checksum():
             # RGW 16 leaves the ETag empty, under SSE-KMS it is no MD5: the version is looked at before it is relied on
             await listing.make_sure(self._wire, self._key, version, size, etag or self._composite())

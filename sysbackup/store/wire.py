@@ -32,8 +32,10 @@ from sysbackup.store.translating import (
     asked_of,
     code_of,
     is_damage,
+    is_of_credentials,
     is_page,
     is_passing,
+    not_aws,
     not_s3,
     translated,
     trouble,
@@ -157,6 +159,8 @@ async def _answered(send: Callable[[], Awaitable[T]]) -> T:
     try:
         return await send()
     except _UNREADABLE as exc:
+        if is_of_credentials(exc):
+            raise not_aws(exc) from exc
         raise NoAnswer(f"{type(exc).__name__}: {exc}") from exc
     except ClientError as exc:
         if is_page(exc):

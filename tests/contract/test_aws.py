@@ -216,6 +216,34 @@ def test_an_sts_that_is_none_is_blamed_and_not_the_bucket(
     assert "Traceback" not in said.getvalue()
 
 
+@pytest.mark.parametrize("fault", [Fault.BROKEN_HTML, Fault.HTML, Fault.XHTML, Fault.JSON, Fault.EMPTY])
+def test_the_role_of_a_profile_is_no_matter_of_the_bucket(
+    moto_bucket: OnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Where botocore itself assumes a role, and a page answers for STS: credentials are named, and no bucket."""
+    (tmp_path / "config").write_text(
+        f"[profile theirs]\nrole_arn = {ROLE}\nsource_profile = default\nregion = us-east-1\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(moto_bucket.server.credentials))
+    config = moto_bucket.server.config(moto_bucket.name, give_up_after=0.5)
+    config = msgspec.structs.replace(config, aws=Aws(profile="theirs"))
+
+    async def body() -> None:
+        with proxying(moto_bucket.server.endpoint) as sts:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+            sts.fail("^POST / ", fault, *range(1, 100))
+            async with open_store(config) as store:
+                with pytest.raises(StoreUnavailable, match=r"credentials|STS") as caught:
+                    await store.check()
+            assert moto_bucket.name not in str(caught.value)
+            sts.forgive()
+            async with open_store(config) as store:
+                await store.check()
+
+    uvloop.run(body())
+
+
 @asynccontextmanager
 async def administrator(config: Config) -> AsyncIterator[CloudFormationClient]:
     async with cloudformation_client(config) as client:

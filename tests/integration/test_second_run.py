@@ -67,7 +67,7 @@ def test_ten_changed_files_are_one_pack(machine: Machine) -> None:
         f"small{n}" for n in range(10)
     }
     assert second.kinds == {"packs": 1, "index": 1, "manifests": 1}
-    assert second.requests.total() <= 9
+    assert second.requests.total() <= 11  # the three are put, and each is looked at
     assert machine.restores(second)
 
 

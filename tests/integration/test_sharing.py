@@ -107,7 +107,7 @@ def test_a_later_lock_learnt_from_another_saves_the_renewal(
     assert beta.back_up().summary.renewed == 2
     told = alpha.back_up()
     assert told.summary.renewed == 0
-    assert told.requests["GetObjectRetention"] <= 1  # of the manifest, the run's first put
+    assert told.requests["GetObjectRetention"] <= 1  # of the manifest
     assert alpha.restores(told)
 
 

@@ -19,6 +19,7 @@ from sysbackup.recovery import walking
 from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
 
 MIB = 1 << 20
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
 
 
 @pytest.fixture
@@ -132,6 +133,7 @@ def test_symlinks_that_were_there(target: Path, outside: Path, overwrite: bool) 
         assert set(reasons(report)) == {e.path_bytes for e in backup.entries if isinstance(e, manifest.Node)}
 
 
+@ROOT
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_hard_link_that_was_there(target: Path, tmp_path: Path, overwrite: bool) -> None:
     """A hard link to another's file in the target is never written to, chowned or chmodded."""
@@ -319,6 +321,7 @@ def test_root_must_be_spelled_out(spelled: bytes) -> None:
     assert not made
 
 
+@ROOT
 def test_root_itself(tmp_path: Path) -> None:
     """Spelled out, `/` is restored over: in a chroot of its own here, with paths as they were."""
     for name in ("proc", "etc"):

@@ -24,6 +24,7 @@ from tests.failing import FailingStore, at
 from tests.unit.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written
 
 OLDER = "20261122T041500Z-0001"
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
 DATA = b"\x00\xff data of a snapshot\n" * 1000
 
 
@@ -231,6 +232,7 @@ def test_a_disputed_manifest(
     assert "has no version 'none'" in capfd.readouterr().err
 
 
+@ROOT
 def test_latest_is_not_of_the_future(
     command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +296,7 @@ def test_ls_of_paths(command: Command, capfd: pytest.CaptureFixture[str]) -> Non
     assert command("ls", RUN, "etc/hosts") == 2
 
 
+@ROOT
 def test_restore(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """`restore` brings all back and says how much, status 0."""
     assert command("restore", "latest", "--target", tmp_path / "t") == 0
@@ -404,6 +407,7 @@ def test_no_data_on_a_terminal(command: Command, monkeypatch: pytest.MonkeyPatch
         assert command("restore-snapshot", RUN, "db") == 2
 
 
+@ROOT
 def test_getfacl_agrees(command: Command, tmp_path: Path) -> None:
     """The ACL that `ls` marks with a + is there after the restore."""
     assert command("restore", RUN, "/etc/su\x1b[31m", "--target", tmp_path / "t") == 0
@@ -424,6 +428,7 @@ def own(tmp_path: Path) -> Callable[[str], None]:
     return configure
 
 
+@ROOT
 def test_own_host_is_the_default(
     command: Command, backup: Backup, own: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

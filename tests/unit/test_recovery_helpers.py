@@ -23,6 +23,7 @@ from tests.processes import children, command_line
 from tests.unit.recovering import MTIME, RUN, Backup, reasons, restored, tree
 
 MIB = 1 << 20
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
 
 
 @pytest.fixture
@@ -77,6 +78,7 @@ def test_problems_come_back(backup: Backup, tmp_path: Path) -> None:
     assert (tmp_path / "d/1/1").read_text() == "content 1"
 
 
+@ROOT
 def test_options_reach_the_helpers(tmp_path: Path) -> None:
     """Owners by number mean the same to helpers."""
     backup = Backup()
@@ -86,6 +88,7 @@ def test_options_reach_the_helpers(tmp_path: Path) -> None:
     assert (tmp_path / "f").stat().st_uid == 54_321
 
 
+@ROOT
 def test_full_disk(backup: Backup, tmp_path: Path) -> None:
     """A disk that is full for a helper ends the restore with one error."""
     small = tmp_path / "small"

@@ -15,6 +15,8 @@ from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
 MIB = 1 << 20
 DICE = random.Random(3)
 
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
+
 
 @pytest.fixture
 def backup() -> Backup:
@@ -50,6 +52,7 @@ def _contents(store: GarblingStore) -> int:
     return sum(reads for (key, _), reads in store.reads.items() if not key.startswith("manifests/"))
 
 
+@ROOT
 @pytest.mark.parametrize("helped", [False, True])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_again(backup: Backup, tmp_path: Path, helped: bool, overwrite: bool) -> None:
@@ -65,6 +68,7 @@ def test_again(backup: Backup, tmp_path: Path, helped: bool, overwrite: bool) ->
     assert _contents(store) == 0
 
 
+@ROOT
 @pytest.mark.parametrize("helped", [False, True])
 def test_the_rest_of_it(backup: Backup, tmp_path: Path, helped: bool) -> None:
     """What is missing is fetched, no more; a name that is missing is linked to its inode again."""
@@ -83,6 +87,7 @@ def test_the_rest_of_it(backup: Backup, tmp_path: Path, helped: bool) -> None:
     assert len(tree(tmp_path)) == 43
 
 
+@ROOT
 def test_metadata_is_set_right(backup: Backup, tmp_path: Path) -> None:
     """A file whose content is right gets the owner, rights, ACL, attributes and time of the backup, in its place."""
     restored(backup, tmp_path)
@@ -102,6 +107,7 @@ def test_metadata_is_set_right(backup: Backup, tmp_path: Path) -> None:
     assert _contents(store) == 0
 
 
+@ROOT
 def test_same_size_and_time_are_no_proof(backup: Backup, tmp_path: Path) -> None:
     """A file of the right size and time but another content is in the way: kept, or with --overwrite replaced."""
     restored(backup, tmp_path)
@@ -138,6 +144,7 @@ def test_in_the_way_is_summed_up(tmp_path: Path, helped: bool) -> None:
     assert {path.read_text() for path in (tmp_path / "d").iterdir()} == {"mine"}
 
 
+@ROOT
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("helped", [False, True])
 def test_somebody_elses_file_of_equal_content(tmp_path: Path, overwrite: bool, helped: bool) -> None:
@@ -198,6 +205,7 @@ def test_link_to_a_right_file_is_not_it(tmp_path: Path) -> None:
     assert stat.S_ISFIFO((tmp_path / "target/b").stat().st_mode)
 
 
+@ROOT
 def test_damaged_in_the_bucket_and_there(backup: Backup, tmp_path: Path) -> None:
     """A file that is there and right needs no bucket: it stays, whatever became of its object."""
     restored(backup, tmp_path)

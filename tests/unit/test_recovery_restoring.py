@@ -24,6 +24,8 @@ from tests.memory_store import MemoryStore
 from tests.unit.recovering import MTIME, RUN, Backup, reasons, restored, tree
 
 MIB = 1 << 20
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
 LARGE = 9 * MIB  # more than a restore holds in memory at once
 DICE = random.Random(1)
 
@@ -186,6 +188,7 @@ def test_holes(tmp_path: Path, zeros: int, begin: bytes, end: bytes) -> None:
     assert (tmp_path / "sparse").read_bytes() == content
 
 
+@ROOT
 def test_rights_that_are_more_than_bits(tmp_path: Path) -> None:
     """ACLs, default ACLs, setuid, setgid, sticky and xattrs come back, whatever order the kernel wants."""
     backup = Backup()
@@ -221,6 +224,7 @@ def test_default_acl_of_the_target_is_not_inherited(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
 
 
+@ROOT
 def test_owners(tmp_path: Path) -> None:
     """Owners go by name where this machine has it, else by number; by number alone if asked."""
     backup = Backup()
@@ -236,6 +240,7 @@ def test_owners(tmp_path: Path) -> None:
     assert (tmp_path / "numbers/named").stat().st_gid == 54_321
 
 
+@ROOT
 def test_devices_and_fifos(tmp_path: Path) -> None:
     """Device numbers, rights and times of special files come back."""
     backup = Backup()
@@ -420,6 +425,7 @@ def test_damaged_manifest_writes_nothing(backup: Backup, tmp_path: Path) -> None
     assert not (tmp_path / "target").exists()
 
 
+@ROOT
 def test_full_disk(backup: Backup, tmp_path: Path) -> None:
     """A full disk ends the restore with one error that says so, not with one for each file."""
     (tmp_path / "small").mkdir()

@@ -19,6 +19,8 @@ from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
 T = TypeVar("T")
 NOBODY = 65_534
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
 
 @pytest.fixture
 def target() -> Iterator[Path]:
