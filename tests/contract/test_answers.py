@@ -20,8 +20,7 @@ from tests.contract.asking import all_of, content, lock
 from tests.proxy import Fault, Proxy, proxying
 from tests.servers import OnServer, Server
 
-# many, and in one file, which one worker runs
-pytestmark = pytest.mark.lengthy
+pytestmark = [pytest.mark.lengthy, pytest.mark.apart("spot")]
 
 _SPOILED = [fault for fault in Fault if fault not in (Fault.DENIED, Fault.STALLED)]
 

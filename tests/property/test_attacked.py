@@ -190,6 +190,7 @@ class AttackedInALargeBucket(Attacked):
 
 
 @pytest.mark.lengthy
+@pytest.mark.apart("beginning")
 @pytest.mark.parametrize("beginning", range(2))
 def test_whoever_may_write_every_manifest_restores(beginning: int) -> None:
     """Over 10,000 random steps."""
@@ -197,7 +198,8 @@ def test_whoever_may_write_every_manifest_restores(beginning: int) -> None:
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("beginning", range(2))
+@pytest.mark.apart("beginning")
+@pytest.mark.parametrize("beginning", range(2, 4))
 def test_in_a_bucket_too_large_for_the_census_too(beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 10,000 more."""
     monkeypatch.setattr(census, "PAGES", 0)
