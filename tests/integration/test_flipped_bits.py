@@ -20,6 +20,7 @@ from tests.clock import ManualClock
 from tests.machines import Machine
 from tests.memory_store import MemoryBucket
 from tests.mortal import remove
+from tests.promising import decoded
 from tests.unit.test_catalog_damage import of_version_1
 
 FILES = 60
@@ -110,8 +111,9 @@ def test_flipped_bytes_never_cost_a_backup(machine: Machine, seed: int) -> None:
             set_aside += bool(told.said("catalog.set_aside"))
             files = machine.files(told)
             assert {name: file.sha for name, file in files.items()} == true
-            for place in machine.places(told).values():
+            for name, place in machine.places(told).items():
                 kept = machine.bucket.find(place.key, place.version)
+                assert decoded(kept, place) == true[name]
                 assert kept.lock is not None
                 assert told.summary.promise is not None
                 assert kept.lock.until >= told.summary.promise
