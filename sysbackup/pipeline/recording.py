@@ -181,30 +181,29 @@ def _latest(records: Iterable[Record]) -> Iterator[Record]:
 
 async def write_manifest(
     store: ObjectStore, sender: Sender, recorder: Recorder, naming: Naming, tally: Tally
-) -> tuple[str, StoredObject]:
+) -> StoredObject:
     """
-    Store the manifest, locked until the promise, under a full name that nobody knew: that name, and what is stored.
+    Store the manifest, locked until the promise, under a full name that nobody knew: `tally.run` from then on.
 
     Afterwards one look: where something else stood under the key before, it was
     known, and the manifest is written again under another name, its log telling of
-    that. `StoreError` where this goes on.
+    that. `StoreError` where this goes on. A cancellation before that look has ended
+    ends the look alone.
     """
     for _ in range(_NAMES):
         run = full_name(naming.run)
         recorder.begin(run)
         key = keys.manifest_key(naming.host, run)
+        tally.sending_as = run
         stored = await sender.send(key, naming.promise, recorder, length=None, once=True)
+        tally.run = run
         # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
         if naming.promised is None or stored.version is None:
-            return run, stored
-        try:
-            there = await _versions(store, key)
-        except StoreError as exc:
-            reason = f"it is stored, but whether something else stood under its key before could not be seen: {exc}"
-            tally.problem(Problem("manifest.unseen", key.encode(), reason))
-            return run, stored
-        if (older := _before(there, stored)) is None:
-            return run, stored
+            return stored
+        there = await _looked(store, key, tally)
+        if there is None or (older := _before(there, stored)) is None:
+            return stored
+        tally.run, tally.sending_as = naming.run, None
         tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
     raise StoreError(
         f"the manifest was stored {_NAMES} times under names that were to be secret, and each time something else stood"
@@ -212,6 +211,24 @@ async def write_manifest(
         " manifests in its name. Everything is stored and locked, but no manifest can be told from a false one. Take"
         " the right to write from whoever does that, then run again"
     )
+
+
+async def _looked(store: ObjectStore, key: str, tally: Tally) -> list[Version] | None:
+    """
+    What stands under the manifest's key; None where that cannot be seen, which is told of.
+
+    The manifest ended before this look, so it cannot be among its problems.
+    """
+    try:
+        return await _versions(store, key)
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        reason = "the run was told to stop"
+    except StoreError as exc:
+        reason = str(exc)
+    tally.not_seen(f"whether something else stood under its key {key} before could not be seen: {reason}")
+    return None
 
 
 async def _versions(store: ObjectStore, key: str) -> list[Version]:
