@@ -5,10 +5,9 @@ Which of several manifests is believed, `recovery.judging` says.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,8 +22,6 @@ from sysbackup.store.port import ObjectStore, Version
 __all__ = ["LATEST", "Found", "Run", "batches", "check", "entries", "find", "find_run", "header", "runs"]
 
 LATEST = "latest"
-
-_BATCH = 1000  # entries per trip to a worker thread
 
 
 async def runs(store: ObjectStore, host: str | None = None) -> list[Run]:
@@ -105,8 +102,8 @@ async def batches(store: ObjectStore, run: Run, spool: Path | None = None) -> As
     try:
         async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
             async for chunk in chunks:
-                entries = reader.feed(chunk)
-                while batch := await asyncio.to_thread(_pull, entries):
+                found = reader.batches(chunk)
+                while (batch := await asyncio.to_thread(next, found, None)) is not None:
                     for entry in batch:
                         if isinstance(entry, RunHeader):
                             check(entry, run)
@@ -171,10 +168,6 @@ def _refuse(run: str, host: str | None) -> NoReturn:
     whose = "" if host is None else f" of {host}"
     what = f"no run{whose}" if run == LATEST else f"no run {run!r}{whose}"
     raise RestoreError(f"the bucket holds {what} (see: sysbackup list)")
-
-
-def _pull(entries: Iterator[Entry]) -> list[Entry]:
-    return list(islice(entries, _BATCH))
 
 
 def check(entry: RunHeader, run: Run) -> None:

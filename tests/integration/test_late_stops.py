@@ -141,7 +141,7 @@ def test_a_put_whose_answer_is_lost_for_good(tmp_path: Path, error: type[StoreUn
     tallies: list[Tally] = []
 
     class Lost(FailingStore):
-        async def put(self, key: str, *args: object, **options: object) -> StoredObject:  # type: ignore[override]
+        async def put(self, key: str, *args: object, **options: object) -> StoredObject:
             stored = await super().put(key, *args, **options)  # type: ignore[arg-type]
             if key.startswith("manifests/"):
                 raise error("made to fail by the test")
@@ -171,7 +171,7 @@ def host(tmp_path: Path, bucket: OnServer) -> Iterator[Host]:
     [(r"^GET .*versions.*prefix=manifests", "complete"), (r"^PUT .*/manifests/", "stopped")],
 )
 def test_a_daemon_that_is_stopped_then(host: Host, bucket: OnServer, request_line: str, outcome: str) -> None:
-    """The store falls silent at the look, or at the put: within the 10 s its history says what is true, with the name."""
+    """The store falls silent at the look, or at the put: the history says what is true, and under which name."""
     host.program("pickers.d", "passwd", "#!/bin/sh\necho /etc/passwd\n")
     with proxying(bucket.server.endpoint) as proxy:
         proxy.fail(request_line, Fault.STALLED, *range(1, 100))
