@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from sysbackup.errors import FormatError, RestoreError, UsageError
+from sysbackup.errors import FormatError, NoSuchRun, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import LINE_LIMIT, Entry, ManifestReader, RunHeader
-from sysbackup.model import brief, worked_under
+from sysbackup.model import WORKING_NAME, brief
 from sysbackup.recovery.arriving import arrived, closable
 from sysbackup.recovery.judging import Run, disputed, genuine, some
 from sysbackup.store.port import ObjectStore, Version
@@ -49,16 +49,17 @@ async def find(store: ObjectStore, run: str, host: str | None = None, version: s
     `latest` passes over runs from the future, whose manifests anybody may have
     written to be the latest, and says so. `UsageError` where the name fits several
     (with a `version`: several that have it), or `latest` could be of several
-    hosts or of a run whose manifest is disputed by another name; `RestoreError`
-    where it fits none.
+    hosts or of a run whose manifest is disputed by another name; `NoSuchRun`
+    where it fits none, `RestoreError` where it has no such version, or all are from
+    the future.
     """
     if run == LATEST:
         known = await runs(store, host)
         found = _latest(_only_host(known)) if known else _refuse(run, host)
         return found if version is None else replace(found, run=found.run.but(version))
     prefix = keys.manifest_prefix(host)
-    # all that share its working name are seen, too
-    known = await _listed(store, prefix if host is None else prefix + (worked_under(run) or run))
+    # all that share its working name are seen, too: they are rivals
+    known = await _listed(store, prefix if host is None else prefix + run[:WORKING_NAME])
     fitting = [r for r in known if r.run == run] or [r for r in known if r.run.startswith(run)]
     if not fitting:
         _refuse(run, host)
@@ -167,7 +168,7 @@ def _refuse(run: str, host: str | None) -> NoReturn:
     """Say that there is no such run."""
     whose = "" if host is None else f" of {host}"
     what = f"no run{whose}" if run == LATEST else f"no run {run!r}{whose}"
-    raise RestoreError(f"the bucket holds {what} (see: sysbackup list)")
+    raise NoSuchRun(f"the bucket holds {what} (see: sysbackup list)")
 
 
 def check(entry: RunHeader, run: Run) -> None:
