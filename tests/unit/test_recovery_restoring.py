@@ -425,7 +425,7 @@ def test_full_disk(backup: Backup, tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path / "small")], check=True)
     try:
-        with pytest.raises(RestoreError, match="No space left.*make room, then restore again"):
+        with pytest.raises(RestoreError, match=r"No space left.*make room, then restore again"):
             restored(backup, tmp_path / "small")
         assert not [name for name in tree(tmp_path / "small") if "large" in name]
         subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path / "small")], check=True)
