@@ -13,6 +13,7 @@ command, and each class knows its exit code::
       SpoolError                  1   the spool or the catalog cannot be written
       FormatError                 1   bytes from the bucket are not what they claim
       RestoreError                1   nothing could be restored at all
+        NoSuchRun                 1   the bucket holds no run of that name
       ProgramError                1   a program could not be run to its end
       StoreError                  1   the store failed
         AccessDenied             77   the store, or AWS, denies access
@@ -73,6 +74,10 @@ class FormatError(SysbackupError):
 
 class RestoreError(SysbackupError):
     """A restore could not begin, or could not go on at all."""
+
+
+class NoSuchRun(RestoreError):
+    """The bucket holds no run of that name, of that host."""
 
 
 class ProgramError(SysbackupError):

@@ -154,6 +154,9 @@ _RUN = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{4}|[0-9a-f]{8}|[0-9a-f]{16})"
 _STAMP_DIGITS = 4
 _SECRET_DIGITS = 8
 
+WORKING_NAME = len("20261123T041500Z-a1f03fa9")
+"""Characters of a working name, with which all names of the run's manifest begin."""
+
 
 def working_name(started: datetime) -> str:
     """

@@ -284,8 +284,8 @@ class Promises(RuleBasedStateMachine):
     ) -> None:
         """What a run that has ended well must have said."""
         # a store that is lost after the manifest was put cannot say any more what stands under its key
-        suffered = [p for p in summary.first_problems if fate is None or p["event"] != "manifest.unseen"]
-        assert going is not None or not suffered, suffered
+        assert fate is not None or summary.unseen is None, summary.unseen
+        assert going is not None or not summary.first_problems, summary.first_problems
         assert summary.manifest in self._promised or mode is LockMode.NONE
 
     def _take_down(self, expected: dict[bytes, str], mode: LockMode, started: datetime, going: bytes | None) -> None:

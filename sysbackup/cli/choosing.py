@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sysbackup.cli.frame import Frame
-from sysbackup.errors import RestoreError
+from sysbackup.errors import NoSuchRun
 from sysbackup.loading import read_config
 from sysbackup.recovery import history
 from sysbackup.store.port import ObjectStore
@@ -32,13 +32,13 @@ async def choose(store: ObjectStore, frame: Frame, name: str, host: str | None, 
     """
     The run of that name: of `host`, else of this machine itself, else of any.
 
-    `RestoreError` where there is none; it names the hosts that have one, if
-    nobody has asked for another than this machine.
+    `NoSuchRun` where there is none; it names the hosts that have one, if nobody
+    has asked for another than this machine. See `history.find` for the rest.
     """
     own = own_host(frame) if host is None else None
     try:
         return await history.find(store, name, host or own, version)
-    except RestoreError as exc:
+    except NoSuchRun as exc:
         if own is None:
             raise
         others = await history.runs(store)
@@ -47,7 +47,7 @@ async def choose(store: ObjectStore, frame: Frame, name: str, host: str | None, 
             raise
         named = ", ".join(hosts[:_NAMED]) + (", …" if len(hosts) > _NAMED else "")
         what = "no backup" if name == history.LATEST else f"no run {name!r}"
-        raise RestoreError(
+        raise NoSuchRun(
             f"the bucket holds {what} of {own}, which is this machine; there is one of {named}: choose with --host"
         ) from exc
 

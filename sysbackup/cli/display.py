@@ -222,6 +222,8 @@ def _rows(summary: Summary) -> Mapping[str, str]:
         rows["renewed"] = f"the locks of {count(summary.renewed, 'object')}"
     if summary.warnings:
         rows["warnings"] = f"{count(summary.warnings, 'file')} kept although locked or changing, see the log"
+    if summary.unseen:
+        rows["not seen"] = summary.unseen
     if summary.sockets_skipped:
         rows["skipped"] = count(summary.sockets_skipped, "socket")
     return rows

@@ -141,7 +141,7 @@ class _Attempt:
         return badly(
             outcome,
             status,
-            reason,
+            tally.at_the_end(reason) if tally else reason,
             host=self._config.content.host,
             run=tally.run if tally else None,
             started=tally.started if tally else self._started,

@@ -100,8 +100,6 @@ def _ended(config: Config, voice: _Voice, clock: Clock) -> Ended:
         return run(_attempt(config, voice, clock), afterwards=_let_pass)
     except Stopped as stopped:
         outcome, status, reason = "stopped", 1, str(stopped)
-        if voice.tally is not None and voice.tally.stage == "writing the manifest":
-            reason += " when its manifest was on the way, which may be stored: see sysbackup list"
     except Exception as error:  # noqa: BLE001 - whatever it is, the daemon must hear of it
         outcome = "failed"
         if causes := expected(error):
@@ -113,7 +111,7 @@ def _ended(config: Config, voice: _Voice, clock: Clock) -> Ended:
     return badly(
         outcome,
         status,
-        reason,
+        tally.at_the_end(reason) if tally else reason,
         host=config.content.host,
         run=tally.run if tally else None,
         started=tally.started if tally else started,

@@ -25,9 +25,10 @@ FORMAT = 1
 
 VANISHED = "file.vanished"
 
-# A line holds one file with its extended attributes; Linux bounds those at 64 KiB a name and value and a
-# listing of 64 KiB (xattr(7)), which leaves room for some hundred full ones here.
-LINE_LIMIT = 32 << 20
+# A line holds one file. What we write into it is bounded: 1 MiB of extended attributes (`sources.nodes`), which base64
+# and escapes make 3 at the most; two ACLs of 64 KiB (acl(5)), 8,191 entries each with names of up to 256 bytes; a path
+# of 64 KiB (`sources.records`), whose control characters take six bytes each.
+LINE_LIMIT = 8 << 20
 
 # Names and values of that listing's 64 KiB, with room for the other fields and for quotes in names. Each costs a
 # Python object, so that of a line of 32 MiB with nothing but these would come gigabytes.
@@ -35,10 +36,15 @@ _STRINGS = 200_000
 _LARGE = 1 << 20
 
 # The last line: a dozen numbers.
-_END_LIMIT = 4 << 10
+END_LIMIT = 4 << 10
 
 # The first line names a host, a run and three dates.
-_HEADER_LIMIT = 64 << 10
+HEADER_LIMIT = 64 << 10
+
+TRUNCATED = "the manifest ends before its last line: it is damaged"
+
+# What is unpacked, and taken apart into lines, at a time: some thousand entries.
+_PIECE = 256 << 10
 
 # So much of a line that is none is read to a person.
 _SAID = 120
@@ -308,50 +314,60 @@ class ManifestReader:
     """
 
     def __init__(self) -> None:
-        self._inflater = gzipping.Inflater()
+        self._inflater = gzipping.Inflater(_PIECE)
         self._rest = bytearray()
         self._header: RunHeader | None = None
         self._end: End | None = None
-        self.taken = 0
-        """Bytes of the lines whose entries were handed out."""
 
     def feed(self, packed: bytes) -> Iterator[Entry]:
         """Yield the entries that `packed` completes, the header and the end among them."""
+        for lines in self._lines(packed):
+            for line in lines:
+                yield self._checked(decode(line))
+
+    def batches(self, packed: bytes) -> Iterator[list[Entry]]:
+        """The same, some at a time: as many as the memory of one long line may hold, however long all of them are."""
+        for lines in self._lines(packed):
+            yield [self._checked(decode(line)) for line in lines]
+
+    def finish(self) -> None:
+        """`FormatError` where the stream was cut short."""
+        self._inflater.close()
+        if self._rest or self._end is None:
+            raise FormatError(TRUNCATED)
+
+    def _lines(self, packed: bytes) -> Iterator[list[bytes]]:
         for piece in self._inflater.feed(packed):
             if b"\n" not in piece:
                 self._rest += piece
             else:
                 lines = bytes(self._rest + piece).split(b"\n")
                 self._rest = bytearray(lines.pop())
-                for line in lines:
-                    self.taken += len(line)
-                    yield self._checked(decode(line))
-            if len(self._rest) > (LINE_LIMIT if self._header else _HEADER_LIMIT):
+                yield lines
+            if len(self._rest) > (LINE_LIMIT if self._header else HEADER_LIMIT):
                 raise FormatError("a manifest holds a line longer than any entry can be")
-
-    def finish(self) -> None:
-        """`FormatError` where the stream was cut short."""
-        self._inflater.close()
-        if self._rest or self._end is None:
-            raise FormatError("the manifest ends before its last line: it is damaged")
 
     def _checked(self, entry: Entry) -> Entry:
         if self._end is not None:
             raise FormatError("the manifest goes on after its last line: it is damaged")
         if self._header is None:
-            if not isinstance(entry, RunHeader):
-                raise FormatError("the manifest does not begin with its run: it is damaged")
-            if entry.format != FORMAT:
-                raise FormatError(
-                    f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}:"
-                    " use a newer one"
-                )
-            self._header = entry
+            self._header = opening(entry)
         elif isinstance(entry, RunHeader):
             raise FormatError("the manifest holds a second run: it is damaged")
         if isinstance(entry, End):
             self._end = entry
         return entry
+
+
+def opening(entry: Entry) -> RunHeader:
+    """The entry as a manifest's first. `FormatError` where it is none, or of a format not known."""
+    if not isinstance(entry, RunHeader):
+        raise FormatError("the manifest does not begin with its run: it is damaged")
+    if entry.format != FORMAT:
+        raise FormatError(
+            f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}: use a newer one"
+        )
+    return entry
 
 
 def end_in(tail: bytes) -> End | None:
@@ -360,7 +376,7 @@ def end_in(tail: bytes) -> End | None:
 
     Whoever takes this for the truth about a manifest believes its end, not what is in it.
     """
-    for text in gzipping.last_members(tail, _END_LIMIT):
+    for text in gzipping.last_members(tail, END_LIMIT):
         try:
             entry = decode(text.removesuffix(b"\n"))
         except FormatError:

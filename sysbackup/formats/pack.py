@@ -19,8 +19,14 @@ from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
 from sysbackup.formats.lines import UNREADABLE
 
-# What one list may unpack to: 100 bytes for each content, and no pack has more contents than this allows.
-_LIST_LIMIT = 64 << 20
+CONTENTS_AT_MOST = 20_000
+"""Contents in one pack, however small they are: bounds the memory that its list takes to make and to read."""
+
+LIST_AT_MOST = CONTENTS_AT_MOST * 128
+"""Bytes of a list, unpacked or not: a line has the 64 digits of a hash, and three numbers of up to 15 digits."""
+
+
+_row = msgspec.json.Decoder(tuple[str, int, int, int])
 
 
 class Packed(NamedTuple):
@@ -76,14 +82,15 @@ def read_index(packed: bytes, index: int) -> list[Packed]:
     """
     The contents of a pack, from its bytes from offset `index` on.
 
-    Trusts nothing: `FormatError` where the list is damaged, or names a range
-    outside the first `index` bytes, or ranges that overlap or run backwards.
+    Trusts nothing: `FormatError` where the list is damaged, is longer than any
+    that was written, names a range outside the first `index` bytes, or ranges that
+    overlap or run backwards.
     """
     contents = []
     at = 0
     for row in _rows(packed):
         try:
-            sha, offset, length, size = msgspec.json.decode(row, type=tuple[str, int, int, int])
+            sha, offset, length, size = _row.decode(row)
             digest = bytes.fromhex(sha)
         except (*UNREADABLE, ValueError) as exc:
             raise FormatError(f"a pack's list holds a line that is none: {row[:80]!r}") from exc
@@ -99,7 +106,10 @@ def _rows(packed: bytes) -> Iterable[bytes]:
     text = bytearray()
     for piece in inflater.feed(packed):
         text += piece
-        if len(text) > _LIST_LIMIT:
+        if len(text) > LIST_AT_MOST:
             raise FormatError("a pack's list is longer than any can be")
     inflater.close()
-    return bytes(text).splitlines()
+    rows = bytes(text).splitlines()
+    if len(rows) > CONTENTS_AT_MOST:
+        raise FormatError("a pack's list is longer than any can be")
+    return rows

@@ -26,7 +26,7 @@ from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.examining import ALLOWANCE, Examined, Examiner, Whole
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.packing import Packer
-from sysbackup.pipeline.picking import BATCH, pick
+from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
@@ -112,35 +112,38 @@ class Gathering:
         """Run every program, examine every path, store every content; returns the snapshots taken."""
         self._tally.stage = "backing up"
         snapshots: list[manifest.Snapshot] = []
+        picked: list[Picked] = []
         ended = asyncio.Event()
         async with self.sending() as sender, asyncio.TaskGroup() as publishing:
             publishing.create_task(self._publish_now_and_then(sender, ended))
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._store_files(sender, lambda paths: self._pick_all(pickers, paths)))
+                group.create_task(self._store_files(sender, lambda paths: self._pick_all(pickers, paths, picked)))
                 group.create_task(self._snapshot_all(sender, snapshotters, snapshots))
             self._tally.gathered = self._tally.amounts()
             self._tally.stage = "finishing"
             ended.set()
+        for problem in filter(None, (each.problem for each in picked)):
+            self._tally.problem(problem)
         return snapshots
 
     async def gather_again(self, paths: Iterable[bytes]) -> None:
         """Examine these paths, whose contents were thought to be stored and are not any more."""
         self._tally.stage = "storing again what was gone"
 
-        async def send(channel: Channel[list[bytes]]) -> None:
+        async def send(channel: Channel[Batch]) -> None:
             left = iter(paths)
             while batch := await asyncio.to_thread(lambda: list(islice(left, BATCH))):
-                await channel.send(batch)
+                await channel.send(Batch(batch))
             await channel.close()
 
         async with self.sending() as sender:
             await self._store_files(sender, send)
 
     async def _store_files(
-        self, sender: Sender, produce: "Callable[[Channel[list[bytes]]], Coroutine[None, None, None]]"
+        self, sender: Sender, produce: "Callable[[Channel[Batch]], Coroutine[None, None, None]]"
     ) -> None:
         """From paths to stored contents and entries in the spool; `produce` sends the paths and closes the channel."""
-        paths: Channel[list[bytes]] = Channel(_WAITING)
+        paths: Channel[Batch] = Channel(_WAITING)
         large: Channel[bytes] = Channel(_WAITING)
         async with self._threads() as pool, asyncio.TaskGroup() as group:
             group.create_task(produce(paths))
@@ -173,12 +176,12 @@ class Gathering:
             else:
                 return
 
-    async def _pick_all(self, pickers: Sequence[Program], paths: Channel[list[bytes]]) -> None:
+    async def _pick_all(self, pickers: Sequence[Program], paths: Channel[Batch], picked: list[Picked]) -> None:
         turns = asyncio.Semaphore(_PICKERS)
 
         async def in_turn(program: Program) -> None:
             async with turns:
-                await pick(program, paths, self._tally, self._config.run.picker_idle_limit)
+                picked.append(await pick(program, paths, self._tally, self._config.run.picker_idle_limit))
 
         async with asyncio.TaskGroup() as group:
             for program in pickers:
@@ -189,7 +192,7 @@ class Gathering:
         self,
         freight: Channel[Freight],
         pool: ThreadPoolExecutor,
-        paths: Channel[list[bytes]],
+        paths: Channel[Batch],
         large: Channel[bytes],
     ) -> None:
         content = self._config.content
@@ -210,11 +213,11 @@ class Gathering:
         await packer.flush()
         await large.close()
 
-    async def _examine(self, stage: "_Stage", paths: Channel[list[bytes]]) -> None:
+    async def _examine(self, stage: "_Stage", paths: Channel[Batch]) -> None:
         """One worker: takes batches, has them examined in a thread, sends on what is to be stored."""
         loop = asyncio.get_running_loop()
         async for batch in paths:
-            todo = batch
+            todo = batch.paths
             allowance = ALLOWANCE
             while todo:
                 self._tally.reading(todo[0])
@@ -227,6 +230,9 @@ class Gathering:
                     hold.release()
                     raise
                 hold.shrink(found.held)
+                if batch.picked is not None and todo is batch.paths:
+                    gone = set(found.vanished)
+                    batch.picked.missing += sum(path in gone for path in todo)
                 await self._send_on(found, hold, stage)
                 todo = [path for path, _ in found.later]
                 allowance = max(ALLOWANCE, found.later[0][1]) if found.later else ALLOWANCE
@@ -280,6 +286,7 @@ class Gathering:
             pool,
             self._names,
             self._config.content.lock_timeout,
+            clock=self._clock,
             stop=self._stop,
         )
 

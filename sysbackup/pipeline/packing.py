@@ -5,16 +5,13 @@ from collections.abc import Sequence
 
 from sysbackup.catalog.known import Catalog
 from sysbackup.formats import keys
-from sysbackup.formats.pack import PackWriter
+from sysbackup.formats.pack import CONTENTS_AT_MOST, PackWriter
 from sysbackup.model import Lock, StoredObject
 from sysbackup.pipeline.budget import Budget, Hold
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.examining import Small
 from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Freight, Shipment
-
-# Contents in one pack, however small they are: bounds the memory that their list takes.
-CONTENTS_AT_MOST = 20_000
 
 
 class Packer:

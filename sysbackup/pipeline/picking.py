@@ -1,5 +1,8 @@
 """Picking: pickers run, and the paths they print go on in batches."""
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import structlog
 
 from sysbackup.model import Problem, shown
@@ -14,41 +17,71 @@ log = structlog.get_logger()
 BATCH = 128
 
 
-async def pick(program: Program, paths: Channel[list[bytes]], tally: Tally, idle_limit: float) -> None:
+@dataclass(slots=True)
+class Picked:
+    """How many paths one picker printed, and how many of these were not there when they were looked at."""
+
+    program: Program
+    paths: int = 0
+    missing: int = 0
+
+    @property
+    def problem(self) -> Problem | None:
+        """
+        What is wrong where nothing of it was there.
+
+        Single files go all the time, also where a picker prints no more than one. But
+        one of which nothing at all is there must not pass for a complete backup.
+        """
+        if self.paths < 2 or self.missing < self.paths:
+            return None
+        reason = f"all {self.paths:,} paths that it printed are missing: is a file system not mounted?"
+        return Problem("picker.missed", self.program.name, reason)
+
+
+class Batch(NamedTuple):
+    """Some paths, and the picker that printed them; None where they are examined once more."""
+
+    paths: list[bytes]
+    picked: Picked | None = None
+
+
+async def pick(program: Program, paths: Channel[Batch], tally: Tally, idle_limit: float) -> Picked:
     """
-    Run one picker to its end and send on what it prints.
+    Run one picker to its end and send on what it prints; who looks at a batch counts in it what is missing.
 
     What it printed before it failed counts: a picker's failure is a problem of
     the run, no reason to keep less.
     """
     records = Records()
     batch: list[bytes] = []
-    picked = 0
+    picked = Picked(program)
     async with running(program, idle_limit=idle_limit) as picker:
         async for chunk in picker.output():
             for record in records.feed(chunk):
                 if (reason := path_problem(record)) is not None:
                     _refuse(program, record, reason, tally)
                     continue
-                picked += 1
+                picked.paths += 1
                 batch.append(record)
                 if len(batch) == BATCH:
-                    await paths.send(batch)
+                    await paths.send(Batch(batch, picked))
                     batch = []
         for record in records.finish():
             if (reason := path_problem(record)) is not None:
                 _refuse(program, record, reason, tally)
             else:
-                picked += 1
+                picked.paths += 1
                 batch.append(record)
         for start in range(0, len(batch), BATCH):
-            await paths.send(batch[start : start + BATCH])
+            await paths.send(Batch(batch[start : start + BATCH], picked))
         for beginning in records.overlong:
             _refuse(program, beginning, "longer than any path can be", tally)
         failure = await picker.result()
     if failure is not None:
         tally.problem(Problem("picker.failed", program.name, failure))
-    log.info("picker.finished", program=shown(program.name), paths=picked, failed=failure is not None)
+    log.info("picker.finished", program=shown(program.name), paths=picked.paths, failed=failure is not None)
+    return picked
 
 
 def _refuse(program: Program, record: bytes, reason: str, tally: Tally) -> None:

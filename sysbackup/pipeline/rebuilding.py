@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 
@@ -19,7 +20,7 @@ from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import set_aside
 from sysbackup.config import Config
-from sysbackup.errors import FormatError, ObjectGone, StoreError, StoreUnavailable
+from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
 from sysbackup.formats.pack import Packed
@@ -37,8 +38,6 @@ log = structlog.get_logger()
 
 # Requests at the same time: all of them are small.
 _AT_ONCE = 32
-# A pack's list is never longer; what claims to be is refused.
-_LIST_AT_MOST = 64 << 20
 
 # Versions of one key that are looked into.
 _VERSIONS = 32
@@ -86,14 +85,14 @@ async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: 
     is damaged or none of ours is passed over with a warning.
     """
     found: Channel[Sequence[Version]] = Channel(_AT_ONCE)
+    learning = _Learning(store, catalog, host, clock)
     new = 0
 
     async def reader() -> None:
         nonlocal new
         async for versions in found:
-            indexed = await _right_one(store, versions)
-            if indexed is not None:
-                new += await asyncio.to_thread(shared.learn, catalog, host, [indexed], clock.now())
+            taken = await learning.take(versions)
+            new += taken  # in one step with the await, others' counts would be lost
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):
@@ -119,69 +118,97 @@ async def _by_key(store: ObjectStore, prefix: str) -> AsyncIterator[Sequence[Ver
         yield [*reversed(held)]
 
 
-async def _right_one(store: ObjectStore, versions: Sequence[Version]) -> Indexed | None:
-    """
-    What the one version of a key holds, or of several the first whose bytes have the hash that its key names.
+class _Seen(NamedTuple):
+    """What one version is said to hold; of a pack, whose contents are not known yet, where its list begins."""
 
-    Whoever may write can put rubbish under any key. A single version is proven
-    when it is used first; which of several is right must be known now.
-    """
-    for version in versions:
-        indexed = await _indexed(store, version)
-        if indexed is None or len(versions) == 1:
-            if indexed is not None:
-                return indexed
-            continue
-        try:
-            if (proven := await _proven(store, indexed)) is not None:
-                return proven
-        except StoreError as exc:
-            if isinstance(exc, StoreUnavailable):
-                raise
-            log.warning("object.passed_over", key=version.key, version=version.version, reason=str(exc))
-    return None
+    indexed: Indexed
+    begin: int | None
 
 
-async def _proven(store: ObjectStore, indexed: Indexed) -> Indexed | None:
-    """The same with the encoding that its bytes have, where they are what the key says; else None."""
-    stored = indexed.stored
-    if (sha := keys.pack_sha(stored.key)) is not None:
-        whole = [Packed(sha, 0, 0, stored.size)]
-        return indexed if await holds_what_it_says(store, stored, None, whole) is None else None
-    for encoding in (indexed.encoding, None if indexed.encoding else "gzip"):
-        if await holds_what_it_says(store, stored, encoding, unsized(indexed.contents)) is None:
-            return Indexed(stored, encoding, indexed.contents, sealed=True)
-    return None
+class _Learning:
+    """Looks into objects, many at the same time, and takes in what they hold, one after the other."""
 
+    def __init__(self, store: ObjectStore, catalog: Catalog, host: str, clock: Clock) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._host = host
+        self._clock = clock
+        # A list that is taken apart has twenty times its bytes.
+        self._turn = asyncio.Lock()
 
-async def _indexed(store: ObjectStore, version: Version) -> Indexed | None:
-    alone = keys.content_sha(version.key)
-    if alone is None and keys.pack_sha(version.key) is None:
-        return None
-    try:
-        info = await store.head(version.key, version.version)
-        lock = info.lock or await store.lock_of(version.key, version.version) or _UNLOCKED
+    async def take(self, versions: Sequence[Version]) -> int:
+        """
+        Take in what the one version of a key holds, or of several the first that is what its key says.
+
+        Whoever may write can put rubbish under any key. A single version is proven
+        when it is used first; which of several is right must be known now. Returns
+        how many contents were new.
+        """
+        for version in versions:
+            try:
+                seen = await self._seen(version)
+                if seen is not None and len(versions) > 1:
+                    seen = await self._proven(seen)
+                if seen is not None:
+                    return await self._learn(seen)
+            except (FormatError, StoreError) as exc:
+                # somebody can put what we may not or cannot read beside the right one, or in its place (encrypted,
+                # archived); but it may be that we may not read anything
+                if isinstance(exc, StoreUnavailable) or (isinstance(exc, AccessDenied) and len(versions) == 1):
+                    raise
+                log.warning("object.passed_over", key=version.key, version=version.version, reason=str(exc))
+        return 0
+
+    async def _seen(self, version: Version) -> _Seen | None:
+        alone = keys.content_sha(version.key)
+        if alone is None and keys.pack_sha(version.key) is None:
+            return None
+        info = await self._store.head(version.key, version.version)
+        lock = info.lock or await self._store.lock_of(version.key, version.version) or _UNLOCKED
         stored = StoredObject(version.key, version.version, info.size, lock, fresh=False)
         if alone is None:
-            return Indexed(stored, "gzip", tuple(await _listed(store, info)))
+            return _Seen(Indexed(stored, "gzip", ()), _list_begins(info))
         encoding = info.metadata.get(keys.ENCODING)
         if encoding not in (None, "gzip"):
             raise FormatError(f"it is stored in an encoding that nobody here knows: {encoding!r}")
         # the size of a compressed content is not known without unpacking it
-        return Indexed(stored, encoding, (Packed(alone, 0, 0, -1 if encoding else info.size),))
-    except (FormatError, ObjectGone) as exc:
-        log.warning("object.passed_over", key=version.key, version=version.version, reason=str(exc))
+        return _Seen(Indexed(stored, encoding, (Packed(alone, 0, 0, -1 if encoding else info.size),)), None)
+
+    async def _proven(self, seen: _Seen) -> _Seen | None:
+        """The same with the encoding that its bytes have, where they are what the key says; else None."""
+        indexed = seen.indexed
+        stored = indexed.stored
+        if (sha := keys.pack_sha(stored.key)) is not None:
+            # These are the bytes that were named so. What their list says of them is not proven by that, nor that
+            # the offset in the metadata is the true one: so the pack is not sealed, and is proven when it is used.
+            whole = [Packed(sha, 0, 0, stored.size)]
+            return seen if await holds_what_it_says(self._store, stored, None, whole) is None else None
+        for encoding in (indexed.encoding, None if indexed.encoding else "gzip"):
+            if await holds_what_it_says(self._store, stored, encoding, unsized(indexed.contents)) is None:
+                return _Seen(Indexed(stored, encoding, indexed.contents, sealed=True), None)
         return None
 
+    async def _learn(self, seen: _Seen) -> int:
+        indexed, begin = seen
+        packed = b"" if begin is None else await self._list(indexed.stored, begin)
+        async with self._turn:
+            if begin is not None:
+                contents = await asyncio.to_thread(pack.read_index, packed, begin)
+                indexed = Indexed(indexed.stored, indexed.encoding, tuple(contents))
+            return await asyncio.to_thread(shared.learn, self._catalog, self._host, [indexed], self._clock.now())
 
-async def _listed(store: ObjectStore, info: ObjectInfo) -> list[Packed]:
-    """The contents of a pack, from its own list."""
+    async def _list(self, stored: StoredObject, begin: int) -> bytes:
+        packed = bytearray()
+        async with aclosing(self._store.read(stored.key, stored.version, begin, stored.size - begin)) as chunks:
+            async for chunk in chunks:
+                packed += chunk
+        return bytes(packed)
+
+
+def _list_begins(info: ObjectInfo) -> int:
+    """Where a pack's list begins, by its metadata."""
     text = info.metadata.get(keys.PACK_INDEX, "")
-    offset = int(text) if text.isascii() and text.isdigit() and len(text) < 15 else -1
-    if not 0 <= offset < info.size or info.size - offset > _LIST_AT_MOST:
+    index = int(text) if text.isascii() and text.isdigit() and len(text) < 15 else -1
+    if not 0 <= index < info.size or info.size - index > pack.LIST_AT_MOST:
         raise FormatError("its metadata do not say where its list is")
-    packed = bytearray()
-    async with aclosing(store.read(info.key, info.version, offset, info.size - offset)) as chunks:
-        async for chunk in chunks:
-            packed += chunk
-    return await asyncio.to_thread(pack.read_index, bytes(packed), offset)
+    return index

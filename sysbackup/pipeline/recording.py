@@ -22,10 +22,10 @@ from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
-from sysbackup.pipeline.shipping import Sender
+from sysbackup.pipeline.shipping import Pieces, Sender
 from sysbackup.sources.folders import missing
 from sysbackup.sources.sorting import Record, Sorter
-from sysbackup.store.port import Body, ObjectStore, Version
+from sysbackup.store.port import ObjectStore, Version
 
 _BATCH = 500
 
@@ -43,10 +43,10 @@ def spooled(entry: manifest.FileNode, *, unchanged: bool = False) -> bytes:
 
 class Recorder:
     """
-    The manifest as a stream's source, which `begin` gives its name, once or again.
+    Makes the manifest, under one name or, once more, under another.
 
     `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
-    complete when it has ended: a path that was examined twice counts once.
+    complete when its last piece was made: a path that was examined twice counts once.
     `losses`: contents turned out to be gone, and some files could perhaps not be
     read again; without, `CatalogUnusable` where a content is not to be found.
     """
@@ -68,38 +68,17 @@ class Recorder:
         self._catalog = catalog
         self._naming = naming
         self._begun = 0
-        self._pieces: Iterator[bytes] = iter(())
-        self._carry = bytearray()
         self.counts: Counter[str] = Counter()
         self.bytes = 0
         self.unchanged = 0
 
-    def begin(self, run: str) -> None:
-        """Be the manifest of that full name, from its first byte on."""
+    def pieces(self, run: str) -> Iterator[bytes]:
+        """The manifest of that full name, compressed. What was counted for another name is forgotten."""
         self._begun += 1
-        self._pieces = self._compressed(run)
-        self._carry = bytearray()
         self.counts = Counter()
         self.bytes = 0
         self.unchanged = 0
-
-    async def ready(self, size: int) -> None:
-        """Nothing to wait for."""
-
-    async def take(self, size: int) -> Body:
-        """The next bytes of the compressed manifest."""
-        return await asyncio.to_thread(self._take, size)
-
-    async def approve(self) -> None:
-        """A manifest that could be made is kept."""
-
-    def _take(self, size: int) -> bytearray:
-        out = self._carry
-        while len(out) < size and (piece := next(self._pieces, None)) is not None:
-            out += piece
-        self._carry = out[size:]
-        del out[size:]
-        return out
+        return self._compressed(run)
 
     def _compressed(self, run: str) -> Iterator[bytes]:
         writer = manifest.ManifestWriter()
@@ -181,30 +160,28 @@ def _latest(records: Iterable[Record]) -> Iterator[Record]:
 
 async def write_manifest(
     store: ObjectStore, sender: Sender, recorder: Recorder, naming: Naming, tally: Tally
-) -> tuple[str, StoredObject]:
+) -> StoredObject:
     """
-    Store the manifest, locked until the promise, under a full name that nobody knew: that name, and what is stored.
+    Store the manifest, locked until the promise, under a full name that nobody knew: `tally.run` from then on.
 
     Afterwards one look: where something else stood under the key before, it was
     known, and the manifest is written again under another name, its log telling of
-    that. `StoreError` where this goes on.
+    that. `StoreError` where this goes on. A cancellation before that look has ended
+    ends the look alone.
     """
     for _ in range(_NAMES):
         run = full_name(naming.run)
-        recorder.begin(run)
         key = keys.manifest_key(naming.host, run)
-        stored = await sender.send(key, naming.promise, recorder, length=None, once=True)
+        tally.sending_as = run
+        stored = await sender.send(key, naming.promise, Pieces(recorder.pieces(run)), length=None, once=True)
+        tally.run = run
         # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
         if naming.promised is None or stored.version is None:
-            return run, stored
-        try:
-            there = await _versions(store, key)
-        except StoreError as exc:
-            reason = f"it is stored, but whether something else stood under its key before could not be seen: {exc}"
-            tally.problem(Problem("manifest.unseen", key.encode(), reason))
-            return run, stored
-        if (older := _before(there, stored)) is None:
-            return run, stored
+            return stored
+        there = await _looked(store, key, tally)
+        if there is None or (older := _before(there, stored)) is None:
+            return stored
+        tally.run, tally.sending_as = naming.run, None
         tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
     raise StoreError(
         f"the manifest was stored {_NAMES} times under names that were to be secret, and each time something else stood"
@@ -212,6 +189,24 @@ async def write_manifest(
         " manifests in its name. Everything is stored and locked, but no manifest can be told from a false one. Take"
         " the right to write from whoever does that, then run again"
     )
+
+
+async def _looked(store: ObjectStore, key: str, tally: Tally) -> list[Version] | None:
+    """
+    What stands under the manifest's key; None where that cannot be seen, which is told of.
+
+    The manifest ended before this look, so it cannot be among its problems.
+    """
+    try:
+        return await _versions(store, key)
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        reason = "the run was told to stop"
+    except StoreError as exc:
+        reason = str(exc)
+    tally.not_seen(f"whether something else stood under its key {key} before could not be seen: {reason}")
+    return None
 
 
 async def _versions(store: ObjectStore, key: str) -> list[Version]:

@@ -44,8 +44,10 @@ class Tally:
     memory. A note is of what was not there (any more) when it was to be read:
     nothing that exists is lacking, so the run is complete for all of them.
     `run` is the working name until the manifest is stored, then its full one;
-    `promise` None where nothing is promised (`lock_mode = none`). `gathered`: what was
-    examined in all, once that is done and every snapshot is taken; `sending`
+    `sending_as` the full name of a manifest that is on its way, and may be stored
+    already. `unseen` says what could not be seen of the manifest once it was stored.
+    `promise` is None where nothing is promised (`lock_mode = none`). `gathered`: what
+    was examined in all, once that is done and every snapshot is taken; `sending`
     objects have yet to be stored then. `rescan`: every file is read.
     """
 
@@ -79,6 +81,8 @@ class Tally:
     notes: int = 0
     first_problems: list[Problem] = field(default_factory=list)
     first_notes: list[Problem] = field(default_factory=list)
+    sending_as: str | None = None
+    unseen: str | None = None
 
     def problem(self, problem: Problem) -> None:
         """Note what went wrong with one source."""
@@ -102,6 +106,17 @@ class Tally:
             log.info(note.event, path=note.shown, reason=note.reason)
         if self.notes == LOGGED_AT_MOST:
             log.info("notes.quiet", reason="what else was gone is in the manifest alone")
+
+    def not_seen(self, reason: str) -> None:
+        """Say what could not be seen of the manifest, which is stored and cannot tell it any more."""
+        self.unseen = reason
+        log.warning("manifest.unseen", reason=reason)
+
+    def at_the_end(self, reason: str) -> str:
+        """Why a run has ended early, and what is not known of its manifest."""
+        if self.sending_as is None:
+            return reason
+        return f"{reason}; its manifest was on its way as {self.sending_as}, and may be stored: see sysbackup list"
 
     def _write_down(self, found: Problem) -> None:
         entry = manifest.Log(
@@ -165,8 +180,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     in US dollars for the requests alone. `next_lock_end` is the first end of a lock
     that this machine knows of and that is still in force. `notes` counts the picked
     paths that were gone when they were to be read, or never there. `promise` is
-    None where nothing is locked (`lock_mode = none`). `examined` is what the next
-    run's progress is judged by; `rescan`: every file was read.
+    None where nothing is locked (`lock_mode = none`). `unseen` says what could not be seen
+    of the manifest once it was stored: no problem of a source, and not in the manifest.
+    `examined` is what the next run's progress is judged by; `rescan`: every file was read.
     """
 
     outcome: str
@@ -202,6 +218,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     first_notes: list[dict[str, str]] = []
     examined: Amounts | None = None
     rescan: bool = False
+    unseen: str | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 
 import structlog
@@ -21,9 +20,10 @@ from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.catalog.schema import set_aside
 from sysbackup.config import Config, Prices
-from sysbackup.errors import ConfigError, SpoolError, SysbackupError
+from sysbackup.errors import ConfigError, SysbackupError
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.census import count_all, look_for_all
+from sysbackup.pipeline.ending import outlasting, tidied
 from sysbackup.pipeline.gathering import Gathering
 from sysbackup.pipeline.naming import Naming, naming
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
@@ -83,8 +83,12 @@ async def back_up(
     Back this machine up once; with `rescan` every file is read, whatever is known of it.
 
     `watch` is given the counts, which grow while the run goes on. Raises
-    `SysbackupError` where the run failed: then there is no manifest of it. What
-    went wrong with single sources is in the summary and in the manifest.
+    `SysbackupError` where the run failed: then there is no manifest of it that can be
+    relied on. `Tally.sending_as` has the name of one that may be stored all the same: its
+    answer was lost, or the run was stopped meanwhile. One whose name was disputed
+    stays in the bucket, and so do others of that name (`recording.write_manifest`).
+    A cancellation that comes when the manifest is stored changes nothing any more.
+    What went wrong with single sources is in the summary and in the manifest.
     """
     found = programs(config)
     with exclusive(config.cache):
@@ -125,12 +129,9 @@ async def _run(
             spool = stack.enter_context(Sorter(config.cache))
             doubt = Doubt(config.content.verify_shared)
             identity = bucket_identity(config, bucket)
-            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
             seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
-            trust = Trust(names.host, config.content.share, doubting=doubt.any, seal=seal)
-            # The first request: finds out, too, whether the bucket is there and lets us in.
-            await learn_all(store, catalog, trust, clock)
-            await count_all(store, catalog, tally)
+            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
+            await _learn(store, catalog, Trust(names.host, config.content.share, doubt.any, seal), tally)
             for problem in found.problems:
                 tally.problem(problem)
             gathering = Gathering(config, store, clock, tally, catalog, spool, names, seal, rescan=rescan)
@@ -145,10 +146,14 @@ async def _run(
             )
             tally.stage = "writing the manifest"
             recorder = Recorder(spool, snapshots, tally, catalog, names, losses=losses)
-            async with gathering.sending() as sender:
-                await publish(sender, catalog, names, tally, seal)
-                tally.run, stored = await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
-            tally.next_lock_end = await _tidy(catalog, names)
+
+            async def write() -> StoredObject:
+                async with gathering.sending() as sender:
+                    await publish(sender, catalog, names, tally, seal)
+                    return await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
+
+            stored = await outlasting(write(), tally)
+            tally.next_lock_end = await tidied(catalog, names)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
@@ -167,36 +172,11 @@ async def _catalog(config: Config) -> Catalog:
         raise
 
 
-async def _tidy(catalog: Catalog, names: Naming) -> datetime | None:
-    """
-    When the next of all locks ends.
-
-    The manifest is stored: whatever befalls the catalog now, the run has ended well.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        await finished(loop.run_in_executor(None, catalog.tidy, names.started))
-        return await finished(loop.run_in_executor(None, catalog.next_lock_end, names.started))
-    except asyncio.CancelledError:
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
-        log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
-        return None
-    except CatalogUnusable as exc:
-        await asyncio.to_thread(_set_aside_late, catalog, str(exc))
-        return None
-    except SpoolError as exc:
-        log.warning("catalog.untidy", reason=str(exc))
-        return None
-
-
-def _set_aside_late(catalog: Catalog, reason: str) -> None:
-    """Not left to the next run, which may step on nothing of the damage before its own end."""
-    catalog.close()
-    try:
-        set_aside(catalog.path, reason)
-    except OSError as exc:
-        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc.strerror}")
+async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, tally: Tally) -> None:
+    """Bring the catalog up to date: with what others have published, and with what lies in the bucket."""
+    # The first request: finds out, too, whether the bucket is there and lets us in.
+    await learn_all(store, catalog, trust, tally.clock)
+    await count_all(store, catalog, tally)
 
 
 def _log_start(names: Naming, bucket: str) -> None:
@@ -295,6 +275,7 @@ def _summary(
         first_notes=_told(tally.first_notes),
         examined=tally.gathered,
         rescan=tally.rescan,
+        unseen=tally.unseen,
     )
     log.info(
         "run.finished",

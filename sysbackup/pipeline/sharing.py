@@ -25,8 +25,8 @@ from sysbackup.model import RUN_FORM, Clock, LockMode
 from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.report import Tally
-from sysbackup.pipeline.shipping import Sender
-from sysbackup.store.port import Body, ObjectStore
+from sysbackup.pipeline.shipping import Pieces, Sender
+from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()
 
@@ -265,36 +265,13 @@ async def _learn(
     await asyncio.to_thread(keep)
 
 
-class _News:
-    """The index as a stream's source."""
-
-    def __init__(self, catalog: Catalog, naming: Naming, seal: index.Seal | None) -> None:
-        self._pieces = self._compressed(catalog, naming, seal)
-        self._carry = bytearray()
-
-    def _compressed(self, catalog: Catalog, naming: Naming, seal: index.Seal | None) -> Iterator[bytes]:
-        gzip = gzipping.compressor()
-        yield gzip.compress(index.header(naming.host, naming.run))
-        for found in shared.news(catalog):
-            yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
-        yield gzip.flush()
-
-    async def ready(self, size: int) -> None:
-        """Nothing to wait for."""
-
-    async def take(self, size: int) -> Body:
-        return await asyncio.to_thread(self._take, size)
-
-    def _take(self, size: int) -> bytearray:
-        out = self._carry
-        while len(out) < size and (piece := next(self._pieces, None)) is not None:
-            out += piece
-        self._carry = out[size:]
-        del out[size:]
-        return out
-
-    async def approve(self) -> None:
-        """Every index is kept."""
+def _news(catalog: Catalog, naming: Naming, seal: index.Seal | None) -> Iterator[bytes]:
+    """The index, compressed."""
+    gzip = gzipping.compressor()
+    yield gzip.compress(index.header(naming.host, naming.run))
+    for found in shared.news(catalog):
+        yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
+    yield gzip.flush()
 
 
 async def publish(
@@ -309,7 +286,7 @@ async def publish(
     if not await asyncio.to_thread(shared.begin_publishing, catalog):
         return
     key = keys.index_key(naming.host, naming.run, number)
-    stored = await sender.send(key, naming.contents, _News(catalog, naming, seal), length=None)
+    stored = await sender.send(key, naming.contents, Pieces(_news(catalog, naming, seal)), length=None)
     # Of what is not locked nobody can say that it must still be there.
     until = None if stored.lock.mode is LockMode.NONE else stored.lock.until
     await asyncio.to_thread(shared.published, catalog, naming.host, key, until)

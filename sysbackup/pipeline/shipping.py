@@ -8,7 +8,7 @@ from.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -158,6 +158,32 @@ class Source(Protocol):
     async def approve(self) -> None:
         """Asked after the last byte and before the object comes into being: `Refused` keeps it from that."""
         ...
+
+
+class Pieces:
+    """Bytes that are made piece by piece, of any size, as a stream's source; they are made in a thread."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._carry = bytearray()
+
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
+
+    async def take(self, size: int) -> Body:
+        """See `Source`."""
+        return await asyncio.to_thread(self._take, size)
+
+    async def approve(self) -> None:
+        """What could be made is kept."""
+
+    def _take(self, size: int) -> bytearray:
+        out = self._carry
+        while len(out) < size and (piece := next(self._pieces, None)) is not None:
+            out += piece
+        self._carry = out[size:]
+        del out[size:]
+        return out
 
 
 class Sender:

@@ -20,7 +20,7 @@ from typing import TypeVar
 from sysbackup.catalog.known import Catalog
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.pack import Packed
-from sysbackup.model import Location, Problem, StoredObject
+from sysbackup.model import Clock, Location, Problem, StoredObject
 from sysbackup.pipeline.examining import describe_file, moves, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.recording import spooled
@@ -98,6 +98,7 @@ class Streamer:
         naming: Naming,
         lock_timeout: float,
         *,
+        clock: Clock,
         stop: threading.Event,
     ) -> None:
         self._sender = sender
@@ -107,6 +108,7 @@ class Streamer:
         self._tally = tally
         self._pool = pool
         self._naming = naming
+        self._clock = clock
         self._lock_timeout = lock_timeout
         self._stop = stop
         self._under_way: dict[bytes, asyncio.Event] = {}
@@ -204,7 +206,8 @@ class Streamer:
         """Store the file as it comes, in one reading, under this run's own key for it."""
         moving = _Once(file, self._pool)
         key = keys.moving_file_key(self._naming.host, self._naming.run, path)
-        stored: StoredObject = await self._sender.send(key, self._naming.promise, moving, length=None)
+        lock = self._naming.lasting(self._clock.now()).promise
+        stored: StoredObject = await self._sender.send(key, lock, moving, length=None)
         file.sha, file.size = moving.sha, moving.size
         self._tally.stored(stored, plain=file.size)
         return Location(stored.key, stored.version)

@@ -6,17 +6,16 @@ Which of several manifests is believed, `recovery.judging` says.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-from sysbackup.errors import FormatError, RestoreError, UsageError
+from sysbackup.errors import FormatError, NoSuchRun, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import LINE_LIMIT, Entry, ManifestReader, RunHeader
-from sysbackup.model import brief, worked_under
+from sysbackup.model import WORKING_NAME, brief
 from sysbackup.recovery.arriving import arrived, closable
 from sysbackup.recovery.judging import Run, disputed, genuine, some
 from sysbackup.store.port import ObjectStore, Version
@@ -27,9 +26,6 @@ LATEST = "latest"
 
 # Of what any run's name is made up; see `model`.
 _BEGINNING = re.compile(r"[0-9TZa-f-]*")
-
-_BATCH = 1000  # entries per trip to a worker thread
-_BATCH_BYTES = 1 << 20  # of their lines: what a manifest says is not to be held in memory, however little it packs into
 
 
 async def runs(store: ObjectStore, host: str | None = None) -> list[Run]:
@@ -57,8 +53,9 @@ async def find(store: ObjectStore, run: str, host: str | None = None, version: s
     `latest` passes over runs from the future, whose manifests anybody may have
     written to be the latest, and says so. `UsageError` where the name fits several
     (with a `version`: several that have it), or `latest` could be of several
-    hosts or of a run whose manifest is disputed by another name; `RestoreError`
-    where it fits none.
+    hosts or of a run whose manifest is disputed by another name; `NoSuchRun`
+    where it fits none, `RestoreError` where it has no such version, or all are from
+    the future.
     """
     if run == LATEST:
         known = await runs(store, host)
@@ -67,8 +64,8 @@ async def find(store: ObjectStore, run: str, host: str | None = None, version: s
     if not _BEGINNING.fullmatch(run):
         _refuse(run, host)  # and no server is asked for a prefix of anything that can be typed
     prefix = keys.manifest_prefix(host)
-    # all that share its working name are seen, too
-    known = await _listed(store, prefix if host is None else prefix + (worked_under(run) or run))
+    # all that share its working name are seen, too: they are rivals
+    known = await _listed(store, prefix if host is None else prefix + run[:WORKING_NAME])
     fitting = [r for r in known if r.run == run] or [r for r in known if r.run.startswith(run)]
     if not fitting:
         _refuse(run, host)
@@ -112,8 +109,8 @@ async def batches(store: ObjectStore, run: Run, spool: Path | None = None) -> As
     try:
         async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
             async for chunk in chunks:
-                entries = reader.feed(chunk)
-                while batch := await asyncio.to_thread(_pull, reader, entries):
+                found = reader.batches(chunk)
+                while (batch := await asyncio.to_thread(next, found, None)) is not None:
                     for entry in batch:
                         if isinstance(entry, RunHeader):
                             check(entry, run)
@@ -177,18 +174,7 @@ def _refuse(run: str, host: str | None) -> NoReturn:
     """Say that there is no such run."""
     whose = "" if host is None else f" of {host}"
     what = f"no run{whose}" if run == LATEST else f"no run {run!r}{whose}"
-    raise RestoreError(f"the bucket holds {what} (see: sysbackup list)")
-
-
-def _pull(reader: ManifestReader, entries: Iterator[Entry]) -> list[Entry]:
-    """The next entries: a thousand, or fewer where these are large."""
-    batch: list[Entry] = []
-    enough = reader.taken + _BATCH_BYTES
-    for entry in islice(entries, _BATCH):
-        batch.append(entry)
-        if reader.taken >= enough:
-            break
-    return batch
+    raise NoSuchRun(f"the bucket holds {what} (see: sysbackup list)")
 
 
 def check(entry: RunHeader, run: Run) -> None:

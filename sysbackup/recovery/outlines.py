@@ -10,14 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.formats.manifest import End, Entry, ManifestReader, RunHeader, end_in
+from sysbackup.formats.ends import ends
+from sysbackup.formats.manifest import End, RunHeader, end_in
 from sysbackup.recovery import history
 from sysbackup.recovery.judging import Run
 from sysbackup.store.port import ObjectStore
 
 _AT_ONCE = 8
 
-# A manifest of this size is read at once, and looked through to its end.
+# A manifest of this size is read at once.
 _WHOLE = 64 << 10
 # The last line of a larger one is in these last bytes; one that older versions wrote cannot be read from its end.
 _TAIL = 2 << 10
@@ -42,8 +43,9 @@ async def outlines(store: ObjectStore, runs: Sequence[Run]) -> list[Outline]:
     """
     The outlines of these runs, each by its `used` version, in their order; one or two small reads for each.
 
-    What is wrong with one manifest costs that one alone. `StoreUnavailable` where
-    the store is gone.
+    What is called damaged was read twice, for it may have been its way. What is
+    wrong with one manifest costs that one alone. `StoreUnavailable` where the store
+    is gone.
     """
     slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -67,23 +69,19 @@ async def _outline(store: ObjectStore, run: Run) -> Outline:
     if run.size > _WHOLE:
         header = await history.header(store, run)
         return _believed(header, end_in(await _bytes(store, run, run.size - _TAIL, _TAIL)))
-    return await asyncio.to_thread(_ends, await _bytes(store, run, 0, run.size), run)
+    try:
+        return await _whole(store, run)
+    except FormatError:
+        return await _whole(store, run)  # the bytes may have been damaged on their way
 
 
-def _ends(whole: bytes, run: Run) -> Outline:
-    """The outline of a manifest at hand. A small one, too, can unpack to much, so nothing of it is kept."""
-    reader = ManifestReader()
-    header: RunHeader | None = None
-    last: Entry | None = None
-    for last in reader.feed(whole):
-        if isinstance(last, RunHeader):
-            history.check(last, run)
-            header = last
-    reader.finish()
-    return _believed(header, last if isinstance(last, End) else None)
+async def _whole(store: ObjectStore, run: Run) -> Outline:
+    header, end = await asyncio.to_thread(ends, await _bytes(store, run, 0, run.size))
+    history.check(header, run)
+    return _believed(header, end)
 
 
-def _believed(header: RunHeader | None, end: End | None) -> Outline:
+def _believed(header: RunHeader, end: End | None) -> Outline:
     """JSON knows no largest number, terminals do, and nobody has so many bytes."""
     if end is not None and any(not 0 <= number < 1 << 63 for number in (*end.counts.values(), end.bytes, end.problems)):
         return Outline(header, trouble="its last line has numbers that cannot be")

@@ -28,7 +28,7 @@ def reason(exc: Exception) -> str:
     said = exc.strerror or str(exc)
     if exc.errno in _HOPELESS:
         raise RestoreError(
-            f"the target cannot be written any more: {said}. What was restored so far is whole and stays;"
-            " after making room go on with --overwrite"
+            f"the target cannot be written any more: {said}. What was restored so far is whole and stays:"
+            " make room, then restore again, which passes over what is there and right"
         ) from exc
     return said

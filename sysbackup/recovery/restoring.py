@@ -88,8 +88,8 @@ class _Restore:
             Frame(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
         ):
             make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
-            await planner.run(make)
             try:
+                await planner.run(make)
                 await self._bring(store, planner, threads, looks=looks)
                 await planner.run(frame.make_others, self._plan.others())
             except SysbackupError:

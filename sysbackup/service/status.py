@@ -16,6 +16,7 @@ from sysbackup.config import Config
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.pipeline.report import Ended
 from sysbackup.service.messages import Progress
+from sysbackup.sources.living import look_up
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +88,8 @@ def socket_path(config: Config) -> Path:
 
 def born(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None where none of that number lives."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The second field is the command's name in brackets, and may hold anything.
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])  # a zombie is dead, though nobody has noticed
+    found = look_up(pid)
+    return None if found is None or found.dead else found.born  # a zombie is dead, though nobody has noticed
 
 
 def write(path: Path, status: Status) -> None:

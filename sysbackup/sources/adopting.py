@@ -18,9 +18,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import NamedTuple
 
 from sysbackup.sources.children import FOR_GOOD, known, moment, spawning, starts
+from sysbackup.sources.living import Process, look_up
 
 __all__ = ["adopt", "end_adopted", "end_children", "moment", "reap_adopted"]
 
@@ -49,7 +49,7 @@ def end_adopted(since: int) -> int:
     orphans of one that was killed come to us only when it is gone.
     """
 
-    def find() -> list[_Process]:
+    def find() -> list[Process]:
         adopted = (p for p in _adopted() if p.born >= since and not {p.group, p.session} & known)
         return [p for p in adopted if p.over or not _for_good(p.number)]
 
@@ -69,7 +69,7 @@ def end_children() -> None:
     _end(lambda: list(_children()), nullcontext(), _WITHIN)
 
 
-def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[object], within: float) -> int:
+def _end(find: "Callable[[], list[Process]]", lock: AbstractContextManager[object], within: float) -> int:
     """Kill whom `find` finds, until it finds nobody; `lock` keeps others from reaping them meanwhile."""
     ours = os.getpgrp()
     killed: set[int] = set()
@@ -94,21 +94,7 @@ def _end(find: "Callable[[], list[_Process]]", lock: AbstractContextManager[obje
     return len(killed)
 
 
-class _Process(NamedTuple):
-    number: int
-    state: str
-    group: int
-    session: int
-    threads: int
-    born: int
-
-    @property
-    def over(self) -> bool:
-        """It has ended, and waits to be reaped. As long as it has threads that end, so it has its children."""
-        return self.state in "ZX" and self.threads <= 1
-
-
-def _kill(process: _Process, ours: int) -> None:
+def _kill(process: Process, ours: int) -> None:
     # Those that have become another user (sudo) may be out of our reach.
     with suppress(ProcessLookupError, PermissionError):
         os.kill(process.number, signal.SIGKILL)
@@ -125,7 +111,7 @@ def _reap() -> None:
                 os.waitpid(process.number, os.WNOHANG)
 
 
-def _adopted() -> list[_Process]:
+def _adopted() -> list[Process]:
     """
     Our children that we have not started ourselves, to be called with `spawning` held.
 
@@ -160,15 +146,8 @@ def _read(process: str, what: str) -> bytes:
     return b""
 
 
-def _children() -> Iterator[_Process]:
-    """Our children, those that have ended too (proc(5): stat)."""
+def _children() -> Iterator[Process]:
+    """Our children, those that have ended too."""
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        with suppress(OSError):
-            with open(f"/proc/{name}/stat", "rb") as file:
-                # The second field is the command's name in brackets, and may hold anything.
-                fields = file.read().rpartition(b")")[2].split()
-            if int(fields[1]) == os.getpid():
-                group, session, threads, born = (int(fields[n]) for n in (2, 3, 17, 19))
-                yield _Process(int(name), fields[0].decode(), group, session, threads, born)
+        if name.isdigit() and (found := look_up(int(name))) is not None and found.parent == os.getpid():
+            yield found

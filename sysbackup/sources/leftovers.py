@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from sysbackup.sources.children import Child
+from sysbackup.sources.living import look_up
 from sysbackup.sources.pipes import Inlet
 
 _LOOK_EVERY = 0.05
@@ -45,49 +46,43 @@ async def end_left(child: Child, inlets: Sequence[Inlet], since: int, grace: flo
 def _signal(pipes: set[int], since: int, number: signal.Signals, told: set[tuple[int, int]]) -> set[tuple[int, int]]:
     """Signal the holders that have not been `told`; who they were."""
     found = set()
-    for process, born in _holders(pipes, since):
-        if (process, born) in told:
+    for holder in _holders(pipes, since):
+        if holder in told:
             continue
         with suppress(OSError):  # it has ended, or is another user's (sudo)
-            handle = os.pidfd_open(process)
+            handle = os.pidfd_open(holder[0])
             try:
                 # Looked at again now that the handle holds on to it: its number may have become a stranger's.
-                if _born(process) == born and _holds(process, pipes):
+                now = look_up(holder[0])
+                if now is not None and (now.number, now.born) == holder and _holds(now.number, pipes):
                     signal.pidfd_send_signal(handle, number)
-                    found.add((process, born))
+                    found.add(holder)
             finally:
                 os.close(handle)
     return found
 
 
 def _holders(pipes: set[int], since: int) -> Iterator[tuple[int, int]]:
+    """Who has them open for writing: number and birth."""
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            born = _born(int(name))
-            if born is not None and born >= since and _holds(int(name), pipes):
-                yield int(name), born
+            found = look_up(int(name))
+            if found is not None and found.born >= since and _holds(found.number, pipes):
+                yield found.number, found.born
 
 
-def _holds(process: int, pipes: set[int]) -> bool:
+def _holds(number: int, pipes: set[int]) -> bool:
     """Whether it has the writing end of one of these pipes; False where we may not know."""
     names = {f"pipe:[{pipe}]" for pipe in pipes}
     with suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{process}/fd"):
+        for descriptor in os.listdir(f"/proc/{number}/fd"):
             with suppress(OSError):
-                if os.readlink(f"/proc/{process}/fd/{descriptor}") in names and _writes(process, descriptor):
+                if os.readlink(f"/proc/{number}/fd/{descriptor}") in names and _writes(number, descriptor):
                     return True
     return False
 
 
-def _writes(process: int, descriptor: str) -> bool:
-    with open(f"/proc/{process}/fdinfo/{descriptor}", "rb") as file:
+def _writes(number: int, descriptor: str) -> bool:
+    with open(f"/proc/{number}/fdinfo/{descriptor}", "rb") as file:
         flags = next((line.split()[1] for line in file if line.startswith(b"flags:")), b"0")
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
-
-
-def _born(process: int) -> int | None:
-    """When it was started, as `children.moment` counts (proc(5): stat's field 22)."""
-    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
-        # The second field is the command's name in brackets, and may hold anything.
-        return int(file.read().rpartition(b")")[2].split()[19])
-    return None

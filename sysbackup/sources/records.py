@@ -32,11 +32,6 @@ class Records:
         self._held = bytearray()
         self._skipping = False
 
-    @property
-    def nul_separated(self) -> bool:
-        """Whether records end with NUL: then a newline is part of a name."""
-        return self._terminator == b"\0"
-
     def feed(self, chunk: bytes) -> list[bytes]:
         """The records that this chunk completes."""
         if self._terminator is not None:

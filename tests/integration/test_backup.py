@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 
 from sysbackup.catalog.known import Catalog
 from sysbackup.formats import manifest
-from sysbackup.model import LockMode, SystemClock
+from sysbackup.model import Lock, LockMode, SystemClock
 from sysbackup.pipeline.examining import Examined, Examiner
 from sysbackup.pipeline.report import Summary
 from sysbackup.pipeline.run import back_up
@@ -26,6 +26,7 @@ from sysbackup.sources.folders import Folders
 from sysbackup.sources.owners import Owners
 from sysbackup.sources.reading import Patience
 from sysbackup.sources.sorting import Sorter
+from sysbackup.store.port import NO_METADATA, Upload
 from tests import backups, comparing, trees
 from tests.clock import ManualClock
 from tests.memory_store import MemoryBucket, MemoryStore
@@ -234,6 +235,39 @@ def test_a_file_that_never_holds_still_is_kept_with_a_warning(store: MemoryStore
     assert not report.problems
     content = (tmp_path / "out" / os.fsdecode(path)[1:]).read_bytes()
     assert hashlib.sha256(content).hexdigest() == node.sha
+
+
+def test_a_file_that_never_holds_still_in_a_run_longer_than_its_promise(tmp_path: Path) -> None:
+    """S3 refuses a lock that has ended already: what only such a run names is locked for a day more, at least."""
+    clock = ManualClock()
+    path = tmp_path / "moving"
+    path.write_bytes(os.urandom(40 * MIB))
+
+    class Disturbing(MemoryStore):
+        """The file changes whenever its second reading has begun; that takes two weeks."""
+
+        @asynccontextmanager
+        async def upload(
+            self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
+        ) -> AsyncIterator[Upload]:
+            if key.startswith("content/"):
+                with path.open("r+b") as file:
+                    file.seek(-8, os.SEEK_END)
+                    file.write(os.urandom(8))
+                clock.turn(days=5)
+            async with super().upload(key, lock, metadata=metadata, once=once) as upload:
+                yield upload
+
+    config = backups.configured(tmp_path)
+    backups.picker(config, path)
+    store = Disturbing(MemoryBucket(clock))
+    summary = backups.backed_up(config, store, clock)
+    node = backups.nodes(backups.entries(store, summary))[bytes(path)]
+    assert isinstance(node, manifest.File)
+    assert node.warnings == ["changed-while-read"]
+    (kept,) = store.bucket.objects[str(node.key)]
+    assert kept.lock is not None
+    assert kept.lock.until > clock.now()
 
 
 def test_a_large_file_that_grows_keeps_a_consistent_beginning(store: MemoryStore, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_stops_at_any_moment_of_a_run(host: Host, bucket: OnServer) -> None:
 
     assert {line["outcome"] for line in ends} <= {"complete", "stopped"}
     complete = [line["outcome"] for line in ends].count("complete")
-    perhaps = sum("manifest was on the way" in str(line["reason"]) for line in ends)
+    perhaps = sum("manifest was on its way" in str(line["reason"]) for line in ends)
     assert complete <= uvloop.run(manifests()) <= complete + perhaps
     assert not uploading(bucket)
 

@@ -79,6 +79,34 @@ def test_a_file_that_is_gone_is_a_note(store: MemoryStore, tmp_path: Path) -> No
     assert "and 8 more" in text.getvalue()
 
 
+@pytest.mark.parametrize("files", [1, 1000])
+def test_a_picker_of_which_everything_is_missing_is_a_problem(store: MemoryStore, tmp_path: Path, files: int) -> None:
+    """A file system that is not mounted makes no complete backup; one problem names the picker, however many paths."""
+    config = backups.configured(tmp_path)
+    (tmp_path / "stays").write_text("here")
+    backups.picker(config, tmp_path / "stays", tmp_path / "gone")
+    backups.picker(config, *(tmp_path / "mnt" / f"{n}" for n in range(files)), name="mounted")
+    summary = backups.backed_up(config, store)
+    assert (summary.exit_code, summary.problems, summary.notes) == (3, 1, files + 1)
+    (problem,) = summary.first_problems
+    assert problem["path"] == "mounted"
+    assert "is a file system not mounted?" in problem["reason"]
+    assert ("1,000" in problem["reason"]) == (files == 1000)
+    end = backups.entries(store, summary)[-1]
+    assert isinstance(end, manifest.End)
+    assert end.problems == 1
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "mnt" / "0").write_text("mounted again")
+    assert backups.backed_up(config, store).exit_code == 0
+
+
+def test_a_picker_of_nothing_is_no_problem(store: MemoryStore, tmp_path: Path) -> None:
+    """Nothing that it printed is missing."""
+    config = backups.configured(tmp_path)
+    backups.picker(config)
+    assert backups.backed_up(config, store).exit_code == 0
+
+
 def test_a_file_taken_for_a_directory_is_a_problem(store: MemoryStore, tmp_path: Path) -> None:
     """It is there, and a slash too many keeps it out of the backup: nobody may take that for gone."""
     config = backups.configured(tmp_path)

@@ -34,7 +34,6 @@ def test_records_come_as_soon_as_they_are_whole() -> None:
     records = Records()
     assert records.feed(b"/a\n/b\n") == []
     assert len(records.feed(b"/x\n" * 3000)) == 3002
-    assert not records.nul_separated
     assert records.feed(b"/y\n/z") == [b"/y"]
     assert records.finish() == [b"/z"]
 
@@ -43,7 +42,7 @@ def test_a_nul_decides_at_once() -> None:
     """A slow `find -print0` is not held back until 8 KiB are there."""
     records = Records()
     assert records.feed(b"/a\0/b") == [b"/a"]
-    assert records.nul_separated
+    assert records.feed(b"\n\0/c") == [b"/b\n"]
 
 
 def test_a_record_beyond_all_measure_is_reported_and_takes_no_memory() -> None:

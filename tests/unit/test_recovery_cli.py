@@ -471,6 +471,24 @@ def test_own_host_without_a_backup(
     assert command("ls", RUN, "--host", HOST) == 0
 
 
+def test_what_is_wrong_with_a_run_of_this_machine_is_said(
+    command: Command, backup: Backup, own: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A version that there is not, or runs from the future: that, and not that this machine has no backup."""
+    future = "20261126T041500Z-0003"
+    backup.stored(future)
+    own(HOST)
+    for arguments, says in (
+        ((future, "--version", "wrong"), "has no version 'wrong'; it has: "),
+        (("latest",), "are from the future"),
+        (("latest", "--version", "wrong"), "are from the future"),
+    ):
+        assert command("ls", *arguments) == 1
+        err = capfd.readouterr().err
+        assert says in err
+        assert "which is this machine" not in err
+
+
 def test_machine_with_a_picker_has_a_host(
     command: Command, backup: Backup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

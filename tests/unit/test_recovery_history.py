@@ -211,6 +211,18 @@ def test_two_manifests_of_one_run(backup: Backup) -> None:
     assert _found(backup, names[0], "beta").oddity is None
 
 
+@pytest.mark.parametrize("host", [None, HOST])
+@pytest.mark.parametrize("more", [1, 4, 7])
+def test_part_of_the_secret_hides_no_rival(backup: Backup, host: str | None, more: int) -> None:
+    """Whoever names a run by more than its working name, yet not in full, is told of the dispute, too."""
+    ours, theirs = WORKING + "a1b2c3d4", WORKING + "00000000"
+    for name in (ours, theirs):
+        backup.stored(name)
+    found = _found(backup, ours[: len(WORKING) + more], host)
+    assert (found.run, found.claimants) == (ours, (theirs, ours))
+    assert theirs in (found.oddity or "")
+
+
 def test_a_working_name_is_no_manifest(backup: Backup) -> None:
     """What lies under the public name of a run was not put there by sysbackup."""
     backup.stored(WORKING)

@@ -427,13 +427,18 @@ def test_damaged_manifest_writes_nothing(backup: Backup, tmp_path: Path) -> None
 
 @ROOT
 def test_full_disk(backup: Backup, tmp_path: Path) -> None:
-    """A full disk ends the restore with one error that says so, not with one for each file."""
+    """A full disk ends the restore with one error that says so, not with one for each file. Then it goes on."""
     (tmp_path / "small").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path / "small")], check=True)
     try:
-        with pytest.raises(RestoreError, match="No space left"):
+        with pytest.raises(RestoreError, match=r"No space left.*make room, then restore again"):
             restored(backup, tmp_path / "small")
         assert not [name for name in tree(tmp_path / "small") if "large" in name]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path / "small")], check=True)
+        report = restored(backup.store, tmp_path / "small")
+        assert (report.exit_code, report.counts.present > 0) == (0, True)
+        assert restored(backup.store, tmp_path / "new").exit_code == 0
+        assert tree(tmp_path / "small") == tree(tmp_path / "new")
     finally:
         subprocess.run(["umount", str(tmp_path / "small")], check=True)
 

@@ -1,0 +1,107 @@
+"""
+The end of a run: from the moment its manifest is on its way, a stop may come too late to undo it.
+
+Then the run has ended well, whatever befalls it, and says so under the name
+that the manifest has: nobody else could tell that name.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, TypeVar
+
+import structlog
+
+from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.rows import CatalogUnusable
+from sysbackup.catalog.schema import set_aside
+from sysbackup.errors import AccessDenied, BucketUnusable, SpoolError, StoreError, expected
+from sysbackup.pipeline.naming import Naming
+from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.streaming import finished
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+# Seconds that a manifest on its way, and the look that follows, get when the run is told to stop: less than the
+# daemon waits for a run to clean up, and enough for two requests to a store that answers.
+_WITHIN = 4.0
+
+
+async def outlasting(writing: Coroutine[Any, Any, T], tally: Tally) -> T:
+    """
+    What `writing`, which stores the manifest, returns.
+
+    A cancellation waits a few seconds for it where the manifest is on its way
+    (`Tally.sending_as`), and is forgotten where it ends well. A second one does not
+    wait. Where it is not known whether the manifest is stored, `sending_as` keeps its name.
+    """
+    # A task of its own, so that a cancellation reaches it when we say so; it never outlives this call.
+    task = asyncio.create_task(writing, name="manifest")
+    try:
+        result = await _awaited(task, tally)
+    except BaseException as error:
+        causes = expected(error) or [StoreError()]
+        if all(not isinstance(e, StoreError) or isinstance(e, AccessDenied | BucketUnusable) for e in causes):
+            tally.sending_as = None  # it was never sent, or refused
+        raise
+    tally.sending_as = None
+    return result
+
+
+async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        patience = _WITHIN if tally.sending_as else 0.0
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task], timeout=patience)
+            if not task.done():
+                task.cancel()
+            patience = _WITHIN
+        if task.cancelled():
+            raise
+        result = task.result()
+        _outlived()
+        return result
+
+
+async def tidied(catalog: Catalog, names: Naming) -> datetime | None:
+    """
+    When the next of all locks ends; what is of no use any more is gone from the catalog.
+
+    The manifest is stored: whatever befalls the catalog now, the run has ended well.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        await finished(loop.run_in_executor(None, catalog.tidy, names.started))
+        return await finished(loop.run_in_executor(None, catalog.next_lock_end, names.started))
+    except asyncio.CancelledError:
+        _outlived()
+        return None
+    except CatalogUnusable as exc:
+        await asyncio.to_thread(_set_aside_late, catalog, str(exc))
+        return None
+    except SpoolError as exc:
+        log.warning("catalog.untidy", reason=str(exc))
+        return None
+
+
+def _outlived() -> None:
+    """Forget that we were cancelled."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+    log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
+
+
+def _set_aside_late(catalog: Catalog, reason: str) -> None:
+    """Not left to the next run, which may step on nothing of the damage before its own end."""
+    catalog.close()
+    try:
+        set_aside(catalog.path, reason)
+    except OSError as exc:
+        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc.strerror}")

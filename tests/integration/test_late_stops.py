@@ -1,0 +1,197 @@
+"""Stops that come when the manifest is on its way, or stored: what is told of it is true, and names it."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from sysbackup.errors import AccessDenied, StoreUnavailable
+from sysbackup.model import Lock, StoredObject, SystemClock
+from sysbackup.pipeline import ending
+from sysbackup.pipeline.report import Summary, Tally
+from sysbackup.pipeline.run import back_up
+from sysbackup.recovery import history
+from sysbackup.store.port import NO_METADATA, Body, Version
+from tests import backups
+from tests.daemons import SOON, Host, daemon
+from tests.failing import FailingStore
+from tests.memory_store import MemoryBucket, MemoryStore
+from tests.processes import belonging
+from tests.proxy import Fault, proxying
+from tests.servers import OnServer, Server
+
+
+class Slow(MemoryStore):
+    """A store that answers a manifest's put, or the look after it, when `go` is set; `there`: it has been asked."""
+
+    def __init__(self, bucket: MemoryBucket, what: str) -> None:
+        super().__init__(bucket)
+        self._what = what
+        self.there = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def _wait(self, what: str, key: str) -> None:
+        if what == self._what and key.startswith("manifests/"):
+            self.there.set()
+            await self.go.wait()
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        lock: Lock,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        once: bool = False,
+        sha256: bytes | None = None,
+    ) -> StoredObject:
+        stored = await super().put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
+        await self._wait("put", key)
+        return stored
+
+    async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        await self._wait("look", prefix)
+        async for version in super().versions(prefix, after):
+            yield version
+
+
+class Stopped:
+    """A run that was told to stop when the store was `there`; it has a summary, or ended without one."""
+
+    def __init__(self, base: Path) -> None:
+        self.bucket = MemoryBucket()
+        self.config = backups.configured(base)
+        backups.picker(self.config, "/etc/hostname")
+        self.tally: Tally | None = None
+        self.summary: Summary | None = None
+
+    async def make(self, what: str, *, answers: bool, twice: bool = False) -> None:
+        def watch(tally: Tally) -> None:
+            self.tally = tally
+
+        store = Slow(self.bucket, what)
+        task = asyncio.create_task(back_up(self.config, store, "bucket", SystemClock(), watch))
+        await store.there.wait()
+        task.cancel()
+        if twice:
+            await asyncio.sleep(0)
+            task.cancel()
+        if answers:
+            asyncio.get_running_loop().call_soon(store.go.set)
+        await asyncio.wait([task])
+        self.summary = None if task.cancelled() else task.result()
+
+    @property
+    def listed(self) -> list[str]:
+        """The names of the runs that are in the bucket."""
+        return [run.run for run in backups.run(history.runs(MemoryStore(self.bucket)))]
+
+    @property
+    def reason(self) -> str:
+        """What is told of a run that was stopped."""
+        assert self.tally is not None
+        return self.tally.at_the_end("stopped by SIGTERM")
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Stopped:
+    return Stopped(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["put", "look"])
+def test_a_stop_that_comes_too_late(stopped: Stopped, what: str) -> None:
+    """The store answers in time: the run is complete under the name that it prints, and that one is in the bucket."""
+    backups.run(stopped.make(what, answers=True))
+    assert stopped.summary is not None
+    assert (stopped.summary.exit_code, stopped.summary.unseen) == (0, None)
+    assert stopped.listed == [stopped.summary.run]
+    assert stopped.reason == "stopped by SIGTERM"
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_stop_while_the_look_hangs(stopped: Stopped, monkeypatch: pytest.MonkeyPatch, twice: bool) -> None:
+    """The manifest is stored all the same: the run says so under its name, and that something was not seen."""
+    if not twice:  # whoever says so twice does not wait
+        monkeypatch.setattr(ending, "_WITHIN", 0.05)
+    backups.run(stopped.make("look", answers=False, twice=twice))
+    assert stopped.summary is not None
+    assert (stopped.summary.outcome, stopped.listed) == ("complete", [stopped.summary.run])
+    assert "told to stop" in (stopped.summary.unseen or "")
+
+
+def test_a_stop_while_the_put_hangs(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can know whether the manifest is stored; so its name is told."""
+    monkeypatch.setattr(ending, "_WITHIN", 0.05)
+    backups.run(stopped.make("put", answers=False))
+    assert stopped.summary is None
+    assert len(stopped.listed) == 1  # this store had stored it
+    assert f"its manifest was on its way as {stopped.listed[0]}, and may be stored" in stopped.reason
+
+
+@pytest.mark.parametrize(("error", "unsure"), [(StoreUnavailable, True), (AccessDenied, False)])
+def test_a_put_whose_answer_is_lost_for_good(tmp_path: Path, error: type[StoreUnavailable], unsure: bool) -> None:
+    """The run failed, but its manifest is in the bucket: its name is told, unless the store has refused it."""
+    config = backups.configured(tmp_path)
+    backups.picker(config, "/etc/hostname")
+    bucket = MemoryBucket()
+    tallies: list[Tally] = []
+
+    class Lost(FailingStore):
+        async def put(self, key: str, *args: object, **options: object) -> StoredObject:
+            stored = await super().put(key, *args, **options)  # type: ignore[arg-type]
+            if key.startswith("manifests/"):
+                raise error("made to fail by the test")
+            return stored
+
+    store = Lost(MemoryStore(bucket), lambda *_: False)
+    with pytest.raises(error):
+        backups.run(back_up(config, store, "bucket", SystemClock(), tallies.append))
+    (run,) = backups.run(history.runs(MemoryStore(bucket)))
+    assert (run.run in tallies[0].at_the_end("it failed")) == unsure
+
+
+@pytest.fixture
+def bucket(moto: Server) -> OnServer:
+    return uvloop.run(moto.bucket())
+
+
+@pytest.fixture
+def host(tmp_path: Path, bucket: OnServer) -> Iterator[Host]:
+    found = Host(tmp_path / "machine", bucket)
+    yield found
+    assert belonging(found.base) == {}
+
+
+@pytest.mark.parametrize(
+    ("request_line", "outcome"),
+    [(r"^GET .*versions.*prefix=manifests", "complete"), (r"^PUT .*/manifests/", "stopped")],
+)
+def test_a_daemon_that_is_stopped_then(host: Host, bucket: OnServer, request_line: str, outcome: str) -> None:
+    """The store falls silent at the look, or at the put: the history says what is true, and under which name."""
+    host.program("pickers.d", "passwd", "#!/bin/sh\necho /etc/passwd\n")
+    with proxying(bucket.server.endpoint) as proxy:
+        proxy.fail(request_line, Fault.STALLED, *range(1, 100))
+        host.configure({"s3": {"endpoint_url": proxy.url}})
+        with daemon(host) as service:
+            service.signal(signal.SIGUSR1)
+            assert proxy.stalled.wait(SOON), service.said()
+            service.signal(signal.SIGTERM)
+            assert service.process.wait(SOON) == 0, service.said()
+    (line,) = map(json.loads, (host.state / "history.jsonl").read_text().splitlines())
+    assert line["outcome"] == outcome
+
+    async def manifests() -> list[str]:
+        async with bucket.store() as store:
+            return [run.run for run in await history.runs(store)]
+
+    listed = uvloop.run(manifests())
+    if outcome == "complete":
+        assert listed == [line["run"]]
+        assert "told to stop" in line["summary"]["unseen"]
+    else:
+        assert listed == []  # the proxy has kept it
+        assert f"its manifest was on its way as {line['run']}" in line["reason"]
