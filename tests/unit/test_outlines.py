@@ -84,8 +84,8 @@ def test_a_line_longer_than_any_of_ours() -> None:
 def test_many_long_lines() -> None:
     """Lines as long as ours may be are understood one by one, not a thousand at a time."""
     backup = Backup()
-    line = many_words(4 * MIB)
-    backup.bucket.add(keys.manifest_key(HOST, RUN), lines(*([line] * 4)))
+    line = many_words(MIB - 100)
+    backup.bucket.add(keys.manifest_key(HOST, RUN), lines(*([line] * 16)))
 
     async def read() -> int:
         found = await history.find_run(backup.store, RUN)
@@ -96,7 +96,7 @@ def test_many_long_lines() -> None:
         return number
 
     with at_most(140 * MIB):
-        assert uvloop.run(read()) == 6
+        assert uvloop.run(read()) == 18
 
 
 @pytest.mark.parametrize("between", [0, 1, 5000])
