@@ -12,19 +12,9 @@ import uvloop
 from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Lengthy tests first, the others in their order; those of one file go to one worker, whose fixtures they share.
-
-    But for tests marked `apart`: each value of the parameter that the mark names may go to another worker.
-    """
+    """Lengthy tests first, the others in their order."""
     items.sort(key=lambda item: item.get_closest_marker("lengthy") is None)
-    for item in items:
-        group = str(item.path)
-        if (apart := item.get_closest_marker("apart")) is not None and isinstance(item, pytest.Function):
-            group += f"-{item.callspec.params[apart.args[0]]}"
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

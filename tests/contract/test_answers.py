@@ -20,7 +20,7 @@ from tests.contract.asking import all_of, content, lock
 from tests.proxy import Fault, Proxy, proxying
 from tests.servers import OnServer, Server
 
-pytestmark = [pytest.mark.lengthy, pytest.mark.apart("spot")]
+pytestmark = pytest.mark.lengthy
 
 _SPOILED = [fault for fault in Fault if fault not in (Fault.DENIED, Fault.STALLED)]
 

@@ -83,7 +83,6 @@ def flipped(whole: bytes, places: list[int], dice: random.Random) -> dict[int, i
 
 
 @pytest.mark.lengthy
-@pytest.mark.apart("seed")
 @pytest.mark.parametrize("seed", range(SHARES))
 def test_flipped_bytes_never_cost_a_backup(machine: Machine, seed: int) -> None:
     """Whatever they hit, the run that follows is complete, and its manifest names what is there and right."""

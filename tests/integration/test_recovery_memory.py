@@ -75,20 +75,20 @@ def _large_lines() -> Iterator[bytes]:
 
 
 def _largest_lines() -> Iterator[bytes]:
-    for n in range(12):
-        yield _path(f"/x{n}", x={"user.a": "A" * (31 * MIB)})
+    for n in range(48):
+        yield _path(f"/x{n}", x={"user.a": "A" * (7 * MIB)})
 
 
 def _many_names() -> Iterator[bytes]:
-    yield b'{"typ":"f","path":"/a","x":{' + b",".join(b'"%d":""' % n for n in range(2_500_000)) + b"}}\n"
+    yield b'{"typ":"f","path":"/a","x":{' + b",".join(b'"%d":""' % n for n in range(500_000)) + b"}}\n"
 
 
 def _many_texts() -> Iterator[bytes]:
-    yield b'{"typ":"f","path":"/a","w":[' + b'"",' * 10_000_000 + b'""]}\n'
+    yield b'{"typ":"f","path":"/a","w":[' + b'"",' * 2_500_000 + b'""]}\n'
 
 
 def _many_lists() -> Iterator[bytes]:
-    yield b'{"typ":"f","path":"/a","unknown":[' + b"[]," * 10_000_000 + b"[]]}\n"
+    yield b'{"typ":"f","path":"/a","unknown":[' + b"[]," * 2_500_000 + b"[]]}\n"
 
 
 def _endless_line() -> Iterator[bytes]:

@@ -190,7 +190,6 @@ class AttackedInALargeBucket(Attacked):
 
 
 @pytest.mark.lengthy
-@pytest.mark.apart("beginning")
 @pytest.mark.parametrize("beginning", range(2))
 def test_whoever_may_write_every_manifest_restores(beginning: int) -> None:
     """Over 10,000 random steps."""
@@ -198,7 +197,6 @@ def test_whoever_may_write_every_manifest_restores(beginning: int) -> None:
 
 
 @pytest.mark.lengthy
-@pytest.mark.apart("beginning")
 @pytest.mark.parametrize("beginning", range(2, 4))
 def test_in_a_bucket_too_large_for_the_census_too(beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 10,000 more."""
