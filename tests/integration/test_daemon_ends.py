@@ -168,7 +168,7 @@ async def open_store(config):
     yield
 
 working.open_store = open_store
-ended = working._ended(load_config(Path(sys.argv[1]), os.environ), working._Voice(), SystemClock())
+ended = working._ended(load_config(Path(sys.argv[1]), os.environ), working._Voice(None), SystemClock())
 print(ended.outcome, ended.reason, file=sys.stderr)
 """
 
