@@ -20,6 +20,7 @@ import uvloop
 from sysbackup.model import worked_under
 from sysbackup.pipeline.report import Ended
 from sysbackup.service.control import Run, address, written
+from sysbackup.sources.living import look_up
 from tests import notified
 from tests.daemons import ROOT, SOON, Host, Running, command, daemon
 from tests.processes import belonging, zombies
@@ -269,7 +270,9 @@ def test_a_run_is_not_disturbed_by_signals_from_its_first_moment(host: Host) -> 
         while not service.events("run.ended"):
             service.signal(signal.SIGUSR2)
             for pid, line in belonging(host.base).items():
-                if b"cli.working:main" in line:
+                # not to what the run has just forked, which bears its name until it is a picker
+                found = look_up(pid)
+                if b"cli.working:main" in line and found and found.parent == service.process.pid:
                     for number in SIGNALS:
                         try:
                             os.kill(pid, number)
