@@ -196,13 +196,7 @@ def test_stopped_in_the_middle_it_leaves_nothing(desk: Desk, subject: Path, numb
     with (subject / "inner" / "file").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # the backup waits for this file
         running = subprocess.Popen(
-            desk.command(subject),
-            cwd="/",
-            env=desk.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup may have run the tests
+            desk.command(subject), cwd="/", env=desk.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert running.stdout is not None
         for line in running.stdout:
