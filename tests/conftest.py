@@ -3,11 +3,13 @@
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import botocore.loaders
 import botocore.session
 import pytest
 import uvloop
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
 
@@ -15,6 +17,26 @@ from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_s
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lengthy tests first, the others in their order."""
     items.sort(key=lambda item: item.get_closest_marker("lengthy") is None)
+
+
+# Of these each test goes to the next worker that is free; of all other files one worker runs all, and what these set up
+# for a module (a machine that boots, a server) is set up once.
+_APART = (
+    *("test_answers.py", "test_attacked.py", "test_flipped_bits.py", "test_recovery_memory.py"),
+    *("test_signals_any_time.py", "test_spoiled_runs.py", "test_terminal_commands.py", "test_unprintable.py"),
+)
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.endswith(_APART) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:
+    """Who runs what with `--dist loadfile`."""
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,7 +53,7 @@ def nothing_left() -> Any:
     ):
         time.sleep(0.01)
     assert waiting == []
-    assert descriptors() == before
+    assert descriptors() <= before  # what other tests left as garbage may go meanwhile
     assert children() <= children_before
 
 
