@@ -3,7 +3,9 @@ Child processes: started in a thread, watched by the loop, ended as a group, alw
 
 `subprocess.Popen` in a thread rather than asyncio's own: that one forks the
 whole process on the loop's thread under uvloop (70 to 80 ms at 1 GiB), where
-Popen uses vfork.
+Popen uses vfork, but for Python before 3.11.4 (Debian 12 has 3.11.2): there
+vfork stops all threads until the program is executed (CPython's gh-104372), for
+as long as a file system hangs, so its thread forks.
 
 Each child leads a session of its own, so what it starts is in its group. It is
 reaped last of all: as long as it is not, the kernel gives its number to nobody
@@ -15,6 +17,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +60,10 @@ _WITHHELD = frozenset(
 # A descriptor of one digit, whatever ours are: dash, Debian's /bin/sh, takes `>&12` for a syntax error. Popen
 # sets standard input, output and error alone; so the pipe goes in as the first of them, and a shell moves it.
 _MOVE_INPUT = b'exec "$0" 3 3>&0 0</dev/null'
+
+# Python's documentation names this switch (subprocess, "Disabling use of vfork() or posix_spawn()").
+if sys.version_info < (3, 11, 4):
+    subprocess._USE_VFORK = False  # type: ignore[misc]  # noqa: SLF001
 
 spawning = threading.Lock()
 """Held to change `starts` and `known`, and by those who must not see them change; never for long."""
