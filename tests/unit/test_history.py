@@ -222,6 +222,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_full_disk_costs_the_run_that_did_not_fit_alone(tmp_path: Path, small_disk: Path) -> None:
     """The line may be cut off in the middle; what comes when there is room again is whole."""
     config = backups.configured(tmp_path)
