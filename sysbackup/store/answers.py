@@ -93,7 +93,7 @@ def echoes(what: str, asked: str, found: str | None) -> None:
 
     Nothing is compared where servers differ in how they write it: RGW 16 gives a plus sign back as a space.
     """
-    if found and found != asked and _PLAIN.fullmatch(asked):
+    if found is not None and found != asked and _PLAIN.fullmatch(asked):
         raise NoAnswer(f"it is about another {what}: {found[:100]!r}")
 
 
