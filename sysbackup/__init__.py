@@ -3,11 +3,14 @@ sysbackup: backs Linux servers up to S3 under Object Lock.
 
 The tree is the architecture; a folder imports only from folders below it::
 
-    cli                                   commands, and the only place that joins concrete parts
-    pipeline   recovery                   one backup; back again
-    sources    store    catalog    aws    the machine; the bucket; what is known; credentials
-    formats                               keys, manifest, pack: pure, bytes in and out
-    config     logs     model      errors the ground
+    cli  demo                                  commands, and the only place that joins concrete parts
+    service                                    the daemon
+    pipeline  recovery                         one backup; back again
+    programs  files  store  catalog  aws       subprocesses; the file system; the bucket; what is known; credentials
+    disk                                       what is set down locally
+    formats                                    keys, manifest, pack: pure, bytes in and out
+    concurrency                                channels, budgets, threads
+    config  logs  model  errors                the ground
 """
 
 from importlib.metadata import PackageNotFoundError, version

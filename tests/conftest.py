@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-from tests.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
+from tests.support.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

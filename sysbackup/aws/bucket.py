@@ -1,8 +1,8 @@
 """Which bucket backups go to."""
 
+from sysbackup.aws.aws_errors import translating
 from sysbackup.aws.sessions import cloudformation_client
-from sysbackup.aws.translating import translating
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
 
 

@@ -23,10 +23,10 @@ from botocore.credentials import CredentialProvider
 from botocore.exceptions import ConfigNotFound, ConfigParseError, ProfileNotFound
 
 from sysbackup import __version__
-from sysbackup.aws.translating import translating
-from sysbackup.config import Config
+from sysbackup.aws.aws_errors import translating
+from sysbackup.config.certificates import need_certificates
+from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
-from sysbackup.trusting import need_certificates
 
 if TYPE_CHECKING:
     from types_aiobotocore_cloudformation.client import CloudFormationClient

@@ -12,7 +12,7 @@ import structlog
 
 from sysbackup.catalog import upgrading
 from sysbackup.catalog.rows import CatalogUnusable
-from sysbackup.owning import leave_to_owner
+from sysbackup.disk.ownership import leave_to_owner
 
 log = structlog.get_logger()
 

@@ -14,18 +14,18 @@ from time import monotonic
 import click
 
 from sysbackup import logs
-from sysbackup.cli import process
-from sysbackup.cli.demo_comparing import extent
-from sysbackup.cli.demo_screen import Screen
-from sysbackup.cli.demo_story import Story
-from sysbackup.cli.demo_walking import made_up
-from sysbackup.cli.demo_workspace import workspace
+from sysbackup.cli import process_setup
 from sysbackup.cli.display import count, duration, size
-from sysbackup.cli.embedded import embedded_s3, environment_of_its_own
-from sysbackup.cli.frame import Frame, pass_frame
-from sysbackup.cli.looping import run
+from sysbackup.cli.event_loop import run
+from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal
-from sysbackup.config import GIB
+from sysbackup.config.sections import GIB
+from sysbackup.demo.comparing import extent
+from sysbackup.demo.embedded import embedded_s3, environment_of_its_own
+from sysbackup.demo.screen import Screen
+from sysbackup.demo.story import Story
+from sysbackup.demo.tree_walk import made_up
+from sysbackup.demo.workspace import workspace
 from sysbackup.errors import UsageError
 from sysbackup.model import shown
 
@@ -42,8 +42,8 @@ _AT_MOST = GIB
     help="Leave the configuration and the restored files here to look at. It must be empty or not exist.",
 )
 @click.option("--all", "everything", is_flag=True, help=f"Take PATH even if it holds more than {size(_AT_MOST)}.")
-@pass_frame
-def command(frame: Frame, path: str, keep: Path | None, everything: bool) -> int:
+@pass_invocation
+def command(invocation: Invocation, path: str, keep: Path | None, everything: bool) -> int:
     """
     Try it all out on an S3 server inside this program.
 
@@ -52,9 +52,9 @@ def command(frame: Frame, path: str, keep: Path | None, everything: bool) -> int
     rights; nothing of it is left afterwards. Exit status 0: all went as
     promised. 1: something did not, and is named.
     """
-    process.prepare()
+    process_setup.prepare()
     # Problems are part of the story; the log's lines would only repeat them.
-    logs.configure("error" if frame.log_level == "info" else frame.log_level)
+    logs.configure("error" if invocation.log_level == "info" else invocation.log_level)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not every terminal's character set has a check mark
     begun = monotonic()

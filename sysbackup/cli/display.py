@@ -16,8 +16,8 @@ from rich.text import Text
 
 from sysbackup import logs
 from sysbackup.model import shown
-from sysbackup.pipeline.report import Summary
-from sysbackup.service import messages, wording
+from sysbackup.pipeline.tally import Summary
+from sysbackup.service import messages, status_text
 
 
 def size(number: float) -> str:
@@ -66,14 +66,14 @@ def one_line(text: str) -> str:
 def doing(counts: messages.Progress, seconds: float) -> str:
     """How far a run of so many seconds is: `reading, 42 %, 1,200 files, 3.4 MiB read, 1.2 MiB stored, 8.4 s`."""
     parts = [
-        wording.stage(counts),
+        status_text.stage(counts),
         count(counts.files, "file"),
         f"{size(counts.bytes_read)} read",
         f"{size(counts.bytes_stored)} stored",
         duration(max(seconds, 0)),
     ]
     if counts.percent is None and counts.files:
-        parts.append(wording.rate(counts, seconds))
+        parts.append(status_text.rate(counts, seconds))
     if counts.problems:
         parts.append(count(counts.problems, "problem"))
     return ", ".join(parts)
@@ -95,7 +95,7 @@ class _Above(StringIO):
         return len(text)
 
 
-class Progress:
+class ProgressDisplay:
     """A few lines at the bottom of the terminal that follow a run's counts."""
 
     def __init__(self, console: Console) -> None:
@@ -145,11 +145,11 @@ class Progress:
             Text(f"{size(counts.bytes_stored)} stored"),
         ]
         if counts.files:
-            cells.append(Text(wording.rate(counts, passed)))
+            cells.append(Text(status_text.rate(counts, passed)))
         cells.append(Text(duration(passed)))
         if counts.problems:
             cells.append(Text(count(counts.problems, "problem"), "yellow"))
-        self._spinner.update(text=Text(f" {self._note}{wording.stage(counts)}", "cyan"))
+        self._spinner.update(text=Text(f" {self._note}{status_text.stage(counts)}", "cyan"))
         current = Text(counts.current, "dim", no_wrap=True, overflow="ellipsis")
         return Group(self._spinner, *_filled(cells, self._console.width), current)
 

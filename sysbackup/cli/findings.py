@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup.cli.terminal import put
-from sysbackup.settings import SECTIONS, SETTINGS
+from sysbackup.config.settings import SECTIONS, SETTINGS
 
 _ALL_DEFAULTS = "no setting differs from its default"
 _VALUE_WIDTH = 26
@@ -37,7 +37,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ProgramFile:
     """One file of a programs directory: run, or not and why."""
 
     name: str
@@ -55,7 +55,7 @@ class Findings:
     mistakes: list[str]
     warnings: list[str]
     settings: list[Line]
-    programs: dict[str, list[File]]
+    programs: dict[str, list[ProgramFile]]
 
 
 def print_plainly(findings: Findings) -> None:
@@ -109,7 +109,7 @@ def _width() -> int:
     return max(_NARROWEST, columns or 80)
 
 
-def _fate(file: File) -> str:
+def _fate(file: ProgramFile) -> str:
     return f"{'will fail' if file.run else 'not run'}: {file.reason}"
 
 
@@ -152,7 +152,7 @@ def _show_line(console: Console, line: Line) -> None:
     console.print(table)
 
 
-def _outlook(file: File) -> Text:
+def _outlook(file: ProgramFile) -> Text:
     if not file.expected:
         return Text(f"! {file.name}: {_fate(file)}", "yellow")
     return Text(f"✔ {file.name}", "green") if file.run else Text(f"- {file.name}: {_fate(file)}", "dim")

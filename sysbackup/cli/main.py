@@ -21,29 +21,29 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from sysbackup import __version__, logs
-from sysbackup.cli import printing
-from sysbackup.cli.frame import Frame
-from sysbackup.cli.looping import Stopped
-from sysbackup.cli.printing import NobodyReads
+from sysbackup.cli import streams
+from sysbackup.cli.event_loop import Stopped
+from sysbackup.cli.invocation import Invocation
+from sysbackup.cli.streams import NobodyReads
 from sysbackup.cli.terminal import say
+from sysbackup.config.loading import config_directory
 from sysbackup.errors import ConfigError, SysbackupError, expected
-from sysbackup.loading import config_directory
 from sysbackup.model import printable, shown
 
 _COMMANDS = {
-    "run": ("sysbackup.cli.running:command", "Make one backup now."),
-    "daemon": ("sysbackup.cli.serving:command", "Wait, and make backups when asked or scheduled."),
-    "trigger": ("sysbackup.cli.triggering:command", "Have the daemon make a backup."),
-    "status": ("sysbackup.cli.reporting:command", "Tell whether backups happen."),
-    "list": ("sysbackup.cli.restoring:list_command", "List the backups in the bucket."),
-    "ls": ("sysbackup.cli.restoring:ls_command", "List what a backup holds."),
-    "restore": ("sysbackup.cli.restoring:restore_command", "Restore files from a backup."),
+    "run": ("sysbackup.cli.run:command", "Make one backup now."),
+    "daemon": ("sysbackup.cli.daemon:command", "Wait, and make backups when asked or scheduled."),
+    "trigger": ("sysbackup.cli.trigger:command", "Have the daemon make a backup."),
+    "status": ("sysbackup.cli.status:command", "Tell whether backups happen."),
+    "list": ("sysbackup.cli.restore:list_command", "List the backups in the bucket."),
+    "ls": ("sysbackup.cli.restore:ls_command", "List what a backup holds."),
+    "restore": ("sysbackup.cli.restore:restore_command", "Restore files from a backup."),
     "restore-snapshot": (
-        "sysbackup.cli.restoring:restore_snapshot_command",
+        "sysbackup.cli.restore:restore_snapshot_command",
         "Fetch a snapshot, or run its restore command with it.",
     ),
-    "catalog": ("sysbackup.cli.cataloging:command", "Show or rebuild the local cache of what is stored."),
-    "check-config": ("sysbackup.cli.checking:command", "Check the configuration and show what holds."),
+    "catalog": ("sysbackup.cli.catalog:command", "Show or rebuild the local cache of what is stored."),
+    "check-config": ("sysbackup.cli.check_config:command", "Check the configuration and show what holds."),
     "demo": ("sysbackup.cli.demo:command", "Try it all out on a store of its own."),
 }
 
@@ -126,12 +126,12 @@ class _Commands(click.Group):
 def group(ctx: click.Context, config_dir: Path | None, log_level: str) -> None:
     """Back this machine up to S3 under Object Lock: what is promised, nobody can change or delete."""
     logs.configure(log_level)
-    ctx.obj = Frame(config_directory(config_dir, os.environ), log_level)
+    ctx.obj = Invocation(config_directory(config_dir, os.environ), log_level)
 
 
 def main() -> NoReturn:
     """The program: runs the command line and exits with its status."""
-    printing.prepare()
+    streams.prepare()
     sys.exit(invoke(sys.argv[1:]))
 
 
@@ -144,7 +144,7 @@ def invoke(arguments: Sequence[str]) -> int:
     backup's summary could not be printed is told there, too: its status stands.
     """
     status = _invoke(arguments)
-    if reason := printing.unprinted():
+    if reason := streams.unprinted():
         _say(f"cannot write to standard output: {reason}. All else is done, as the exit status says", status=status)
     return status
 

@@ -19,7 +19,7 @@ from sysbackup.catalog import presence, renewal, shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.presence import Named
 from sysbackup.model import LockMode, Problem
-from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import PAGE, ObjectStore, Version
 
 log = structlog.get_logger()

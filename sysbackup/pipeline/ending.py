@@ -18,8 +18,8 @@ from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.catalog.schema import set_aside
 from sysbackup.errors import AccessDenied, BucketUnusable, SpoolError, StoreError, expected
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.streaming import finished
+from sysbackup.pipeline.tally import Tally
 
 log = structlog.get_logger()
 

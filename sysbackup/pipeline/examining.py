@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sysbackup.catalog.known import Catalog, FileState
+from sysbackup.disk.sorting import Record, Sorter
+from sysbackup.files.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
+from sysbackup.files.nodes import node
+from sysbackup.files.owners import Owners
+from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.formats import gzipping, manifest
 from sysbackup.model import Problem
 from sysbackup.pipeline.recording import spooled
-from sysbackup.sources.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
-from sysbackup.sources.nodes import node
-from sysbackup.sources.owners import Owners
-from sysbackup.sources.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
-from sysbackup.sources.sorting import Record, Sorter
 
 MIB = 1 << 20
 

@@ -16,25 +16,25 @@ from dataclasses import dataclass
 from itertools import islice
 
 from sysbackup.catalog.known import Catalog
-from sysbackup.config import Config
+from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.channel import Channel
+from sysbackup.config.sections import Config
+from sysbackup.disk.sorting import Sorter
+from sysbackup.files.owners import Owners
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.index import Seal
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, StoredObject
-from sysbackup.pipeline.budget import Budget, Hold
-from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.examining import ALLOWANCE, Examined, Examiner, Whole
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.packing import Packer
 from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
 from sysbackup.pipeline.snapshotting import Snapshotting
 from sysbackup.pipeline.streaming import Streamer, finished
-from sysbackup.sources.owners import Owners
-from sysbackup.sources.programs import Program
-from sysbackup.sources.sorting import Sorter
+from sysbackup.pipeline.tally import Tally
+from sysbackup.programs.running import Program
 from sysbackup.store.port import ObjectStore
 
 # Large files stored at the same time: two keep both disk and network busy without holding parts of many.

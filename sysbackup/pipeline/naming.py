@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sysbackup.config import Content
+from sysbackup.config.sections import Content
 from sysbackup.model import Lock, LockMode, working_name
 
 

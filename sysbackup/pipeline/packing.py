@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 
 from sysbackup.catalog.known import Catalog
+from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.channel import Channel
 from sysbackup.formats import keys
 from sysbackup.formats.pack import CONTENTS_AT_MOST, PackWriter
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline.budget import Budget, Hold
-from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.examining import Small
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Freight, Shipment
+from sysbackup.pipeline.tally import Tally
 
 
 class Packer:

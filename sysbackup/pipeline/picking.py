@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import structlog
 
+from sysbackup.concurrency.channel import Channel
 from sysbackup.model import Problem, shown
-from sysbackup.pipeline.channel import Channel
-from sysbackup.pipeline.report import Tally
-from sysbackup.sources.programs import Program, running
-from sysbackup.sources.records import Records, path_problem
+from sysbackup.pipeline.tally import Tally
+from sysbackup.programs.picker_output import Records, path_problem
+from sysbackup.programs.running import Program, running
 
 log = structlog.get_logger()
 

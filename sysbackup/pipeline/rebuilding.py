@@ -19,19 +19,19 @@ import structlog
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.schema import set_aside
-from sysbackup.config import Config
+from sysbackup.concurrency.channel import Channel
+from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, Lock, LockMode, StoredObject
-from sysbackup.pipeline.channel import Channel
-from sysbackup.pipeline.checking import holds_what_it_says, unsized
+from sysbackup.pipeline.cache_directory import bucket_identity, catalog_path, exclusive
 from sysbackup.pipeline.naming import naming
+from sysbackup.pipeline.proving import holds_what_it_says, unsized
 from sysbackup.pipeline.renewing import Doubt
 from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all
-from sysbackup.pipeline.workplace import bucket_identity, catalog_path, exclusive
 from sysbackup.store.port import ObjectInfo, ObjectStore, Version
 
 log = structlog.get_logger()

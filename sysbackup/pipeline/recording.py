@@ -5,7 +5,7 @@ Where a content lies is looked up only now, in the catalog, which knows nothing
 but what the store has confirmed: so a manifest cannot name what is not stored.
 
 The manifest's key is drawn only now, too: of several versions under one key the
-oldest is believed (`recovery.history`), so nobody may know the key before.
+oldest is believed (`recovery.stored_runs`), so nobody may know the key before.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from itertools import islice
 from sysbackup import __version__
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.rows import damaged
+from sysbackup.disk.sorting import Record, Sorter
 from sysbackup.errors import StoreError
+from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Pieces, Sender
-from sysbackup.sources.folders import missing
-from sysbackup.sources.sorting import Record, Sorter
+from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import ObjectStore, Version
 
 _BATCH = 500

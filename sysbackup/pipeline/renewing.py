@@ -17,13 +17,13 @@ import structlog
 from sysbackup.catalog import renewal
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.renewal import Due
+from sysbackup.concurrency.channel import Channel
 from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import keys
 from sysbackup.model import Lock, LockMode, Problem
-from sysbackup.pipeline.channel import Channel
-from sysbackup.pipeline.checking import holds_what_it_says, unsized
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Tally
+from sysbackup.pipeline.proving import holds_what_it_says, unsized
+from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()

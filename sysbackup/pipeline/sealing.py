@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.formats.index import Seal
-from sysbackup.owning import leave_to_owner
 
 log = structlog.get_logger()
 

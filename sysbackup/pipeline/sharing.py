@@ -19,13 +19,13 @@ from msgspec.structs import replace
 from sysbackup.catalog import shared
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.rows import CatalogUnusable
+from sysbackup.concurrency.channel import Channel
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import RUN_FORM, Clock, LockMode
-from sysbackup.pipeline.channel import Channel
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Pieces, Sender
+from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.channel import Channel
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline.budget import Budget, Hold
-from sysbackup.pipeline.channel import Channel
 from sysbackup.store.port import NO_METADATA, Body, ObjectStore, Upload
 
 MIB = 1 << 20

@@ -20,13 +20,13 @@ import structlog
 from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
+from sysbackup.disk.sorting import spooling
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Clock, Problem, shown
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Refused, Sender
-from sysbackup.sources.programs import Program, Running, running
-from sysbackup.sources.sorting import spooling
+from sysbackup.pipeline.tally import Tally
+from sysbackup.programs.running import Program, Running, running
 from sysbackup.store.port import Body
 
 log = structlog.get_logger()

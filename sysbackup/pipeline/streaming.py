@@ -1,7 +1,7 @@
 """
 Streaming: files too large for memory, each as a content object of its own.
 
-Read twice, see `sources.large`. Where the second reading does not see what
+Read twice, see `files.large`. Where the second reading does not see what
 the first one did, the upload is aborted and all begins again; after the last
 try the file is stored as it came, under a key that does not claim to be its
 hash.
@@ -18,20 +18,20 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from sysbackup.catalog.known import Catalog
+from sysbackup.disk.sorting import Sorter
+from sysbackup.files import reading
+from sysbackup.files.folders import Folders, missing
+from sysbackup.files.large import LargeFile
+from sysbackup.files.nodes import node
+from sysbackup.files.owners import Owners
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Clock, Location, Problem, StoredObject
 from sysbackup.pipeline.examining import describe_file, moves, settled, state_of, unreadable
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.recording import spooled
-from sysbackup.pipeline.report import Tally
 from sysbackup.pipeline.shipping import Refused, Sender
-from sysbackup.sources import reading
-from sysbackup.sources.folders import Folders, missing
-from sysbackup.sources.large import LargeFile
-from sysbackup.sources.nodes import node
-from sysbackup.sources.owners import Owners
-from sysbackup.sources.sorting import Sorter
+from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import Body
 
 T = TypeVar("T")

@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 
+from sysbackup.concurrency.threads import Threads, tasks
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.recovery.checked import Doubted, Streamed
-from sysbackup.recovery.helping import Hands
 from sysbackup.recovery.placing import Placer, where
+from sysbackup.recovery.placing_processes import Hands
 from sysbackup.recovery.planning import Fetch
-from sysbackup.recovery.refusing import reason
-from sysbackup.recovery.report import Outcome
-from sysbackup.recovery.threads import Threads, tasks
+from sysbackup.recovery.refusals import reason
+from sysbackup.recovery.restore_report import Outcome
+from sysbackup.recovery.streamed import Doubted, Streamed
 from sysbackup.store.port import ObjectStore
 
 _FEED = 1 << 20  # bytes of a large content per trip to a worker thread

@@ -25,7 +25,7 @@ _LATE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class StoredRun:
     """
     One run: whose, and where its manifest lies.
 
@@ -93,7 +93,7 @@ class Run:
         """Whether it was stored longer after its start than runs take."""
         return self.stored - self.started > _LATE
 
-    def but(self, version: str) -> "Run":
+    def but(self, version: str) -> "StoredRun":
         """The same with that version chosen. `RestoreError` where the key has none of that id."""
         for found in self.versions:
             if found.version == version:
@@ -137,15 +137,15 @@ class Run:
             )
 
 
-def genuine(versions: Sequence[Version]) -> Iterator[Run]:
+def genuine(versions: Sequence[Version]) -> Iterator[StoredRun]:
     """The run behind all versions of one key, newest first; none where the key is not a manifest's."""
     real = tuple(v for v in reversed(versions) if not v.marker)
     parts = keys.manifest_parts(versions[0].key) if real else None
     if parts is not None and names_manifest(parts[1]):
-        yield Run(*parts, real[0].key, real, real[0], versions[0].marker)
+        yield StoredRun(*parts, real[0].key, real, real[0], versions[0].marker)
 
 
-def disputed(found: Iterable[Run]) -> list[Run]:
+def disputed(found: Iterable[StoredRun]) -> list[StoredRun]:
     """The same runs by their names, knowing of each other where several claim to be one."""
     ordered = sorted(found, key=lambda r: (r.run, r.host))
     claims: dict[tuple[str, str | None], list[str]] = {}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.formats.ends import ends
 from sysbackup.formats.manifest import End, RunHeader, end_in
-from sysbackup.recovery import history
-from sysbackup.recovery.judging import Run
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.judging import StoredRun
 from sysbackup.store.port import ObjectStore
 
 _AT_ONCE = 8
@@ -39,7 +39,7 @@ class Outline:
     denied: bool = False
 
 
-async def outlines(store: ObjectStore, runs: Sequence[Run]) -> list[Outline]:
+async def outlines(store: ObjectStore, runs: Sequence[StoredRun]) -> list[Outline]:
     """
     The outlines of these runs, each by its `used` version, in their order; one or two small reads for each.
 
@@ -49,7 +49,7 @@ async def outlines(store: ObjectStore, runs: Sequence[Run]) -> list[Outline]:
     """
     slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(run: Run) -> Outline:
+    async def one(run: StoredRun) -> Outline:
         async with slots:
             try:
                 return await _outline(store, run)
@@ -65,9 +65,9 @@ async def outlines(store: ObjectStore, runs: Sequence[Run]) -> list[Outline]:
     return [task.result() for task in found]
 
 
-async def _outline(store: ObjectStore, run: Run) -> Outline:
+async def _outline(store: ObjectStore, run: StoredRun) -> Outline:
     if run.size > _WHOLE:
-        header = await history.header(store, run)
+        header = await stored_runs.header(store, run)
         return _believed(header, end_in(await _bytes(store, run, run.size - _TAIL, _TAIL)))
     try:
         return await _whole(store, run)
@@ -75,9 +75,9 @@ async def _outline(store: ObjectStore, run: Run) -> Outline:
         return await _whole(store, run)  # the bytes may have been damaged on their way
 
 
-async def _whole(store: ObjectStore, run: Run) -> Outline:
+async def _whole(store: ObjectStore, run: StoredRun) -> Outline:
     header, end = await asyncio.to_thread(ends, await _bytes(store, run, 0, run.size))
-    history.check(header, run)
+    stored_runs.check(header, run)
     return _believed(header, end)
 
 
@@ -88,7 +88,7 @@ def _believed(header: RunHeader, end: End | None) -> Outline:
     return Outline(header, end)
 
 
-async def _bytes(store: ObjectStore, run: Run, start: int, length: int) -> bytes:
+async def _bytes(store: ObjectStore, run: StoredRun, start: int, length: int) -> bytes:
     data = bytearray()
     async with aclosing(store.read(run.key, run.version, start, length)) as chunks:
         async for chunk in chunks:

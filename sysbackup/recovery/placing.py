@@ -6,18 +6,18 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
+from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import FormatError
+from sysbackup.files.dressing import Dresser
+from sysbackup.files.owners import Owners
+from sysbackup.files.target_tree import Obstacle, Walker, split
+from sysbackup.files.writing import Draft, check_free
 from sysbackup.formats import gzipping
 from sysbackup.formats.manifest import File
-from sysbackup.recovery.dressing import Dresser
 from sysbackup.recovery.planning import Fetch, Wanted, file_of
 from sysbackup.recovery.present import Present
-from sysbackup.recovery.refusing import refused
-from sysbackup.recovery.report import Outcome
-from sysbackup.recovery.walking import Obstacle, Walker, split
-from sysbackup.recovery.writing import Draft, check_free
-from sysbackup.sources.crew import Flag
-from sysbackup.sources.owners import Owners
+from sysbackup.recovery.refusals import refused
+from sysbackup.recovery.restore_report import Outcome
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
@@ -41,7 +41,7 @@ class Placer:
     def __init__(self, root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._walker = Walker(root)
-        self._dresser = Dresser(owners, self.outcome)
+        self._dresser = Dresser(owners, self.outcome.lack)
         self._stop = stop
         self._overwrite = overwrite
         self._present = Present(self._walker, self._dresser, self.outcome, overwrite=overwrite)

@@ -17,14 +17,14 @@ from typing import Self
 
 from msgspec import UNSET
 
-from sysbackup.config import MIB
+from sysbackup.config.sections import MIB
+from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
 from sysbackup.model import brief
-from sysbackup.recovery.report import Outcome
+from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
-from sysbackup.sources.sorting import Sorter
 
 # A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
 HELD = 8 * MIB

@@ -12,13 +12,13 @@ import os
 import stat
 
 from sysbackup.errors import FormatError
+from sysbackup.files.dressing import Dresser
+from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, Walker, proc_path, split
+from sysbackup.files.writing import cannot_link, in_the_way, put_link
 from sysbackup.formats.manifest import CharDevice, Fifo, File, FileNode, Link
-from sysbackup.recovery.dressing import Dresser
 from sysbackup.recovery.planning import Wanted, file_of
-from sysbackup.recovery.refusing import refused
-from sysbackup.recovery.report import Outcome
-from sysbackup.recovery.walking import InTheWay, Obstacle, Place, Walker, proc_path, split
-from sysbackup.recovery.writing import cannot_link, in_the_way, put_link
+from sysbackup.recovery.refusals import refused
+from sysbackup.recovery.restore_report import Outcome
 
 _PIECE = 1 << 20
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -83,7 +83,7 @@ class Present:
                 os.close(fd)
         return fd if settled else -1
 
-    def other(self, place: Place, name: bytes, entry: FileNode, path: bytes) -> bool:
+    def other(self, place: TargetPlace, name: bytes, entry: FileNode, path: bytes) -> bool:
         """Whether a symbolic link, FIFO or device is there and right now. `InTheWay` where something else is."""
         try:
             fd = os.open(name, _LOOK, dir_fd=place.fd)
@@ -99,7 +99,7 @@ class Present:
         self._outcome.present += 1
         return True
 
-    def _equal(self, place: Place, name: bytes, wanted: Wanted) -> int:
+    def _equal(self, place: TargetPlace, name: bytes, wanted: Wanted) -> int:
         """A descriptor of the file, if it holds that content; -1 where it is to be made, and may be."""
         try:
             look = os.open(name, _LOOK, dir_fd=place.fd)
@@ -122,12 +122,12 @@ class Present:
         self._different(place, name)
         return -1
 
-    def _different(self, place: Place, name: bytes) -> bool:
+    def _different(self, place: TargetPlace, name: bytes) -> bool:
         if not self._overwrite:
             raise in_the_way(place, name)
         return False
 
-    def _settle(self, fd: int, place: Place, name: bytes, entry: FileNode, path: bytes) -> bool:
+    def _settle(self, fd: int, place: TargetPlace, name: bytes, entry: FileNode, path: bytes) -> bool:
         """Whether the thing now has all that the entry says; False where it is to be replaced."""
         made = proc_path(fd)
         if self._dresser.wears(made, os.fstat(fd), entry, path):

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 
+from sysbackup.concurrency.flag import Flag
+from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import SysbackupError
+from sysbackup.files.owners import Owners
+from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
 from sysbackup.recovery.fetching import Allowance, Fetcher
-from sysbackup.recovery.framing import Frame
-from sysbackup.recovery.helping import Hands, Order, crew, looked, placed, through
-from sysbackup.recovery.history import Run, batches
 from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.placing_processes import Hands, Order, crew, looked, placed, through
 from sysbackup.recovery.planning import Plan
-from sysbackup.recovery.report import EVENT, Counts, Options, Outcome, Progress, Report, Silent
+from sysbackup.recovery.restore_report import EVENT, Counts, Options, Outcome, Report, RestoreWatcher, Silent
 from sysbackup.recovery.selecting import Selection
-from sysbackup.recovery.threads import Threads
-from sysbackup.recovery.walking import holds_something, open_target
-from sysbackup.sources.crew import Flag
-from sysbackup.sources.owners import Owners
+from sysbackup.recovery.skeleton import Skeleton
+from sysbackup.recovery.stored_runs import StoredRun, batches
 from sysbackup.store.port import ObjectStore
 
 _STREAMS = 2  # threads for large contents: hashing and unpacking them leaves the interpreter to others
@@ -32,11 +32,11 @@ _STREAMS = 2  # threads for large contents: hashing and unpacking them leaves th
 
 async def restore(
     store: ObjectStore,
-    run: Run,
+    run: StoredRun,
     paths: Sequence[bytes],
     target: bytes,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: RestoreWatcher | None = None,
 ) -> Report:
     """
     Restore what `paths` select (nothing: all) of a run beneath `target`.
@@ -68,7 +68,7 @@ async def restore(
 class _Restore:
     """One restore, from its plan on."""
 
-    def __init__(self, plan: Plan, root: int, options: Options, progress: Progress, stop: Flag) -> None:
+    def __init__(self, plan: Plan, root: int, options: Options, progress: RestoreWatcher, stop: Flag) -> None:
         self._plan = plan
         self._root = root
         self._options = options
@@ -85,7 +85,7 @@ class _Restore:
         looks = not target_made and await planner.run(holds_something, self._root)
         with (
             Threads(_STREAMS, self._stop) as threads,
-            Frame(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
+            Skeleton(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
         ):
             make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
             try:

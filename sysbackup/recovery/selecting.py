@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sysbackup.errors import FormatError
 from sysbackup.model import brief
-from sysbackup.sources.records import LONGEST
+from sysbackup.programs.picker_output import LONGEST
 
 _SLASH = ord("/")
 

@@ -9,14 +9,14 @@ from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import brief
-from sysbackup.recovery.history import Run, batches
+from sysbackup.recovery.stored_runs import StoredRun, batches
 from sysbackup.store.port import ObjectStore
 
 _STEP = 1 << 20
 _NAMED = 100  # snapshots of a run that a message names
 
 
-async def snapshots(store: ObjectStore, run: Run) -> list[Snapshot]:
+async def snapshots(store: ObjectStore, run: StoredRun) -> list[Snapshot]:
     """All snapshots of a run, once its manifest is known to be whole."""
     found: list[Snapshot] = []
     async with aclosing(batches(store, run)) as some:
@@ -25,7 +25,7 @@ async def snapshots(store: ObjectStore, run: Run) -> list[Snapshot]:
     return found
 
 
-async def find_snapshot(store: ObjectStore, run: Run, name: str) -> Snapshot:
+async def find_snapshot(store: ObjectStore, run: StoredRun, name: str) -> Snapshot:
     """The snapshot of that name. `RestoreError`, naming those there are, where the run has none."""
     found = await snapshots(store, run)
     for snapshot in found:

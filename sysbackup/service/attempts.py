@@ -14,15 +14,15 @@ from typing import Protocol
 
 import structlog
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Clock
-from sysbackup.pipeline.report import Ended, badly
+from sysbackup.pipeline.tally import Ended, badly
+from sysbackup.programs import adopting
+from sysbackup.programs.running import signal_name
+from sysbackup.programs.workers import Worker, start_worker
 from sysbackup.service import messages
 from sysbackup.service.messages import Began, Over, Progress
-from sysbackup.sources import adopting
-from sysbackup.sources.programs import signal_name
-from sysbackup.sources.workers import Worker, start_worker
 
 log = structlog.get_logger()
 

@@ -2,7 +2,7 @@
 The control socket: whoever wants to hear how a run goes and ends asks for it here; the client's end is `asking`.
 
 A signal has no answer, and a hundred of them are one. The socket speaks lines
-of JSON: `Run` from the client, nothing else; then to it `Accepted`, about
+of JSON: `Request` from the client, nothing else; then to it `Accepted`, about
 each second `Going`, and `Over`; or `Refused`. All that a client can do wrong
 (say nothing, say too much, read nothing, go away) ends its connection alone:
 the run that it asked for is made.
@@ -21,9 +21,9 @@ import structlog
 
 from sysbackup.errors import SpoolError
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.service.daemon import Daemon
 from sysbackup.service.messages import Over
-from sysbackup.service.status import Current, Status
+from sysbackup.service.scheduler import Scheduler
+from sysbackup.service.status_file import Current, Status
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ REFUSALS_EVERY = 60.0
 _ADDRESS_AT_MOST = 107
 
 
-class Run(msgspec.Struct, frozen=True, tag="run"):
+class Request(msgspec.Struct, frozen=True, tag="run"):
     """Make a run that begins from now on, and tell how it goes."""
 
 
@@ -72,11 +72,11 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 Answer = Accepted | Going | Over | Refused
 
-_requests: msgspec.json.Decoder[Run] = msgspec.json.Decoder(Run)
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 
 @asynccontextmanager
-async def listening(path: Path, daemon: Daemon) -> AsyncIterator[None]:
+async def listening(path: Path, daemon: Scheduler) -> AsyncIterator[None]:
     """
     Answer at `path` for as long as the context lasts; what is known by then is told before it ends.
 
@@ -129,7 +129,7 @@ def address(path: Path) -> Iterator[str]:
 class _Reception:
     """Lets clients in, each with a task of its own."""
 
-    def __init__(self, own: socket.socket, daemon: Daemon) -> None:
+    def __init__(self, own: socket.socket, daemon: Scheduler) -> None:
         self._own = own
         self._daemon = daemon
         self._loop = asyncio.get_running_loop()
@@ -236,6 +236,6 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
     return int(pid), int(uid)
 
 
-def written(message: Run | Answer) -> bytes:
+def written(message: Request | Answer) -> bytes:
     """A message as a line."""
     return msgspec.json.encode(message) + b"\n"

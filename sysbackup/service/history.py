@@ -17,12 +17,12 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
+from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.errors import BusyError, SpoolError
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.owning import leave_to_owner
-from sysbackup.pipeline.report import Amounts, Ended
-from sysbackup.service.outlook import Held
+from sysbackup.pipeline.tally import Amounts, Ended
+from sysbackup.service.forecast import Held
 
 log = structlog.get_logger()
 

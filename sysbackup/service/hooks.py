@@ -11,12 +11,12 @@ import asyncio
 import msgspec
 import structlog
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
-from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.tally import Ended
+from sysbackup.programs.running import call, find_programs
 from sysbackup.service.messages import Began
-from sysbackup.sources.programs import call, find_programs
 
 log = structlog.get_logger()
 

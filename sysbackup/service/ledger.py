@@ -12,14 +12,14 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
+from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.errors import SpoolError
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import plain
-from sysbackup.owning import leave_to_owner
-from sysbackup.pipeline.report import Ended
+from sysbackup.pipeline.tally import Ended
 from sysbackup.service import history
-from sysbackup.service.status import Current
+from sysbackup.service.status_file import Current
 
 log = structlog.get_logger()
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from sysbackup.config import Config
-from sysbackup.pipeline.report import Ended, Tally
-from sysbackup.service.outlook import Forecast, Held, Outlook
+from sysbackup.config.sections import Config
+from sysbackup.pipeline.tally import Ended, Tally
+from sysbackup.service.forecast import Forecast, Held, Outlook
 
 CURRENT_AT_MOST = 300
 """Characters of a path in `Progress`: a message must fit into PIPE_BUF (pipe(7)), so that it is written whole."""

@@ -20,9 +20,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from sysbackup import __version__
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Ended, Summary
+from sysbackup.pipeline.tally import Ended, Summary
 from sysbackup.service import history
 from sysbackup.service.history import Past
 

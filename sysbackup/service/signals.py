@@ -18,8 +18,8 @@ from types import FrameType
 
 import structlog
 
-from sysbackup.service.daemon import KILL_AFTER, TELL_WITHIN, Daemon
-from sysbackup.sources import adopting
+from sysbackup.programs import adopting
+from sysbackup.service.scheduler import KILL_AFTER, TELL_WITHIN, Scheduler
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class Deadline:
 
 
 @contextmanager
-def obeyed(daemon: Daemon, deadline: Deadline) -> Iterator[None]:
+def obeyed(daemon: Scheduler, deadline: Deadline) -> Iterator[None]:
     """
     Obey signals by what the daemon can do; those that were held arrive now.
 

@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from cronsim import CronSim
 
-from sysbackup.config import Daemon
+from sysbackup.config.sections import Daemon
 
 log = structlog.get_logger()
 

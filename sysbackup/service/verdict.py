@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from sysbackup.pipeline.report import Ended
-from sysbackup.service.status import Current, Status
-from sysbackup.units import duration_text
+from sysbackup.config.units import duration_text
+from sysbackup.pipeline.tally import Ended
+from sysbackup.service.status_file import Current, Status
 
 FRESH, STALE, FAILING = "fresh", "stale", "failing"
 
@@ -63,7 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     conf_changed: bool | None = None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """
     What `sysbackup status --json` prints.
 
@@ -106,7 +106,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[Ended]
 
 
-def report(facts: Facts, most: int = 5) -> Report:
+def report(facts: Facts, most: int = 5) -> Verdict:
     """All of it, with the last `most` runs."""
     status, now = facts.status, facts.now
     living = status if facts.alive else None
@@ -116,7 +116,7 @@ def report(facts: Facts, most: int = 5) -> Report:
     reasons = [*failing, *_stale(facts, last_complete, last_stored)]
     verdict = FAILING if failing else STALE if reasons else FRESH
     next_run, next_by = (living.next, "schedule") if living and living.next else (facts.next_timer, "timer")
-    return Report(
+    return Verdict(
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
         reasons=reasons,

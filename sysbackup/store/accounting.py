@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sysbackup.config import Prices
+from sysbackup.config.sections import Prices
 
 Billed = Literal["write", "read", "free"]
 

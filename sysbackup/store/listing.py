@@ -5,12 +5,12 @@ from datetime import UTC
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from sysbackup.config.settings import ARCHIVES
 from sysbackup.errors import StoreError
-from sysbackup.settings import ARCHIVES
 from sysbackup.store import answers
 from sysbackup.store.answers import NoAnswer
+from sysbackup.store.error_translation import NOT_IMPLEMENTED, Action
 from sysbackup.store.port import Version
-from sysbackup.store.translating import NOT_IMPLEMENTED, Action
 from sysbackup.store.wire import Expected, Wire
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sysbackup.errors import AccessDenied, LockNotKept
 from sysbackup.model import Lock, LockMode
 from sysbackup.store import answers
-from sysbackup.store.translating import NO_OBJECT_LOCK, NO_RETENTION, NOT_IMPLEMENTED, Action
+from sysbackup.store.error_translation import NO_OBJECT_LOCK, NO_RETENTION, NOT_IMPLEMENTED, Action
 from sysbackup.store.wire import Expected, Wire
 
 if TYPE_CHECKING:

@@ -4,15 +4,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from sysbackup import config
+from sysbackup.config import sections
 from sysbackup.errors import ObjectGone, StoreError
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.store import answers, listing, reading
+from sysbackup.store import answers, downloading, listing
 from sysbackup.store.accounting import Requests
 from sysbackup.store.digests import base64_of, md5_hex, sha256_of
+from sysbackup.store.error_translation import PRECONDITION_FAILED, Action
 from sysbackup.store.locking import Locks, lock_in, mode_for_s3, until_second
 from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, Upload, Version
-from sysbackup.store.translating import PRECONDITION_FAILED, Action
 from sysbackup.store.uploading import S3Upload, equal_version, locked_version
 from sysbackup.store.wire import NO_ANSWER_SECONDS, Expected, Wire
 
@@ -35,7 +35,7 @@ class S3Store:
         self,
         client: "S3Client",
         bucket: str,
-        settings: config.S3,
+        settings: sections.S3,
         give_up_after: float,
         no_answer_after: float = NO_ANSWER_SECONDS,
     ) -> None:
@@ -139,7 +139,7 @@ class S3Store:
     def read(
         self, key: str, version: str | None, start: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        return reading.read(self._wire, key, version, start, length)
+        return downloading.read(self._wire, key, version, start, length)
 
     def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         return listing.objects(self._wire, prefix, after)

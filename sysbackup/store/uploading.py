@@ -11,9 +11,9 @@ from sysbackup.errors import BucketUnusable, ObjectGone, StoreError, StoreUnavai
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store import answers, listing
 from sysbackup.store.digests import base64_of, sha256_of
+from sysbackup.store.error_translation import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED, Action, dropped
 from sysbackup.store.locking import Locks
 from sysbackup.store.port import Body
-from sysbackup.store.translating import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED, Action, dropped
 from sysbackup.store.wire import Expected, Wire
 
 if TYPE_CHECKING:

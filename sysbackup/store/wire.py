@@ -21,14 +21,14 @@ from botocore.exceptions import ClientError
 from botocore.handlers import convert_body_to_file_like_object
 from botocore.parsers import ResponseParserError
 
+from sysbackup.config.units import duration_text
 from sysbackup.errors import StoreUnavailable
 from sysbackup.store import answers
 from sysbackup.store.accounting import Requests
 from sysbackup.store.answers import NoAnswer
-from sysbackup.store.port import Body
-from sysbackup.store.translating import (
+from sysbackup.store.error_translation import (
     Action,
-    Place,
+    BucketAddress,
     asked_of,
     code_of,
     is_damage,
@@ -41,7 +41,7 @@ from sysbackup.store.translating import (
     trouble,
     unavailable,
 )
-from sysbackup.units import duration_text
+from sysbackup.store.port import Body
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -86,7 +86,7 @@ class Wire:
     ) -> None:
         self.client = client
         self.bucket = bucket
-        self.place = Place(bucket, client.meta.endpoint_url)
+        self.place = BucketAddress(bucket, client.meta.endpoint_url)
         self.requests = Requests()
         self._give_up_after = give_up_after
         self._no_answer_after = min(give_up_after, no_answer_after)

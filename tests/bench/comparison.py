@@ -19,7 +19,7 @@ from types import FrameType
 from tests.bench.contenders import REPOSITORY, Contender, Rclone, Restic, Sysbackup, program
 from tests.bench.measuring import Cost, measured, warm
 from tests.bench.serving import Served, Server, serving, stored
-from tests.bulk import big_file, many_small_files
+from tests.support.bulk import big_file, many_small_files
 
 MIB = 1 << 20
 Maker = Callable[[Server, Path, Path], Contender]
@@ -146,7 +146,7 @@ def _differences(original: Path, restored: Path) -> int:
     if original.is_file():
         return subprocess.run(["cmp", "--silent", original, restored], check=False).returncode
     outcome = subprocess.run(
-        [sys.executable, "-m", "tests.comparing", original, restored],
+        [sys.executable, "-m", "tests.support.comparing", original, restored],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if outcome.returncode not in (0, 1):

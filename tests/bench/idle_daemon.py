@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sysbackup.service import status as statuses
-from sysbackup.service.status import Status
+from sysbackup.service import status_file as statuses
+from sysbackup.service.status_file import Status
 from tests.bench.contenders import Sysbackup, program
 from tests.bench.measuring import cpu_of
 from tests.bench.serving import serving

@@ -3,7 +3,7 @@
 import pytest
 import uvloop
 
-from tests.servers import OnServer, Server
+from tests.support.servers import OnServer, Server
 
 
 @pytest.fixture

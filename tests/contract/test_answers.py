@@ -16,9 +16,9 @@ from sysbackup.model import StoredObject
 from sysbackup.store.accounting import BILLED
 from sysbackup.store.port import ObjectStore
 from sysbackup.store.s3 import S3Store
-from tests.contract.asking import all_of, content, lock
-from tests.proxy import Fault, Proxy, proxying
-from tests.servers import OnServer, Server
+from tests.support.asking import all_of, content, lock
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.servers import OnServer, Server
 
 pytestmark = pytest.mark.lengthy
 

@@ -23,12 +23,12 @@ from sysbackup import logs
 from sysbackup.aws import sessions
 from sysbackup.aws.bucket import find_bucket
 from sysbackup.aws.sessions import cloudformation_client, s3_client
-from sysbackup.cli.opening import open_store
-from sysbackup.config import Aws, CloudFormation, Config, Content
+from sysbackup.cli.connecting import open_store
+from sysbackup.config.sections import Aws, CloudFormation, Config, Content
 from sysbackup.errors import AccessDenied, ConfigError, StoreUnavailable
-from tests.clock import ManualClock
-from tests.proxy import Fault, Proxy, proxying
-from tests.servers import REGION, OnServer, Server
+from tests.support.clock import ManualClock
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.servers import REGION, OnServer, Server
 
 ROLE = "arn:aws:iam::123456789012:role/backup-writer"
 

@@ -11,14 +11,14 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from sysbackup.cli.opening import open_store
+from sysbackup.cli.connecting import open_store
 from sysbackup.errors import LockNotKept, StoreUnavailable
 from sysbackup.store import wire
 from sysbackup.store.port import MIN_PART, ObjectStore
-from tests.contract.asking import content, lock
-from tests.memory_store import MemoryBucket, MemoryStore
-from tests.proxy import Fault, proxying
-from tests.servers import OnServer, Server
+from tests.support.asking import content, lock
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.proxy import Fault, proxying
+from tests.support.servers import OnServer, Server
 
 PART, CREATE, COMPLETE = r"^PUT .*partNumber=", r"^POST .*\?uploads", r"^POST .*\?uploadId="
 PUT = r"^PUT [^?]* "

@@ -9,19 +9,19 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.cli.opening import open_store
-from sysbackup.config import S3, Aws, Config
+from sysbackup.cli.connecting import open_store
+from sysbackup.config.sections import S3, Aws, Config
 from sysbackup.errors import BucketUnusable, ObjectGone
 from sysbackup.model import LockMode, SystemClock
 from sysbackup.pipeline import shipping
-from sysbackup.pipeline.run import back_up
-from sysbackup.recovery import history
-from sysbackup.recovery.report import Options
+from sysbackup.pipeline.backup import back_up
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import MIN_PART, ObjectStore
-from tests import backups, comparing
 from tests.bench import contenders, serving
-from tests.contract.asking import all_of, content, lock
+from tests.support import backups, comparing
+from tests.support.asking import all_of, content, lock
 
 NONE = lock(mode=LockMode.NONE)
 
@@ -101,7 +101,7 @@ def test_a_backup_comes_back(config: Config, tmp_path: Path, monkeypatch: pytest
             async with open_store(config) as store:
                 summary = await back_up(config, store, "bucket", SystemClock())
                 assert summary.exit_code == 0
-                found = await history.find_run(store, summary.run, summary.host)
+                found = await stored_runs.find_run(store, summary.run, summary.host)
                 await restore(store, found, (), bytes(target), Options(spool=tmp_path))
             assert comparing.differences(bytes(tree), bytes(target) + bytes(tree)) == []
 

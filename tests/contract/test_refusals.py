@@ -9,13 +9,13 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.cli.opening import open_store
-from sysbackup.config import Aws
+from sysbackup.cli.connecting import open_store
+from sysbackup.config.sections import Aws
 from sysbackup.errors import AccessDenied, BucketUnusable, ConfigError, StoreError
 from sysbackup.model import Lock, LockMode
 from sysbackup.store.port import ObjectStore
-from tests.contract.asking import lock
-from tests.servers import OnServer, Server
+from tests.support.asking import lock
+from tests.support.servers import OnServer, Server
 
 Act = Callable[[ObjectStore], Awaitable[None]]
 

@@ -10,8 +10,8 @@ import uvloop
 from sysbackup.errors import AccessDenied, StoreError
 from sysbackup.model import LockMode
 from sysbackup.store.port import MIN_PART, ObjectStore, Upload
-from tests.contract.asking import all_of, content, lock
-from tests.servers import Bucket
+from tests.support.asking import all_of, content, lock
+from tests.support.servers import Bucket
 
 
 def test_a_put_is_locked_until_the_date_asked_for(bucket: Bucket) -> None:

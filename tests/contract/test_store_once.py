@@ -8,8 +8,8 @@ import uvloop
 from sysbackup.errors import LockNotKept
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store.port import MIN_PART, ObjectStore
-from tests.contract.asking import all_of, content, lock
-from tests.servers import Bucket
+from tests.support.asking import all_of, content, lock
+from tests.support.servers import Bucket
 
 
 def test_parts_go_out_at_once_and_in_any_order(bucket: Bucket) -> None:

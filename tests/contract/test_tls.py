@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sysbackup.aws.sessions import s3_client
-from sysbackup.cli.opening import open_store
+from sysbackup.cli.connecting import open_store
+from sysbackup.config.loading import load_config
 from sysbackup.errors import ConfigError, StoreUnavailable
-from sysbackup.loading import load_config
 from sysbackup.store.port import MIN_PART
-from tests.contract.asking import all_of, content, lock
-from tests.proxy import proxying
-from tests.servers import OnServer, Server
+from tests.support.asking import all_of, content, lock
+from tests.support.proxy import proxying
+from tests.support.servers import OnServer, Server
 
 
 @dataclass(frozen=True, slots=True)

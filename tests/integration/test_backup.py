@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 
 from sysbackup.catalog.known import Catalog
+from sysbackup.disk.sorting import Sorter
+from sysbackup.files import acl
+from sysbackup.files.folders import Folders
+from sysbackup.files.owners import Owners
+from sysbackup.files.reading import Patience
 from sysbackup.formats import manifest
 from sysbackup.model import Lock, LockMode, SystemClock
+from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.examining import Examined, Examiner
-from sysbackup.pipeline.report import Summary
-from sysbackup.pipeline.run import back_up
-from sysbackup.sources import acl
-from sysbackup.sources.folders import Folders
-from sysbackup.sources.owners import Owners
-from sysbackup.sources.reading import Patience
-from sysbackup.sources.sorting import Sorter
+from sysbackup.pipeline.tally import Summary
 from sysbackup.store.port import NO_METADATA, Upload
-from tests import backups, comparing, trees
-from tests.clock import ManualClock
-from tests.memory_store import MemoryBucket, MemoryStore
-from tests.restless import Restless
+from tests.support import backups, comparing, trees
+from tests.support.clock import ManualClock
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.restless import Restless
 
 MIB = 1 << 20
 

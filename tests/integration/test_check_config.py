@@ -295,7 +295,7 @@ def test_help_lists_every_command_and_loads_none_of_them() -> None:
     """Nor S3's libraries: it answers at once."""
     code = "import sys; from sysbackup.cli.main import invoke; status = invoke(['--help']);"
     code += "print(status, [m for m in sys.modules if m.partition('.')[0] in ('aiobotocore', 'botocore', 'moto')"
-    code += " or m.startswith(('sysbackup.pipeline', 'sysbackup.recovery', 'sysbackup.cli.checking'))])"
+    code += " or m.startswith(('sysbackup.pipeline', 'sysbackup.recovery', 'sysbackup.cli.check_config'))])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.endswith("0 []\n")
     for name in ("run", "list", "ls", "restore", "restore-snapshot", "check-config", "demo"):

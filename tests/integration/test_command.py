@@ -15,8 +15,8 @@ import pytest
 import uvloop
 
 from sysbackup.formats import manifest
-from tests import backups, comparing, trees
-from tests.servers import OnServer, Server
+from tests.support import backups, comparing, trees
+from tests.support.servers import OnServer, Server
 
 MIB = 1 << 20
 

@@ -18,13 +18,13 @@ import pytest
 import uvloop
 
 from sysbackup.model import worked_under
-from sysbackup.pipeline.report import Ended
-from sysbackup.service.control import Run, address, written
-from sysbackup.sources.living import look_up
-from tests import notified
-from tests.daemons import ROOT, SOON, Host, Running, command, daemon
-from tests.processes import belonging, zombies
-from tests.servers import OnServer, Server
+from sysbackup.pipeline.tally import Ended
+from sysbackup.programs.process_table import look_up
+from sysbackup.service.control import Request, address, written
+from tests.support import notified
+from tests.support.daemons import ROOT, SOON, Host, Running, command, daemon
+from tests.support.processes import belonging, zombies
+from tests.support.servers import OnServer, Server
 
 PASSWD = "#!/bin/sh\necho /etc/passwd\n"
 
@@ -130,7 +130,7 @@ def asked(host: Host) -> Iterator[BinaryIO]:
     with socket.socket(socket.AF_UNIX) as connection, address(host.runtime / "control") as name:
         connection.settimeout(SOON)
         connection.connect(name)
-        connection.sendall(written(Run()))
+        connection.sendall(written(Request()))
         with connection.makefile("rb") as answers:
             yield answers
 
@@ -272,7 +272,7 @@ def test_a_run_is_not_disturbed_by_signals_from_its_first_moment(host: Host) -> 
             for pid, line in belonging(host.base).items():
                 # not to what the run has just forked, which bears its name until it is a picker
                 found = look_up(pid)
-                if b"cli.working:main" in line and found and found.parent == service.process.pid:
+                if b"cli.run_worker:main" in line and found and found.parent == service.process.pid:
                     for number in SIGNALS:
                         try:
                             os.kill(pid, number)

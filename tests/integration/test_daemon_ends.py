@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests.daemons import ROOT, SOON, Host, Running, daemon
-from tests.processes import belonging
-from tests.servers import Server
+from tests.support.daemons import ROOT, SOON, Host, Running, daemon
+from tests.support.processes import belonging
+from tests.support.servers import Server
 
 PROMISED = 10.0
 """Seconds within which a stop must have ended everything."""
@@ -109,7 +109,7 @@ def worker_of(host: Host, service: Running) -> int:
     found: list[int] = []
 
     def alone() -> bool:
-        found[:] = [pid for pid, line in belonging(host.base).items() if b"cli.working:main" in line]
+        found[:] = [pid for pid, line in belonging(host.base).items() if b"cli.run_worker:main" in line]
         return len(found) == 1
 
     until(alone, service.said())
@@ -146,8 +146,8 @@ LATE = """
 import os, signal, sys, threading, time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from sysbackup.cli import working
-from sysbackup.loading import load_config
+from sysbackup.cli import run_worker
+from sysbackup.config.loading import load_config
 from sysbackup.model import SystemClock
 
 finished = threading.Event()
@@ -167,8 +167,8 @@ async def open_store(config):
     raise OSError("the real reason")
     yield
 
-working.open_store = open_store
-ended = working._ended(load_config(Path(sys.argv[1]), os.environ), working._Voice(None), SystemClock())
+run_worker.open_store = open_store
+ended = run_worker._ended(load_config(Path(sys.argv[1]), os.environ), working._Voice(None), SystemClock())
 print(ended.outcome, ended.reason, file=sys.stderr)
 """
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from sysbackup.pipeline.workplace import catalog_path
-from tests import notified
-from tests.daemons import ROOT, SOON, Host, Running, command, daemon
-from tests.processes import belonging, zombies
-from tests.proxy import Fault, Proxy, proxying
-from tests.servers import OnServer, Server
+from sysbackup.pipeline.cache_directory import catalog_path
+from tests.support import notified
+from tests.support.daemons import ROOT, SOON, Host, Running, command, daemon
+from tests.support.processes import belonging, zombies
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.servers import OnServer, Server
 
 MIB = 1 << 20
 
@@ -114,7 +114,7 @@ def worker(service: Running) -> int:
     """The process of the run that goes on. One that it is just starting has its memory, and so its command line."""
     deadline = time.monotonic() + SOON
     while True:
-        found = [pid for pid, line in belonging(service.host.base).items() if b"cli.working:main" in line]
+        found = [pid for pid, line in belonging(service.host.base).items() if b"cli.run_worker:main" in line]
         if len(found) == 1:
             return found[0]
         assert time.monotonic() < deadline, found

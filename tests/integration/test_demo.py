@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sysbackup.cli.demo_comparing import Comparison
-from sysbackup.cli.embedded import embedded_s3
+from sysbackup.demo.comparing import Comparison
+from sysbackup.demo.embedded import embedded_s3
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "65534"
@@ -323,7 +323,7 @@ def _unprivileged() -> list[str]:
         # Where that user cannot reach this interpreter: ourselves, without any capability.
         ["unshare", "--user", "--map-user=1000", "--map-group=1000"],
     ]
-    probe = [sys.executable, "-c", "import os, sysbackup.cli.demo_story, moto.server; assert os.geteuid()"]
+    probe = [sys.executable, "-c", "import os, sysbackup.demo.story, moto.server; assert os.geteuid()"]
     for way in ways:
         tried = subprocess.run([*way, *probe], cwd=ROOT, capture_output=True, check=False, timeout=60)
         if tried.returncode == 0:

@@ -12,25 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import End, ManifestWriter, RunHeader
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
 from sysbackup.pipeline import shipping
-from sysbackup.pipeline.report import Summary
-from sysbackup.pipeline.run import back_up
-from sysbackup.recovery import history
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.tally import Summary
+from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import outlines
-from sysbackup.recovery.report import Options
+from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import NO_METADATA, Body, ObjectStore, Upload, Version
-from tests import backups, memory_store
-from tests.clock import START, ManualClock
-from tests.failing import FailingStore, at
-from tests.memory_store import MemoryBucket, MemoryStore
-from tests.proxy import Fault, proxying
-from tests.servers import Bucket, InMemory, OnServer
+from tests.support import backups, memory_store
+from tests.support.clock import START, ManualClock
+from tests.support.failing import FailingStore, at
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.proxy import Fault, proxying
+from tests.support.servers import Bucket, InMemory, OnServer
 
 DATA = {"hosts": b"127.0.0.1 localhost\n", "large": b"no pack for me\n" * 90_000}
 
@@ -88,14 +88,14 @@ class Machine:
         """Whether that name brings the tree back."""
         target = self.base / "back" / hashlib.sha256(f"{name} {version}".encode()).hexdigest()
         async with self.bucket.store() as store:
-            found = await history.find_run(store, name, "alpha", version)
+            found = await stored_runs.find_run(store, name, "alpha", version)
             report = await restore(store, found, (), bytes(target), Options(spool=self.base))
         back = {p.name: p.read_bytes() for p in target.rglob("*") if p.is_file()}
         return not report.problems and back == DATA
 
-    async def run(self, name: str) -> history.Run:
+    async def run(self, name: str) -> stored_runs.StoredRun:
         async with self.bucket.store() as store:
-            return await history.find_run(store, name, "alpha")
+            return await stored_runs.find_run(store, name, "alpha")
 
     async def plant(self, run: str) -> str:
         """Put a manifest of nothing under a name, as true to form as any; its version."""
@@ -169,7 +169,7 @@ def test_a_manifest_that_was_there_first(machine: Machine) -> None:
         assert not await machine.restores(planted[0])
         # and the manifest itself tells of it
         async with machine.bucket.store() as store:
-            said = [e async for e in history.entries(store, await machine.run(summary.run))]
+            said = [e async for e in stored_runs.entries(store, await machine.run(summary.run))]
         assert "manifest.disputed" in {e.event for e in said if isinstance(e, manifest.Log)}
 
     backups.run(body())
@@ -222,7 +222,7 @@ def test_an_answer_that_got_lost_accuses_nobody(served: OnServer, tmp_path: Path
             assert proxy.count(r"^PUT /[^ ]*/manifests/") == 2
         assert (summary.outcome, summary.exit_code) == ("complete", 0)
         async with served.store() as store:
-            (found,) = await history.runs(store)
+            (found,) = await stored_runs.runs(store)
         assert (found.run, found.oddity, len(found.distinct)) == (summary.run, None, 1)
         assert await machine.restores(summary.run)
 
@@ -235,7 +235,7 @@ def test_runs_of_one_second_are_listed_in_their_order(machine: Machine) -> None:
     async def body() -> None:
         names = [(await machine.back_up()).run for _ in range(4)]
         async with machine.bucket.store() as store:
-            assert [r.run for r in await history.runs(store)] == names
+            assert [r.run for r in await stored_runs.runs(store)] == names
         assert (await machine.run("latest")).run == names[-1]
 
     backups.run(body())
@@ -249,7 +249,7 @@ def test_a_clock_that_stands_still(tmp_path: Path) -> None:
     async def body() -> None:
         for _ in range(3):
             await back_up(machine.config, MemoryStore(bucket), "bucket", ManualClock())
-        found = await history.runs(MemoryStore(bucket))
+        found = await stored_runs.runs(MemoryStore(bucket))
         assert len({r.run for r in found}) == 3
         assert {r.started for r in found} == {START}
 

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 import uvloop
 
-from sysbackup.cli.opening import open_store
+from sysbackup.cli.connecting import open_store
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import Packed, PackWriter
 from sysbackup.model import Lock, LockMode, StoredObject, SystemClock
 from sysbackup.pipeline import census, examining
-from sysbackup.pipeline.run import back_up
-from sysbackup.recovery import history
-from sysbackup.recovery.report import Options
+from sysbackup.pipeline.backup import back_up
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
-from tests import backups
-from tests.clock import ManualClock
-from tests.machines import Machine
-from tests.memory_store import Kept, MemoryBucket, MemoryStore
-from tests.servers import Server
+from tests.support import backups
+from tests.support.clock import ManualClock
+from tests.support.machines import Machine
+from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
+from tests.support.servers import Server
 
 KNOWN = b"a file that anybody may know, of some distribution\n" * 30
 
@@ -229,7 +229,7 @@ def test_an_equal_version_that_nobody_can_read_at_once_is_passed_over(moto: Serv
         async with open_store(settings) as store:
             summary = await back_up(config, store, bucket.name, SystemClock())
             assert summary.exit_code == 0
-            found = await history.find_run(store, summary.run, summary.host)
+            found = await stored_runs.find_run(store, summary.run, summary.host)
             report = await restore(store, found, (), bytes(tmp_path / "back"), Options(spool=tmp_path))
             assert not report.problems
 

@@ -17,10 +17,10 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.pipeline.workplace import catalog_path
-from tests import backups
-from tests.proxy import Proxy, proxying
-from tests.servers import OnServer, Server
+from sysbackup.pipeline.cache_directory import catalog_path
+from tests.support import backups
+from tests.support.proxy import Proxy, proxying
+from tests.support.servers import OnServer, Server
 
 MIB = 1 << 20
 UPLOADS = 4

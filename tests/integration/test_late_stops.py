@@ -12,17 +12,17 @@ import uvloop
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.model import Lock, StoredObject, SystemClock
 from sysbackup.pipeline import ending
-from sysbackup.pipeline.report import Summary, Tally
-from sysbackup.pipeline.run import back_up
-from sysbackup.recovery import history
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.tally import Summary, Tally
+from sysbackup.recovery import stored_runs
 from sysbackup.store.port import NO_METADATA, Body, Version
-from tests import backups
-from tests.daemons import SOON, Host, daemon
-from tests.failing import FailingStore
-from tests.memory_store import MemoryBucket, MemoryStore
-from tests.processes import belonging
-from tests.proxy import Fault, proxying
-from tests.servers import OnServer, Server
+from tests.support import backups
+from tests.support.daemons import SOON, Host, daemon
+from tests.support.failing import FailingStore
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.processes import belonging
+from tests.support.proxy import Fault, proxying
+from tests.support.servers import OnServer, Server
 
 
 class Slow(MemoryStore):
@@ -88,7 +88,7 @@ class Stopped:
     @property
     def listed(self) -> list[str]:
         """The names of the runs that are in the bucket."""
-        return [run.run for run in backups.run(history.runs(MemoryStore(self.bucket)))]
+        return [run.run for run in backups.run(stored_runs.runs(MemoryStore(self.bucket)))]
 
     @property
     def reason(self) -> str:
@@ -150,7 +150,7 @@ def test_a_put_whose_answer_is_lost_for_good(tmp_path: Path, error: type[StoreUn
     store = Lost(MemoryStore(bucket), lambda *_: False)
     with pytest.raises(error):
         backups.run(back_up(config, store, "bucket", SystemClock(), tallies.append))
-    (run,) = backups.run(history.runs(MemoryStore(bucket)))
+    (run,) = backups.run(stored_runs.runs(MemoryStore(bucket)))
     assert (run.run in tallies[0].at_the_end("it failed")) == unsure
 
 
@@ -186,7 +186,7 @@ def test_a_daemon_that_is_stopped_then(host: Host, bucket: OnServer, request_lin
 
     async def manifests() -> list[str]:
         async with bucket.store() as store:
-            return [run.run for run in await history.runs(store)]
+            return [run.run for run in await stored_runs.runs(store)]
 
     listed = uvloop.run(manifests())
     if outcome == "complete":

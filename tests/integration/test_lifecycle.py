@@ -16,21 +16,21 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.cli.opening import open_store
-from sysbackup.config import Config
+from sysbackup.cli.connecting import open_store
+from sysbackup.config.sections import Config
 from sysbackup.model import SystemClock
 from sysbackup.pipeline import examining
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.cache_directory import catalog_path
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.report import Summary
-from sysbackup.pipeline.run import back_up
-from sysbackup.pipeline.workplace import catalog_path
-from sysbackup.recovery import history
-from sysbackup.recovery.report import Options, Report
+from sysbackup.pipeline.tally import Summary
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import Version
-from tests import backups
-from tests.rgw import LIFECYCLE_DAY as DAY
-from tests.servers import OnServer, Server
+from tests.support import backups
+from tests.support.rgw import LIFECYCLE_DAY as DAY
+from tests.support.servers import OnServer, Server
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import LifecycleRuleTypeDef
@@ -103,7 +103,7 @@ class Machine:
 
         async def work() -> Report:
             async with open_store(self.config) as store:
-                found = await history.find_run(store, summary.run, summary.host)
+                found = await stored_runs.find_run(store, summary.run, summary.host)
                 target = bytes(self.base / "out" / summary.run)
                 return await restore(store, found, (), target, Options(spool=self.base))
 

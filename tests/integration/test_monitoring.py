@@ -25,12 +25,12 @@ import structlog
 import uvloop
 
 from sysbackup.model import worked_under
-from sysbackup.pipeline.report import well
-from sysbackup.service import hooks, scraping
-from sysbackup.service.scraping import Endpoint
-from tests import backups, daemons
-from tests.daemons import Host
-from tests.servers import Server
+from sysbackup.pipeline.tally import well
+from sysbackup.service import hooks, metrics_endpoint
+from sysbackup.service.metrics_endpoint import MetricsEndpoint
+from tests.support import backups, daemons
+from tests.support.daemons import Host
+from tests.support.servers import Server
 from tests.unit.test_hooks import BEGAN, badly, summary
 from tests.unit.test_metrics import values
 
@@ -95,7 +95,7 @@ def test_there_is_get_metrics_and_nothing_else() -> None:
     }
 
     async def work() -> None:
-        endpoint = Endpoint(exposition)
+        endpoint = MetricsEndpoint(exposition)
         port = free_port()
         await endpoint.listen(("127.0.0.1", port))
         for request, status in cases.items():
@@ -111,14 +111,14 @@ def test_there_is_get_metrics_and_nothing_else() -> None:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_clients_that_say_nothing_or_go_away_do_no_harm(monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
     """No more of them are kept than a few, and not for long; closing leaves no socket, whoever is connected."""
-    monkeypatch.setattr(scraping, "WITHIN", 1.0)
+    monkeypatch.setattr(metrics_endpoint, "WITHIN", 1.0)
 
     async def work() -> None:
         tasks = asyncio.all_tasks()
-        endpoint = Endpoint(exposition)
+        endpoint = MetricsEndpoint(exposition)
         port = free_port()
         await endpoint.listen(("127.0.0.1", port))
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * scraping.AT_ONCE)]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * metrics_endpoint.AT_ONCE)]
         for _, writer in silent[:2]:
             writer.write(b"GET /met")
         for reader, _ in silent:
@@ -128,7 +128,7 @@ def test_clients_that_say_nothing_or_go_away_do_no_harm(monkeypatch: pytest.Monk
             writer.close()
         assert (await asked(port, b"GET /metrics HTTP/1.1\r\n\r\n")).endswith(b"up 1\n")
 
-        monkeypatch.setattr(scraping, "WITHIN", 600.0)
+        monkeypatch.setattr(metrics_endpoint, "WITHIN", 600.0)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.sleep(0.1)
         await endpoint.close()
@@ -148,7 +148,7 @@ def test_a_port_in_use_is_an_error_in_words_and_is_tried_again() -> None:
     port = free_port()
 
     async def work() -> None:
-        endpoint = Endpoint(exposition)
+        endpoint = MetricsEndpoint(exposition)
         with closing(socket.socket()) as other:
             other.bind(("127.0.0.1", port))
             other.listen()

@@ -21,16 +21,16 @@ import uvloop
 
 from sysbackup.model import Lock, StoredObject
 from sysbackup.pipeline import examining
-from sysbackup.pipeline.report import Amounts, Summary, Tally, well
-from sysbackup.pipeline.run import back_up
-from sysbackup.service import messages, wording
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.tally import Amounts, Summary, Tally, well
+from sysbackup.service import messages, status_text
 from sysbackup.service.messages import Progress
 from sysbackup.store.port import NO_METADATA, Body
-from tests import backups, notified
-from tests.daemons import ROOT, SOON, Host, command, daemon
-from tests.machines import Machine
-from tests.memory_store import MemoryBucket, MemoryStore
-from tests.servers import Server
+from tests.support import backups, notified
+from tests.support.daemons import ROOT, SOON, Host, command, daemon
+from tests.support.machines import Machine
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.servers import Server
 from tests.unit.test_hooks import summary
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -301,7 +301,7 @@ def test_after_the_examining_uploads_go_on(machine: Machine) -> None:
     assert isinstance(waiting, Progress)
     assert isinstance(over, Progress)
     assert (waiting.stage, waiting.sending, waiting.files) == ("finishing", 2, 6)
-    assert wording.stage(waiting) == "finishing, 2 objects still to be stored"
+    assert status_text.stage(waiting) == "finishing, 2 objects still to be stored"
     assert (over.stage, over.sending) == ("done", 0)
 
 

@@ -12,10 +12,10 @@ import pytest
 import uvloop
 
 from sysbackup.formats import gzipping, keys, manifest
-from tests import daemons
-from tests.daemons import SOON
-from tests.servers import Server
-from tests.unit.recovering import HOST, RUN, header
+from tests.support import daemons
+from tests.support.daemons import SOON
+from tests.support.recovering import HOST, RUN, header
+from tests.support.servers import Server
 
 MIB = 1 << 20
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests.daemons import ROOT, SOON, Host, command
-from tests.servers import Server
+from tests.support.daemons import ROOT, SOON, Host, command
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.lengthy
 

@@ -18,9 +18,9 @@ import uvloop
 
 from sysbackup.cli.main import invoke
 from sysbackup.pipeline import examining, shipping
-from tests import backups, comparing
-from tests.proxy import Fault, Proxy, proxying
-from tests.servers import OnServer, Server
+from tests.support import backups, comparing
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.servers import OnServer, Server
 
 pytestmark = pytest.mark.lengthy
 

@@ -20,10 +20,10 @@ from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.manifest import CharDevice, Directory, End, Entry, File, Link, Log, Snapshot
 from sysbackup.formats.pack import Packed
 from sysbackup.model import Lock, LockMode, StoredObject
-from tests import daemons
-from tests.daemons import SOON
-from tests.servers import OnServer, Server
-from tests.unit.recovering import MOMENT, MTIME, Backup, header, written
+from tests.support import daemons
+from tests.support.daemons import SOON
+from tests.support.recovering import MOMENT, MTIME, Backup, header, written
+from tests.support.servers import OnServer, Server
 
 EVIL = (
     "evil\x1b[2J\x1b[5;33;41m\x1b]8;;http://evil/\x1b\\\x1b]52;c;ZXZpbA==\x07\x1bP$q\x1b\\\x1bc"  # CSI, OSC, DCS, reset

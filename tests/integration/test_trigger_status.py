@@ -17,12 +17,12 @@ import pytest
 import structlog
 import uvloop
 
-from sysbackup.cli import reporting
+from sysbackup.cli import status as status_command
 from sysbackup.cli.main import invoke
 from sysbackup.model import worked_under
-from sysbackup.service import status as statuses
-from tests.daemons import ROOT, SOON, Host, Running, command, daemon
-from tests.servers import Server
+from sysbackup.service import status_file as statuses
+from tests.support.daemons import ROOT, SOON, Host, Running, command, daemon
+from tests.support.servers import Server
 
 NOBODY = 65534
 
@@ -438,7 +438,7 @@ def test_status_where_proc_hides_the_daemon(
     with daemon(open_host):
         assert invoke(["status"]) == 1  # once as root: what Python loads on demand may lie where nobody cannot read it
         monkeypatch.setattr(statuses, "born", lambda _: None)
-        monkeypatch.setattr(reporting, "born", lambda _: None)
+        monkeypatch.setattr(status_command, "born", lambda _: None)
         with nobody(group=0):
             assert invoke(["status"]) == 1
         assert "warning: /proc hides process" in capsys.readouterr().out

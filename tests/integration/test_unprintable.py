@@ -10,8 +10,8 @@ import pytest
 import uvloop
 
 from sysbackup.service import history
-from tests import backups, daemons
-from tests.servers import Server
+from tests.support import backups, daemons
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.lengthy
 

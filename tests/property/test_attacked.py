@@ -1,8 +1,8 @@
 """
 No promise is ever broken, whoever writes to the bucket.
 
-The machines of `tests.promising`, and among the actors somebody with a writer's
-rights (`tests.attacker`) who acts between any two requests, a bucket that is
+The machines of `tests.support.promising`, and among the actors somebody with a writer's
+rights (`tests.support.attacker`) who acts between any two requests, a bucket that is
 emptied, and one whose locks are lifted. Whatever they do: each run that ended
 with 0 or 3, and whose promise stands, restores whole under the name that the
 honest host printed. And no run fails for it.
@@ -23,13 +23,13 @@ from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode
 from sysbackup.pipeline import census
 from sysbackup.pipeline.rebuilding import rebuild
-from sysbackup.pipeline.report import Summary
-from sysbackup.recovery import history
-from tests import backups
-from tests.attacker import MOVES, Attacker, Watched
-from tests.memory_store import MemoryStore
-from tests.mortal import remove
-from tests.promising import CONTENTS, HOSTS, SEEDS, Fate, Promised, Promises, compared, tell_stories
+from sysbackup.pipeline.tally import Summary
+from sysbackup.recovery import stored_runs
+from tests.support import backups
+from tests.support.attacker import MOVES, Attacker, Watched
+from tests.support.memory_store import MemoryStore
+from tests.support.mortal import remove
+from tests.support.promising import CONTENTS, HOSTS, SEEDS, Fate, Promised, Promises, compared, tell_stories
 
 # Of 50 steps each, in four tests: 20,000 steps; whoever has changed something that they guard may ask for more.
 EXAMPLES = int(os.environ.get("SYSBACKUP_ATTACKS", "100"))
@@ -146,7 +146,7 @@ class Attacked(Promises):
         assert summary.promise is not None
         assert summary.manifest is not None
         places = compared(backups.entries(MemoryStore(self._bucket), summary), expected, going)
-        found = backups.run(history.find_run(MemoryStore(self._bucket), summary.run, summary.host))
+        found = backups.run(stored_runs.find_run(MemoryStore(self._bucket), summary.run, summary.host))
         kept = self._bucket.find(found.key, found.version)
         self._promised[summary.manifest] = Promised(Lock(mode, summary.promise), kept, places)
         self._printed[summary.manifest] = summary, {p: sha for p, sha in expected.items() if p != going}
@@ -156,7 +156,7 @@ class Attacked(Promises):
     @invariant()
     def every_name_leads_to_its_manifest(self) -> None:
         """And `list` shows it, whatever else there is."""
-        found = {run.key: run for run in backups.run(history.runs(MemoryStore(self._bucket)))}
+        found = {run.key: run for run in backups.run(stored_runs.runs(MemoryStore(self._bucket)))}
         for key, promised in self._standing():
             assert found[key].version == promised.manifest.version
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import manifest
 from sysbackup.model import SystemClock
-from sysbackup.pipeline.run import back_up
-from tests import backups
-from tests.failing import FailingStore, now_and_then
-from tests.memory_store import MemoryBucket, MemoryStore
+from sysbackup.pipeline.backup import back_up
+from tests.support import backups
+from tests.support.failing import FailingStore, now_and_then
+from tests.support.memory_store import MemoryBucket, MemoryStore
 
 MIB = 1 << 20
 

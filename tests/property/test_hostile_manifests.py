@@ -19,13 +19,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sysbackup.cli import browsing, overview, restoring
+from sysbackup.cli import list as list_command
+from sysbackup.cli import ls, restore
 from sysbackup.cli.main import invoke
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import BlockDevice, Entry, Fifo, File, Log, Snapshot
-from tests.memory_store import MemoryStore
-from tests.unit.recovering import HOST, MOMENT, MTIME, RUN, Backup, header
+from tests.support.memory_store import MemoryStore
+from tests.support.recovering import HOST, MOMENT, MTIME, RUN, Backup, header
 
 OLDER, NEWER = "20261122T041500Z-0001", "20261124T041500Z-0002"
 
@@ -146,7 +147,7 @@ class Commands:
             yield BACKUP.store
 
         with contextlib.ExitStack() as stack:
-            for module in (browsing, overview, restoring):
+            for module in (ls, list_command, restore):
                 stack.enter_context(mock.patch.object(module, "open_store", opened))
             stack.enter_context(mock.patch.dict(os.environ, {"CACHE_DIRECTORY": str(self._place)}))
             out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sysbackup.sources.records import DECIDING, LONGEST, Records
+from sysbackup.programs.picker_output import DECIDING, LONGEST, Records
 
 pieces = st.one_of(
     st.binary(max_size=30),

@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 from sysbackup.formats import manifest
-from sysbackup.pipeline.report import Ended
-from sysbackup.recovery import history
-from sysbackup.recovery.report import Options
+from sysbackup.pipeline.tally import Ended
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
-from tests.backups import run
-from tests.servers import OnServer, Server
+from tests.support.backups import run
+from tests.support.servers import OnServer, Server
 from tests.systemd.machine import Machine, booted, build, missing
 
 pytestmark = pytest.mark.lengthy
@@ -171,8 +171,8 @@ class Service:
 
         async def read() -> dict[str, manifest.Entry]:
             async with self.bucket.store() as store:
-                found = await history.find_run(store, "latest", "alpha")
-                said = [entry async for entry in history.entries(store, found)]
+                found = await stored_runs.find_run(store, "latest", "alpha")
+                said = [entry async for entry in stored_runs.entries(store, found)]
                 return {entry.path: entry for entry in said if isinstance(entry, manifest.Node)}
 
         return run(read())
@@ -182,7 +182,7 @@ class Service:
 
         async def work() -> None:
             async with self.bucket.store() as store:
-                found = await history.find_run(store, "latest", "alpha")
+                found = await stored_runs.find_run(store, "latest", "alpha")
                 await restore(store, found, [os.fsencode(path)], bytes(self._folder), Options(spool=self._folder))
 
         run(work())

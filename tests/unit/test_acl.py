@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
-from sysbackup.sources import acl
-from sysbackup.sources.owners import Owners
+from sysbackup.files import acl
+from sysbackup.files.owners import Owners
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.aws.sessions import open_session, session_name
-from sysbackup.config import Aws, Config
+from sysbackup.config.sections import Aws, Config
 from sysbackup.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ from typing import get_args
 
 import pytest
 
-from tests import comparing
-from tests.comparing import Aspect, Looks, differences, opened_directory
+from tests.support import comparing
+from tests.support.comparing import Aspect, Looks, differences, opened_directory
 
 Trees = tuple[bytes, bytes]
 Mutation = Callable[[bytes], None]

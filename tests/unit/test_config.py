@@ -7,9 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sysbackup.config import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
-from sysbackup.errors import ConfigError
-from sysbackup.loading import (
+from sysbackup.config.loading import (
     cache_directory,
     config_directory,
     load_config,
@@ -17,8 +15,10 @@ from sysbackup.loading import (
     runtime_directory,
     state_directory,
 )
+from sysbackup.config.sections import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
+from sysbackup.config.settings import SETTINGS
+from sysbackup.errors import ConfigError
 from sysbackup.model import LockMode
-from sysbackup.settings import SETTINGS
 
 Conf = Callable[..., Path]
 

@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import DaemonUnreachable, SpoolError
 from sysbackup.model import SystemClock
-from sysbackup.pipeline.report import Ended
-from sysbackup.service import asking, control
+from sysbackup.pipeline.tally import Ended
+from sysbackup.service import client as control_client
+from sysbackup.service import control
 from sysbackup.service.attempts import Heard
 from sysbackup.service.control import Accepted, Going, listening
-from sysbackup.service.daemon import Daemon
 from sysbackup.service.history import Past
 from sysbackup.service.messages import Began, Over, Progress
 from sysbackup.service.notify import Notify
-from sysbackup.service.status import socket_path
-from tests.backups import configured, run
+from sysbackup.service.scheduler import Scheduler
+from sysbackup.service.status_file import socket_path
+from tests.support.backups import configured, run
 
 SOON = 30.0
 NOBODY = 65534
@@ -88,7 +89,7 @@ class Nobody:
     async def close(self) -> None: ...
 
 
-class Noting(Daemon):
+class Noting(Scheduler):
     """Notes who has asked."""
 
     def __init__(self, config: Config, stage: Stage) -> None:
@@ -138,7 +139,7 @@ async def until(met: Callable[[], bool]) -> None:
 async def hear(path: Path, heard: list[Accepted | Going | Over] | None = None) -> list[Accepted | Going | Over]:
     """All that the daemon answers."""
     heard = [] if heard is None else heard
-    async with asyncio.timeout(SOON), aclosing(asking.ask(path)) as answers:
+    async with asyncio.timeout(SOON), aclosing(control_client.ask(path)) as answers:
         async for answer in answers:
             heard.append(answer)
     return heard
@@ -254,7 +255,7 @@ def test_a_client_that_stops_reading_holds_nobody_up(tmp_path: Path, monkeypatch
         async with serving(tmp_path) as served:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
                 deaf.connect(os.fspath(served.path))
-                deaf.sendall(control.written(control.Run()))
+                deaf.sendall(control.written(control.Request()))
                 await until(lambda: len(served.stage.runs) == 1)
                 other = asyncio.create_task(hear(served.path))
                 await until(lambda: len(_clients()) == 2)
@@ -513,8 +514,8 @@ def test_a_daemon_that_goes_away_is_told_from_one_that_answers(tmp_path: Path) -
 
 def test_a_daemon_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where it accepts and says nothing, nor where it does not accept."""
-    monkeypatch.setattr(asking, "SILENT_AT_MOST", 0.2)
-    monkeypatch.setattr(asking, "_CONNECTED_WITHIN", 0.5)
+    monkeypatch.setattr(control_client, "SILENT_AT_MOST", 0.2)
+    monkeypatch.setattr(control_client, "_CONNECTED_WITHIN", 0.5)
 
     async def work() -> None:
         path = tmp_path / "control"

@@ -11,21 +11,21 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup import config as settings
-from sysbackup.config import HOUR, MINUTE, Config
+from sysbackup.config import sections as settings
+from sysbackup.config.sections import HOUR, MINUTE, Config
 from sysbackup.errors import ConfigError
-from sysbackup.pipeline.report import Ended, Summary, well
-from sysbackup.service import daemon as daemons
+from sysbackup.pipeline.tally import Ended, Summary, well
 from sysbackup.service import history
-from sysbackup.service import status as statuses
+from sysbackup.service import scheduler as daemons
+from sysbackup.service import status_file as statuses
 from sysbackup.service.attempts import Heard
-from sysbackup.service.daemon import Daemon
 from sysbackup.service.messages import Began, Progress
 from sysbackup.service.notify import Notify
-from sysbackup.service.status import Status
-from sysbackup.service.wording import sentence
-from tests.backups import configured, run
-from tests.clock import WakingClock, settled
+from sysbackup.service.scheduler import Scheduler
+from sysbackup.service.status_file import Status
+from sysbackup.service.status_text import sentence
+from tests.support.backups import configured, run
+from tests.support.clock import WakingClock, settled
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PROMISE = timedelta(days=14)
@@ -205,7 +205,7 @@ class World:
         self.config = msgspec.structs.replace(configured(base), daemon=when)
         self.config.runtime.mkdir(parents=True, exist_ok=True)
         self.mistake: str | None = None
-        self.daemon = Daemon(
+        self.daemon = Scheduler(
             self.config,
             self._load,
             self.runs,

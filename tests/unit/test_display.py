@@ -7,7 +7,7 @@ import pytest
 import structlog
 from rich.console import Console
 
-from sysbackup.cli.display import Progress, show_rows, show_summary
+from sysbackup.cli.display import ProgressDisplay, show_rows, show_summary
 from sysbackup.service import messages
 from tests.unit.test_hooks import summary
 
@@ -57,7 +57,7 @@ def test_markup_in_a_value_is_text() -> None:
 def test_no_count_is_broken_on_a_narrow_terminal(width: int) -> None:
     """How far a run is, its counts and its rate stand beneath each other where they do not fit beside each other."""
     console, out = printed(width, terminal=True)
-    progress = Progress(console)
+    progress = ProgressDisplay(console)
     now = messages.Progress("backing up", "/srv/a", 12_345_678, 123 << 30, 12 << 30, 0, 1234, 42, 140.0)
     with progress.live("info"):
         progress.watch(lambda: now, 3723.0)
@@ -71,6 +71,6 @@ def test_a_logged_path_above_the_progress_is_in_one_piece() -> None:
     """The terminal wraps it, no line end is put into it."""
     console, out = printed(40, terminal=True)
     path = "/srv/" + "y" * 100
-    with Progress(console).live("info"):
+    with ProgressDisplay(console).live("info"):
         structlog.get_logger().warning("file.denied", path=path)
     assert path in ESCAPE.sub("", out.getvalue())

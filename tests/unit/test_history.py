@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Amounts, Ended, Summary, badly, well
+from sysbackup.pipeline.tally import Amounts, Ended, Summary, badly, well
 from sysbackup.service import history
-from sysbackup.service.outlook import Forecast, Held
-from tests import backups
-from tests.clock import START
+from sysbackup.service.forecast import Forecast, Held
+from tests.support import backups
+from tests.support.clock import START
 from tests.unit.test_hooks import summary
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

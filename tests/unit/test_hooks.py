@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from sysbackup.config import Config, Daemon
-from sysbackup.pipeline.report import Ended, Summary, well
+from sysbackup.config.sections import Config, Daemon
+from sysbackup.pipeline.tally import Ended, Summary, well
 from sysbackup.service.messages import Began
-from sysbackup.service.telling import Telling
-from tests import backups
-from tests.clock import START
+from sysbackup.service.observers import Telling
+from tests.support import backups
+from tests.support.clock import START
 
 RUN = "20261123T041500Z-3fa9"
 

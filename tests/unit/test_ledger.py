@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.config import Config
-from sysbackup.pipeline.report import Ended
+from sysbackup.config.sections import Config
+from sysbackup.pipeline.tally import Ended
 from sysbackup.service import history, ledger
 from sysbackup.service.ledger import Ledger
-from sysbackup.service.status import Current
-from tests import backups
-from tests.clock import START
+from sysbackup.service.status_file import Current
+from tests.support import backups
+from tests.support.clock import START
 
 ENDED = Ended(outcome="failed", exit_code=1, host="alpha", run="r", started=START, finished=START, reason="a test")
 

@@ -11,8 +11,8 @@ import pytest
 import structlog
 import uvloop
 
-from sysbackup.cli import looping
-from sysbackup.cli.frame import Frame, pass_frame
+from sysbackup.cli import event_loop
+from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.main import group, invoke
 from sysbackup.errors import AccessDenied, BusyError, ConfigError, StoreUnavailable, SysbackupError
 
@@ -131,7 +131,7 @@ def test_signals_cancel_what_runs_and_let_it_clean_up(
             await asyncio.sleep(0.01)
             cleaned.append("yes")
 
-    assert ends_with(lambda: looping.run(work())) == status
+    assert ends_with(lambda: event_loop.run(work())) == status
     assert cleaned == ["yes"]
     assert capsys.readouterr().err == f"sysbackup: stopped by {number.name}\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -149,7 +149,7 @@ def test_what_ends_well_in_spite_of_a_signal_has_ended_well() -> None:
             return "stored"
         return "not cancelled"
 
-    assert looping.run(work()) == "stored"
+    assert event_loop.run(work()) == "stored"
 
 
 def test_commands_run_under_uvloop() -> None:
@@ -158,7 +158,7 @@ def test_commands_run_under_uvloop() -> None:
     async def which() -> type:
         return type(asyncio.get_running_loop())
 
-    assert looping.run(which()) is uvloop.Loop
+    assert event_loop.run(which()) is uvloop.Loop
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_options_before_the_command_reach_it(
     """The directory is absolute, whatever was given."""
 
     @click.command("where")
-    @pass_frame
-    def command(frame: Frame) -> None:
+    @pass_invocation
+    def command(frame: Invocation) -> None:
         click.echo(frame.directory)
 
     monkeypatch.setitem(group.commands, "where", command)

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sysbackup.config import S3, Aws, Config, Content, Daemon, Metrics, Run
+from sysbackup.config.sections import S3, Aws, Config, Content, Daemon, Metrics, Run
+from sysbackup.disk.sorting import Sorter
 from sysbackup.model import LockMode, SystemClock
-from sysbackup.pipeline.report import Ended, Tally
+from sysbackup.pipeline.tally import Ended, Tally
 from sysbackup.service import messages
+from sysbackup.service.forecast import Outlook
 from sysbackup.service.messages import Began, Message, Over, Progress
-from sysbackup.service.outlook import Outlook
-from sysbackup.sources.sorting import Sorter
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

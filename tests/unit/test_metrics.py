@@ -11,21 +11,21 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from sysbackup import config
-from sysbackup.config import Config
+from sysbackup.config import sections
+from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.report import Ended, well
+from sysbackup.pipeline.tally import Ended, well
 from sysbackup.service import history
 from sysbackup.service.metrics import Metrics
-from sysbackup.service.telling import Telling
-from tests import backups
-from tests.clock import START
+from sysbackup.service.observers import Telling
+from tests.support import backups
+from tests.support.clock import START
 from tests.unit.test_hooks import BEGAN, PROMISE, badly, summary
 
 
 def configured(base: Path) -> Config:
     return msgspec.structs.replace(
-        backups.configured(base), metrics=config.Metrics(textfile=base / "collected" / "sysbackup.prom")
+        backups.configured(base), metrics=sections.Metrics(textfile=base / "collected" / "sysbackup.prom")
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from sysbackup.errors import UsageError
 from sysbackup.formats import keys
 from sysbackup.model import full_name, names_manifest, run_started, worked_under, working_name
-from tests.clock import START
+from tests.support.clock import START
 
 OLDER = "20261123T041500Z-3fa9"
 

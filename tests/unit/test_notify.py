@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.service.notify import Notify
-from tests import notified
+from tests.support import notified
 
 
 @pytest.fixture

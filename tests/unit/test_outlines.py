@@ -12,11 +12,11 @@ import uvloop
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.ends import ends
-from sysbackup.recovery import history
+from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import Outline, outlines
 from sysbackup.store.port import ObjectStore
-from tests.garbling import GarblingStore
-from tests.unit.recovering import HOST, RUN, Backup, header, written
+from tests.support.garbling import GarblingStore
+from tests.support.recovering import HOST, RUN, Backup, header, written
 
 MIB = 1 << 20
 
@@ -55,7 +55,7 @@ def at_most(peak: int) -> Iterator[None]:
 
 def outlined(store: ObjectStore) -> list[Outline]:
     async def work() -> list[Outline]:
-        return await outlines(store, await history.runs(store))
+        return await outlines(store, await stored_runs.runs(store))
 
     return uvloop.run(work())
 
@@ -88,9 +88,9 @@ def test_many_long_lines() -> None:
     backup.bucket.add(keys.manifest_key(HOST, RUN), lines(*([line] * 16)))
 
     async def read() -> int:
-        found = await history.find_run(backup.store, RUN)
+        found = await stored_runs.find_run(backup.store, RUN)
         number = 0
-        async with aclosing(history.batches(backup.store, found)) as batches:
+        async with aclosing(stored_runs.batches(backup.store, found)) as batches:
             async for batch in batches:
                 number += len(batch)
         return number

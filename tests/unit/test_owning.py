@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from sysbackup.catalog.known import Catalog
-from sysbackup.owning import leave_to_owner
-from sysbackup.pipeline.report import Ended
-from sysbackup.pipeline.workplace import catalog_path, exclusive
+from sysbackup.disk.ownership import leave_to_owner
+from sysbackup.pipeline.cache_directory import catalog_path, exclusive
+from sysbackup.pipeline.tally import Ended
 from sysbackup.service import history
-from tests import backups
-from tests.clock import START
+from tests.support import backups
+from tests.support.clock import START
 
 SERVICE = 4711
 

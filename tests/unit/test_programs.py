@@ -20,10 +20,10 @@ import uvloop
 from structlog.testing import capture_logs
 
 from sysbackup.errors import ProgramError
-from sysbackup.service import status as statuses
-from sysbackup.sources import programs
-from sysbackup.sources.programs import Program, pipe_into, running
-from tests.processes import children
+from sysbackup.programs import running as running_module
+from sysbackup.programs.running import Program, pipe_into, running
+from sysbackup.service import status_file as statuses
+from tests.support.processes import children
 
 uvloop.run(asyncio.sleep(0))  # libuv opens a pipe for its process once and for all: no leak of ours
 type_of_run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -287,7 +287,7 @@ def test_a_silent_program_that_ignores_term_is_killed(
     run: type_of_run, script: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the grace comes KILL."""
-    monkeypatch.setattr(programs, "GRACE", 0.3)
+    monkeypatch.setattr(running_module, "GRACE", 0.3)
     program = script("trap '' TERM; echo $$; while :; do sleep 0.05; done")
     output, result = run(whole(program, idle_limit=0.3))
     assert result == "wrote nothing for 0.3 s and was stopped"
@@ -346,7 +346,7 @@ def test_what_outlives_its_program_does_not_hold_the_run_up(
     tmp_path: Path,
 ) -> None:
     """Something left behind that keeps the output open is waited for a little, then ended, and it is said."""
-    monkeypatch.setattr(programs, "LEAVING_GRACE", 0.5)
+    monkeypatch.setattr(running_module, "LEAVING_GRACE", 0.5)
     output, result = run(whole(script(f"echo $$; {grandchild}\necho $! > {tmp_path}/left; echo end"), idle_limit=0.6))
     assert output.endswith(b"end\n")
     assert result == (
@@ -368,7 +368,7 @@ def test_what_was_left_behind_and_goes_on_for_ever_is_ended(
     tmp_path: Path,
 ) -> None:
     """A line now and then buys no time: it has the limit in all, whatever its session is, and whatever it ignores."""
-    monkeypatch.setattr(programs, "LEAVING_GRACE", 0.5)
+    monkeypatch.setattr(running_module, "LEAVING_GRACE", 0.5)
     daemon = f"{trap} echo $$ >{tmp_path}/left; while :; do echo on {where}; sleep 0.1; done"
     program = script(f"echo whole; setsid sh -c {shlex.quote(daemon)} & while ! [ -s {tmp_path}/left ]; do :; done")
     output, result = run(whole(program, idle_limit=1.0))
@@ -382,7 +382,7 @@ def test_what_was_written_before_the_end_is_kept_for_a_slow_reader(
     run: type_of_run, script: Callable[..., Program], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is in the pipe when its holder is ended is read all the same."""
-    monkeypatch.setattr(programs, "LEAVING_GRACE", 0.5)
+    monkeypatch.setattr(running_module, "LEAVING_GRACE", 0.5)
     program = script(f"head -c 50000 /dev/zero; setsid sleep 1000 & echo $! > {tmp_path}/left; sleep 0.3")
 
     async def slow() -> tuple[int, str | None]:
@@ -434,7 +434,7 @@ def test_cancelling_leaves_no_process(
     run: type_of_run, script: Callable[..., Program], monkeypatch: pytest.MonkeyPatch, trap: str
 ) -> None:
     """A cancelled run ends its programs, all of their group, before it ends itself."""
-    monkeypatch.setattr(programs, "LEAVING_GRACE", 0.3)
+    monkeypatch.setattr(running_module, "LEAVING_GRACE", 0.3)
     program = script(f"{trap} echo $$; sleep 1000 & sleep 1000 | sleep 1000")
     groups: list[int] = []
 

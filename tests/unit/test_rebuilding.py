@@ -14,8 +14,8 @@ from sysbackup.formats import gzipping, keys, pack
 from sysbackup.formats.pack import Pack, PackWriter
 from sysbackup.model import Lock, LockMode, SystemClock
 from sysbackup.pipeline.rebuilding import learn_objects
-from tests import backups
-from tests.memory_store import MemoryStore
+from tests.support import backups
+from tests.support.memory_store import MemoryStore
 
 MIB = 1 << 20
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import UsageError
+from sysbackup.files import target_tree
 from sysbackup.formats import gzipping, manifest
 from sysbackup.formats.manifest import CharDevice, File
 from sysbackup.model import Location
-from sysbackup.recovery import walking
-from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
+from tests.support.recovering import MTIME, Backup, reasons, restored, tree
 
 MIB = 1 << 20
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
@@ -315,8 +315,8 @@ def test_names_for_a_terminal(target: Path) -> None:
 def test_root_must_be_spelled_out(spelled: bytes) -> None:
     """Only `/` itself means the root directory: another name for it is refused before anything is written."""
     with pytest.raises(UsageError, match="--target /"):
-        walking.open_target(spelled)
-    fd, made = walking.open_target(b"/")
+        target_tree.open_target(spelled)
+    fd, made = target_tree.open_target(b"/")
     os.close(fd)
     assert not made
 

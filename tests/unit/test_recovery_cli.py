@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.cli import browsing, overview, restoring
+from sysbackup.cli import list as list_command
+from sysbackup.cli import ls, restore
 from sysbackup.cli.main import invoke
-from sysbackup.config import Config
+from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import CharDevice, End, Fifo, File, ManifestWriter, Snapshot
 from sysbackup.store.port import ObjectStore
-from tests.failing import FailingStore, at
-from tests.unit.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written
+from tests.support.failing import FailingStore, at
+from tests.support.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written
 
 OLDER = "20261122T041500Z-0001"
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
@@ -83,7 +84,7 @@ def command(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def opened(_: Config) -> AsyncIterator[ObjectStore]:
         yield made.store
 
-    for module in (browsing, overview, restoring):
+    for module in (ls, list_command, restore):
         monkeypatch.setattr(module, "open_store", opened)
     return made
 

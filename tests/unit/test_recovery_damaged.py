@@ -12,9 +12,9 @@ from sysbackup.errors import FormatError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import File
 from sysbackup.model import Location
-from sysbackup.recovery import history
-from tests.garbling import GarblingStore
-from tests.unit.recovering import RUN, Backup, reasons, restored, tree
+from sysbackup.recovery import stored_runs
+from tests.support.garbling import GarblingStore
+from tests.support.recovering import RUN, Backup, reasons, restored, tree
 
 MIB = 1 << 20
 DICE = random.Random(7)
@@ -88,7 +88,7 @@ def test_first_line_damaged_on_its_way(backup: Backup) -> None:
     store = GarblingStore(backup.bucket, "manifests/", at=0)
 
     async def work() -> str:
-        return (await history.header(store, await history.find_run(store, RUN))).tool
+        return (await stored_runs.header(store, await stored_runs.find_run(store, RUN))).tool
 
     assert uvloop.run(work()) == "test"
 

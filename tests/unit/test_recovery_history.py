@@ -10,8 +10,8 @@ from sysbackup.errors import FormatError, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Entry, File, RunHeader
 from sysbackup.model import full_name
-from sysbackup.recovery import history
-from tests.unit.recovering import HOST, NOW, RUN, Backup, header, written
+from sysbackup.recovery import stored_runs
+from tests.support.recovering import HOST, NOW, RUN, Backup, header, written
 
 EARLIER = "20261122T041500Z-0001"
 LATER = "20261124T041500Z-0002"
@@ -30,21 +30,21 @@ def backup() -> Backup:
     return made
 
 
-def _found(backup: Backup, run: str, host: str | None = None) -> history.Run:
-    return uvloop.run(history.find_run(backup.store, run, host))
+def _found(backup: Backup, run: str, host: str | None = None) -> stored_runs.StoredRun:
+    return uvloop.run(stored_runs.find_run(backup.store, run, host))
 
 
 def _entries(backup: Backup, run: str = RUN) -> list[Entry]:
     async def read() -> list[Entry]:
-        found = await history.find_run(backup.store, run)
-        return [entry async for entry in history.entries(backup.store, found)]
+        found = await stored_runs.find_run(backup.store, run)
+        return [entry async for entry in stored_runs.entries(backup.store, found)]
 
     return uvloop.run(read())
 
 
 def test_runs_come_oldest_first(backup: Backup) -> None:
     """All runs are listed, the newest last."""
-    runs = uvloop.run(history.runs(backup.store))
+    runs = uvloop.run(stored_runs.runs(backup.store))
     assert [r.run for r in runs] == [EARLIER, RUN, LATER]
     assert {r.host for r in runs} == {HOST}
     assert not any(r.oddity for r in runs)
@@ -107,7 +107,7 @@ def test_manifest_written_over(backup: Backup) -> None:
 def test_foreign_objects_are_no_runs(backup: Backup, key: str) -> None:
     """What lies among the manifests but is named otherwise is passed over."""
     backup.bucket.add(key, b"?")
-    assert len(uvloop.run(history.runs(backup.store))) == 3
+    assert len(uvloop.run(stored_runs.runs(backup.store))) == 3
 
 
 def test_entries_come_in_order(backup: Backup) -> None:
@@ -154,8 +154,8 @@ def test_header_alone(backup: Backup) -> None:
     """The first line is had without reading the rest."""
 
     async def read() -> RunHeader:
-        found = await history.find_run(backup.store, RUN)
-        return await history.header(backup.store, found)
+        found = await stored_runs.find_run(backup.store, RUN)
+        return await stored_runs.header(backup.store, found)
 
     assert uvloop.run(read()).host == HOST
 
@@ -183,9 +183,9 @@ def test_a_version_that_was_chosen(backup: Backup) -> None:
     rival = backup.bucket.add(keys.manifest_key(HOST, RUN), written([header(), File(path="/false"), backup.end()]))
 
     async def read(version: str) -> list[str]:
-        found = await history.find_run(backup.store, RUN, version=version)
+        found = await stored_runs.find_run(backup.store, RUN, version=version)
         assert "was chosen" in (found.oddity or "")
-        return [e.path async for e in history.entries(backup.store, found) if isinstance(e, File)]
+        return [e.path async for e in stored_runs.entries(backup.store, found) if isinstance(e, File)]
 
     assert uvloop.run(read(rival.version)) == ["/false"]
     with pytest.raises(RestoreError, match=f"no version 'x'; it has: .*{rival.version}"):
@@ -205,7 +205,7 @@ def test_two_manifests_of_one_run(backup: Backup) -> None:
         assert (found.run, found.rivals, found.claimants) == (names[0], 0, tuple(names))
         assert names[1] in (found.oddity or "")
     version = backup.bucket.objects[keys.manifest_key(HOST, names[1])][0].version
-    assert uvloop.run(history.find_run(backup.store, WORKING, version=version)).run == names[1]
+    assert uvloop.run(stored_runs.find_run(backup.store, WORKING, version=version)).run == names[1]
     # of another host it may be anything
     backup.stored(names[0], "beta")
     assert _found(backup, names[0], "beta").oddity is None
@@ -236,18 +236,18 @@ def test_a_working_name_is_no_manifest(backup: Backup) -> None:
 def test_a_run_from_the_future(backup: Backup, name: str) -> None:
     """What was stored before it is said to have begun does not become `latest` in silence; its name still serves."""
     backup.stored(name)
-    found = uvloop.run(history.find(backup.store, "latest"))
+    found = uvloop.run(stored_runs.find(backup.store, "latest"))
     assert found.run.run == LATER
     assert name in "".join(found.notes)
     assert "before that" in (_found(backup, name).oddity or "")
-    assert not uvloop.run(history.find(backup.store, LATER)).notes
+    assert not uvloop.run(stored_runs.find(backup.store, LATER)).notes
 
 
 def test_a_clock_that_is_a_little_fast(backup: Backup) -> None:
     """A quarter of an hour is no future."""
     name = f"{NOW + timedelta(minutes=14):%Y%m%dT%H%M%SZ}-0000a1b2c3d4e5f6"
     backup.stored(name)
-    found = uvloop.run(history.find(backup.store, "latest"))
+    found = uvloop.run(stored_runs.find(backup.store, "latest"))
     assert (found.run.run, found.run.oddity, found.notes) == (name, None, ())
 
 
@@ -274,4 +274,4 @@ def test_a_host_by_another_spelling(backup: Backup) -> None:
     """A key whose host is only encoded otherwise is none of that host's manifests."""
     backup.bucket.add(f"manifests/%61lpha/{LATER}.jsonl.gz", written([header(LATER)]))
     assert _found(backup, LATER).oddity is None
-    assert len(uvloop.run(history.runs(backup.store))) == 3
+    assert len(uvloop.run(stored_runs.runs(backup.store))) == 3

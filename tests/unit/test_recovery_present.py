@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sysbackup.formats.manifest import CharDevice, Fifo, File
-from tests.garbling import GarblingStore
-from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
+from tests.support.garbling import GarblingStore
+from tests.support.recovering import MTIME, Backup, reasons, restored, tree
 
 MIB = 1 << 20
 DICE = random.Random(3)

@@ -14,14 +14,15 @@ import pytest
 import uvloop
 
 from sysbackup.errors import AccessDenied, FormatError, ObjectGone, RestoreError, StoreError, StoreUnavailable
+from sysbackup.files import writing
 from sysbackup.formats.manifest import BlockDevice, CharDevice, Fifo, File
 from sysbackup.model import Problem
-from sysbackup.recovery import history, writing
-from sysbackup.recovery.report import Options, Report
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore
-from tests.failing import FailingStore, at
-from tests.memory_store import MemoryStore
-from tests.unit.recovering import MTIME, RUN, Backup, reasons, restored, tree
+from tests.support.failing import FailingStore, at
+from tests.support.memory_store import MemoryStore
+from tests.support.recovering import MTIME, RUN, Backup, reasons, restored, tree
 
 MIB = 1 << 20
 
@@ -498,7 +499,7 @@ def test_cancelled_between_files(tmp_path: Path) -> None:
 
 
 async def _restore(store: MemoryStore, target: Path) -> Report:
-    found = await history.find_run(store, RUN)
+    found = await stored_runs.find_run(store, RUN)
     return await restore(store, found, [], bytes(target), Options(spool=target))
 
 
@@ -527,7 +528,7 @@ def test_progress_adds_up(backup: Backup, tmp_path: Path) -> None:
     backup.stored()
 
     async def work() -> Report:
-        found = await history.find_run(backup.store, RUN)
+        found = await stored_runs.find_run(backup.store, RUN)
         return await restore(backup.store, found, [], bytes(tmp_path), Options(spool=tmp_path), watcher)
 
     report = uvloop.run(work())

@@ -8,8 +8,8 @@ import uvloop
 
 from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats.manifest import Snapshot
-from sysbackup.recovery import history, snapshots
-from tests.unit.recovering import HOST, MOMENT, RUN, Backup
+from sysbackup.recovery import snapshots, stored_runs
+from tests.support.recovering import HOST, MOMENT, RUN, Backup
 
 DATA = random.Random(3).randbytes(300_000)
 
@@ -36,7 +36,7 @@ def _fetched(backup: Backup, name: str = "postgres") -> tuple[bytes, Exception |
     """What came, and how it ended."""
 
     async def work() -> tuple[bytes, Exception | None]:
-        run = await history.find_run(backup.store, RUN)
+        run = await stored_runs.find_run(backup.store, RUN)
         found = await snapshots.find_snapshot(backup.store, run, name)
         came = b""
         try:

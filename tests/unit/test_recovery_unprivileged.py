@@ -13,8 +13,8 @@ from typing import TypeVar
 import pytest
 
 from sysbackup.formats.manifest import CharDevice
-from sysbackup.recovery.report import Report
-from tests.unit.recovering import MTIME, Backup, reasons, restored, tree
+from sysbackup.recovery.restore_report import Report
+from tests.support.recovering import MTIME, Backup, reasons, restored, tree
 
 T = TypeVar("T")
 NOBODY = 65_534

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.sources import sorting
-from sysbackup.sources.sorting import Record, Sorter
+from sysbackup.disk import sorting
+from sysbackup.disk.sorting import Record, Sorter
 
 DICE = random.Random(11)
 

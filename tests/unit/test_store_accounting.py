@@ -2,7 +2,7 @@
 
 import pytest
 
-from sysbackup.config import Prices
+from sysbackup.config.sections import Prices
 from sysbackup.store.accounting import BILLED, Requests
 
 

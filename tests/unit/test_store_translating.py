@@ -23,9 +23,9 @@ from sysbackup.errors import (
     StoreUnavailable,
     SysbackupError,
 )
-from sysbackup.store.translating import Action, Place, is_passing, translated
+from sysbackup.store.error_translation import Action, BucketAddress, is_passing, translated
 
-PLACE = Place("backups", "https://s3.eu-central-1.amazonaws.com")
+PLACE = BucketAddress("backups", "https://s3.eu-central-1.amazonaws.com")
 
 
 def answer(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sysbackup.pipeline.streaming import finished
-from tests import backups
+from tests.support import backups
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

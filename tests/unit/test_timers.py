@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.sources import timers
-from tests.backups import program
+from sysbackup.programs import timers
+from tests.support.backups import program
 
 
 @pytest.fixture

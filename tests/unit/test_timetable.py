@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from sysbackup.config import DAY, HOUR, MINUTE, Daemon
+from sysbackup.config.sections import DAY, HOUR, MINUTE, Daemon
 from sysbackup.service.timetable import CORRECTION, COUNTED, NEVER, REST, Timetable, time_zone, timetable
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bulk import big_file, many_small_files
-from tests.comparing import differences, survey
-from tests.restless import Change, Restless
-from tests.trees import Torture, torture_tree
+from tests.support.bulk import big_file, many_small_files
+from tests.support.comparing import differences, survey
+from tests.support.restless import Change, Restless
+from tests.support.trees import Torture, torture_tree
 
 KINDS = {
     "f": stat.S_ISREG,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sysbackup.units import duration, duration_text, size, size_text
+from sysbackup.config.units import duration, duration_text, size, size_text
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from sysbackup.pipeline.report import Ended, Summary, well
+from sysbackup.pipeline.tally import Ended, Summary, well
 from sysbackup.service.messages import Progress
-from sysbackup.service.status import Current, Status
-from sysbackup.service.verdict import Facts, Report, report
-from tests.clock import START
+from sysbackup.service.status_file import Current, Status
+from sysbackup.service.verdict import Facts, Verdict, report
+from tests.support.clock import START
 
 HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
@@ -96,7 +96,7 @@ RUNNING: dict[str, Any] = {
 }
 
 
-def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Report:
+def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Verdict:
     """The report on a daemon that knows this past, the latest run first; `more` is what its status says besides."""
     known: dict[str, Any] = {
         "last": past[0] if past else None,
@@ -181,7 +181,7 @@ def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START
         ),
     ],
 )
-def test_the_verdict_and_why(found: Report, verdict: str, reasons: list[str] | None) -> None:
+def test_the_verdict_and_why(found: Verdict, verdict: str, reasons: list[str] | None) -> None:
     """Failing where the last run left no manifest or no daemon runs, stale without a recent complete backup."""
     assert found.verdict == verdict
     assert found.exit_code == {"fresh": 0, "stale": 1, "failing": 2}[verdict]
@@ -201,7 +201,7 @@ MINUTE = HOUR / 60
         (said(next=START - HOUR), "2026-11-23 03:15 UTC"),
     ],
 )
-def test_a_daemon_that_stands_still_is_failing(found: Report, due: str) -> None:
+def test_a_daemon_that_stands_still_is_failing(found: Verdict, due: str) -> None:
     """It lives, and what it says was good once: nothing but its own account shows that it does nothing."""
     assert (found.verdict, found.exit_code) == ("failing", 2)
     assert f"(process 4711) should have started a run at {due} and has not: it hangs, was stopped" in found.reasons[0]
@@ -218,7 +218,7 @@ def test_a_daemon_that_stands_still_is_failing(found: Report, due: str) -> None:
     ],
     ids=["due", "waits", "asked", "no schedule", "runs"],
 )
-def test_one_that_waits_or_runs_does_not_stand_still(found: Report) -> None:
+def test_one_that_waits_or_runs_does_not_stand_still(found: Verdict) -> None:
     """What was asked for a moment ago begins soon; what falls into a run has to wait."""
     assert (found.verdict, found.reasons) == ("fresh", [])
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from sysbackup.sources import children, workers
-from sysbackup.sources.workers import Worker, start_worker
-from tests.processes import children as of_ours
+from sysbackup.programs import children, workers
+from sysbackup.programs.workers import Worker, start_worker
+from tests.support.processes import children as of_ours
 
 uvloop.run(asyncio.sleep(0))  # libuv opens a pipe for its process once and for all: no leak of ours
 
@@ -215,7 +215,7 @@ def test_a_cancelled_start_leaves_nothing(work: Any) -> None:
 
 def adopting(body: str, *arguments: str) -> str:
     """What a process that has adopted prints."""
-    code = "import asyncio, os, shlex, subprocess, sys, time\nfrom sysbackup.sources import adopting, children\n"
+    code = "import asyncio, os, shlex, subprocess, sys, time\nfrom sysbackup.programs import adopting, children\n"
     code += textwrap.dedent(
         """
         def count():

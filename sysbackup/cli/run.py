@@ -1,0 +1,172 @@
+"""`sysbackup run`: one backup now."""
+
+import asyncio
+import os
+import signal
+from contextlib import nullcontext
+from datetime import datetime
+
+import click
+import msgspec
+import structlog
+
+from sysbackup.cli import process_setup, streams
+from sysbackup.cli.connecting import open_store
+from sysbackup.cli.display import ProgressDisplay, show_summary
+from sysbackup.cli.event_loop import STOPPING, Stopped, run
+from sysbackup.cli.invocation import Invocation, pass_invocation
+from sysbackup.cli.terminal import Terminal, put_json
+from sysbackup.config.sections import Config
+from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
+from sysbackup.model import Clock, SystemClock
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.tally import Ended, Summary, Tally, badly, well
+from sysbackup.service import history, messages
+from sysbackup.service.observers import Telling
+
+log = structlog.get_logger()
+
+TELL_STOPPED_WITHIN = 10.0
+"""Seconds that hooks get for a run that was stopped by a signal: somebody waits for us to end."""
+
+
+@click.command("run")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--rescan", is_flag=True, help="Read every file, also those that look unchanged.")
+@pass_invocation
+def command(invocation: Invocation, as_json: bool, rescan: bool) -> int:
+    """
+    Make one backup now.
+
+    Runs all pickers and snapshotters, stores what is new, and last of all the
+    manifest. Exit status 0: complete. 3: the manifest is stored, some sources
+    had problems. Any other: there is no manifest of this run; what it had
+    stored stays locked and serves the next one.
+
+    The history, the metrics' textfile and the hooks hear of it as they do of
+    the daemon's runs; not where another run is in progress or the configuration
+    has mistakes.
+    """
+    process_setup.prepare()
+    streams.done_anyway()
+    config = invocation.config()
+    errors = Terminal(stderr=True)
+    progress = ProgressDisplay(errors)
+    attempt = _Attempt(config, progress, SystemClock())
+    with progress.live(invocation.log_level) if errors.is_terminal else nullcontext():
+        summary = attempt.make(rescan=rescan)
+    if as_json:
+        put_json(msgspec.json.encode(summary))
+    else:
+        show_summary(Terminal(), summary)
+    return summary.exit_code
+
+
+class _Attempt:
+    """A run, and all who hear of it. Whatever goes wrong with telling them changes nothing about the run."""
+
+    def __init__(self, config: Config, progress: ProgressDisplay, clock: Clock) -> None:
+        self._config = config
+        self._progress = progress
+        self._clock = clock
+        self._started: datetime = clock.now()
+        self._last = history.yardstick(config)
+        self._tally: Tally | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        self._told_late = False
+
+    def make(self, *, rescan: bool) -> Summary:
+        """Make it and tell how it ended, also where it ends with an exception."""
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        try:
+            return self._make(rescan=rescan)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _make(self, *, rescan: bool) -> Summary:
+        try:
+            summary = run(self._back_up(rescan=rescan), afterwards=self._too_late)
+        except BusyError:
+            raise  # no attempt at a backup: the run that goes on tells how that one ends
+        except Stopped as stopped:
+            self._tell(self._badly("stopped", stopped.exit_code, str(stopped)), within=TELL_STOPPED_WITHIN)
+            raise
+        except Exception as error:
+            causes = expected(error)
+            status = causes[0].exit_code if causes else SysbackupError.exit_code
+            reason = "; ".join(map(str, causes)) if causes else f"{type(error).__name__}: {error}"
+            self._tell(self._badly("failed", status, reason))
+            raise
+        self._tell(well(summary))
+        return summary
+
+    async def _back_up(self, *, rescan: bool) -> Summary:
+        telling = Telling(single=True)
+        telling.configured(self._config)
+
+        def watch(tally: Tally) -> None:
+            self._tally = tally
+            self._progress.watch(messages.following(tally, self._last))
+            self._telling.add(asyncio.create_task(telling.began(messages.began(tally)), name="hooks"))
+
+        try:
+            async with open_store(self._config) as store:
+                return await back_up(self._config, store, store.bucket, self._clock, watch, rescan=rescan)
+        except asyncio.CancelledError:
+            for task in self._telling:
+                task.cancel()
+            raise
+        finally:
+            await self._told_of_start()
+
+    def _too_late(self, number: int, _: object) -> None:
+        """A signal after the run's end: how it ended is told, but nobody waits for long. A second one ends us."""
+        if self._told_late:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._told_late = True
+
+    async def _told_of_start(self) -> None:
+        """The end is told after the start. A signal ends the telling, not what has ended well meanwhile."""
+        while pending := [task for task in self._telling if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError:
+                for task in pending:
+                    task.cancel()
+
+    def _badly(self, outcome: str, status: int, reason: str) -> Ended:
+        tally = self._tally
+        return badly(
+            outcome,
+            status,
+            tally.at_the_end(reason) if tally else reason,
+            host=self._config.content.host,
+            run=tally.run if tally else None,
+            started=tally.started if tally else self._started,
+            finished=self._clock.now(),
+        )
+
+    def _tell(self, ended: Ended, within: float | None = None) -> None:
+        try:
+            history.remember(self._config, ended)
+        except SpoolError as exc:
+            log.error("history.unwritable", reason=str(exc))
+        try:
+            run(self._tell_others(ended, TELL_STOPPED_WITHIN if self._told_late else within), self._too_late)
+        except Stopped as stopped:
+            log.warning("telling.cut_short", reason=str(stopped))
+        except Exception:  # how the run ended stands, and is what our exit status says
+            log.exception("telling.failed")
+
+    async def _tell_others(self, ended: Ended, within: float | None) -> None:
+        telling = Telling(single=True)
+        telling.configured(self._config)
+        try:
+            async with asyncio.timeout(within):
+                await telling.ended(ended)
+        except TimeoutError:
+            log.warning("telling.cut_short", reason="the run was stopped: its hooks may not take long")
+        finally:
+            await telling.close()

@@ -1,0 +1,1 @@
+"""What the file system knows of a file, read and written."""

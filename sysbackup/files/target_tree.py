@@ -1,0 +1,195 @@
+"""
+Directories beneath a target, reached without ever leaving it.
+
+Every step is an open relative to the directory before it, with O_NOFOLLOW: a
+symbolic link in the middle of a path is an obstacle, never a way (openat(2)).
+"""
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from sysbackup.errors import RestoreError, UsageError
+from sysbackup.files import acl
+from sysbackup.model import shown
+
+# Opens a directory as a place and no more: neither reading it nor a FIFO in its stead can block (open(2), O_PATH).
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_KEPT = 128  # open directories per walker
+
+
+class Obstacle(Exception):  # what is in the way, not an error of ours
+    """An entry cannot be put where it belongs; `str()` of it says why, for people."""
+
+
+class InTheWay(Obstacle):  # likewise
+    """Something has an entry's name already, and was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlace:
+    """An open directory. `inherits`: what is made in it gets an ACL from it that nobody asked for."""
+
+    fd: int
+    inherits: bool
+
+    @property
+    def path(self) -> bytes:
+        """A path that leads to this very directory, wherever it is now (proc(5), /proc/pid/fd)."""
+        return proc_path(self.fd)
+
+
+def proc_path(fd: int) -> bytes:
+    """A path that leads to what `fd` refers to, a symbolic link itself included, and nowhere else."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """
+    (directory, name) of an absolute path, the directory without its leading slash.
+
+    `Obstacle` for a path that is no absolute path, or whose steps are not all
+    plain names: `..` is refused, not resolved.
+    """
+    if not path.startswith(b"/") or b"\0" in path:
+        raise Obstacle("its name is no absolute path: it is refused")
+    steps = path[1:].split(b"/")
+    if b".." in steps or b"." in steps or b"" in steps:
+        raise Obstacle("its path has a step that is no plain name: it is refused")
+    above, _, name = path[1:].rpartition(b"/")
+    return above, name
+
+
+def open_target(target: bytes) -> tuple[int, bool]:
+    """
+    The directory to restore into, made where it is missing, and whether it was made.
+
+    It may be a symbolic link: the user named it. `UsageError` where it turns
+    out to be the root directory without having been called `/`.
+    """
+    made = False
+    if not os.path.isdir("/proc/self/fd"):
+        raise RestoreError("restoring needs /proc: mount it (mount -t proc proc /proc) and try again")
+    try:
+        if not os.path.isdir(target):
+            os.makedirs(target, mode=0o755)
+            made = True
+        fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise RestoreError(f"cannot restore into {shown(target)}: {reason}") from exc
+    try:
+        is_root = os.path.samestat(os.fstat(fd), os.stat("/"))
+    except OSError:
+        os.close(fd)
+        raise
+    if is_root and target != b"/":
+        os.close(fd)
+        raise UsageError(f"{shown(target)} is the root directory: to restore over this machine say --target /")
+    return fd, made
+
+
+def holds_something(root: int) -> bool:
+    """Whether a directory has anything in it that a restore could meet; what mkfs(8) puts there is nothing."""
+    with os.scandir(proc_path(root)) as names:
+        return any(entry.name != b"lost+found" for entry in names)
+
+
+class Walker:
+    """
+    Finds and makes directories beneath an open target. For one thread.
+
+    Keeps the directories used last open; `close` closes them, the target not.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = TargetPlace(root, _inherits(root))
+        self._open: dict[bytes, TargetPlace] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all directories."""
+        while self._open:
+            os.close(self._open.popitem()[1].fd)
+
+    def reach(self, path: bytes) -> TargetPlace:
+        """
+        The directory at `path` (relative, of plain names), made with all above it where missing.
+
+        It stays open at least until the next call. `Obstacle` where something
+        else is in the way.
+        """
+        if not path:
+            return self._root
+        known = self._open.pop(path, None)
+        if known is not None:
+            self._open[path] = known  # used last
+            return known
+        return self._walk(path)
+
+    def disinherit(self, path: bytes) -> None:
+        """Take from a directory just made the ACLs that it got from the one above, so that it passes none on."""
+        place = self.reach(path)
+        for name in (acl.DEFAULT, acl.ACCESS):
+            with suppress(OSError):
+                os.removexattr(place.path, name)
+        self._open[path] = TargetPlace(place.fd, _inherits(place.fd))
+
+    def _walk(self, path: bytes) -> TargetPlace:
+        begin, place = self._nearest(path)
+        while begin <= len(path):
+            end = path.find(b"/", begin)
+            end = len(path) if end < 0 else end
+            place = TargetPlace(fd := self._step(place.fd, path[begin:end], path[:end]), _inherits(fd))
+            self._open[path[:end]] = place
+            if len(self._open) > _KEPT:  # never what was just opened: the oldest goes
+                os.close(self._open.pop(next(iter(self._open))).fd)
+            begin = end + 1
+        return place
+
+    def _nearest(self, path: bytes) -> tuple[int, TargetPlace]:
+        """The deepest open directory above `path`, and where in `path` the next step begins."""
+        at = path.rfind(b"/")
+        while at > 0:
+            place = self._open.get(path[:at])
+            if place is not None:
+                return at + 1, place
+            at = path.rfind(b"/", 0, at)
+        return 0, self._root
+
+    def _step(self, above: int, name: bytes, path: bytes) -> int:
+        try:
+            return os.open(name, _PLACE, dir_fd=above)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise _obstacle(exc, path) from exc
+        try:
+            with suppress(FileExistsError):  # another thread was faster, or it is no directory: the open will tell
+                os.mkdir(name, 0o755, dir_fd=above)
+            return os.open(name, _PLACE, dir_fd=above)
+        except OSError as exc:
+            raise _obstacle(exc, path) from exc
+
+
+def _obstacle(exc: OSError, path: bytes) -> Obstacle:
+    if isinstance(exc, NotADirectoryError) or exc.errno == errno.ELOOP:
+        return Obstacle(f"/{shown(path)} in the target is no directory: it is not followed")
+    return Obstacle(f"/{shown(path)} in the target cannot be entered: {exc.strerror}")
+
+
+def _inherits(fd: int) -> bool:
+    try:
+        os.getxattr(proc_path(fd), acl.DEFAULT)
+    except OSError:
+        return False
+    return True

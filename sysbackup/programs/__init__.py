@@ -1,0 +1,1 @@
+"""Programs as subprocesses: the administrator's and our own, started, heard and ended."""

@@ -1,0 +1,398 @@
+"""
+Running the administrator's programs: pickers, snapshotters, hooks, restore commands.
+
+What goes wrong with one program is a sentence in `Running.result`, not an
+exception: it must not stop a run.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from sysbackup.config.units import duration_text
+from sysbackup.errors import ProgramError
+from sysbackup.model import shown
+from sysbackup.programs.children import FOR_GOOD, Child, environment, moment, start
+from sysbackup.programs.discovery import PassedOver, Program, find_programs, unsafe, unstartable
+from sysbackup.programs.leftovers import end_left
+from sysbackup.programs.pipes import Inlet, Outlet, open_pipe
+from sysbackup.programs.stderr import StandardError
+
+__all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running", "signal_name"]
+
+log = structlog.get_logger()
+
+GRACE = 10.0
+"""Seconds between TERM and KILL for a program that was silent too long."""
+
+LEAVING_GRACE = 2.0
+"""The same where we leave before the program has ended, and for what outlives it."""
+
+LINGER = 5.0
+"""Seconds that what a hook left behind may keep its output open; the same of other programs is worth a word then."""
+
+_OUTPUT_CHUNK = 1 << 16
+_DATA_CHUNK = 1 << 20
+
+
+class Running:
+    """A program at work. Made by `running`, and valid inside it."""
+
+    def __init__(self, idle_limit: float) -> None:
+        self._idle_limit = idle_limit
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._since = moment()
+        self._name = ""
+        self._child: Child | None = None
+        self._output: Inlet | None = None
+        self._data: Inlet | None = None
+        self._errors: Inlet | None = None
+        self._inlets: list[Inlet] = []
+        self._said: StandardError | None = None
+        self._ending: asyncio.Task[str | None] | None = None
+        self._failure: str | None = None
+
+    def output(self) -> AsyncIterator[bytes]:
+        """Standard output as it comes, in chunks of up to 64 KiB."""
+        return self._chunks(self._output, _OUTPUT_CHUNK)
+
+    def data(self) -> AsyncIterator[bytes]:
+        """What is written to the descriptor that was the program's argument, in chunks of up to 1 MiB."""
+        return self._chunks(self._data, _DATA_CHUNK)
+
+    async def result(self) -> str | None:
+        """
+        Wait for the end; None where the program ended well, else why it did not.
+
+        To be called after `output` and `data` have ended; what has not been
+        read by then is thrown away.
+        """
+        if self._ending is None:
+            return self._failure
+        for inlet in self._inlets:
+            inlet.pour(_ignore)
+        return await asyncio.shield(self._ending)
+
+    async def start(self, program: Program, *, with_data: bool) -> None:
+        """Start it; a program that cannot be started is one whose `result` says so."""
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for large in (False, False, True)[: 3 if with_data else 2]:
+                reading, writing = open_pipe(large=large)
+                ours.append(reading)
+                theirs.append(writing)
+            streams = (subprocess.DEVNULL, theirs[0], theirs[1])
+            data = theirs[2] if with_data else None
+            self._child = await start([program.path], streams, data=data, first=partial(_check, program.path))
+            self._heard_at = self._loop.time()
+            self._inlets = [Inlet(ours.pop(0), self._heard) for _ in theirs]
+            self._output, self._errors, *rest = self._inlets
+            self._data = rest[0] if rest else None
+        except (OSError, _UnfitError) as error:
+            self._failure = _unstarted(error)
+            return
+        finally:
+            for descriptor in (*ours, *theirs):
+                os.close(descriptor)
+        self._name = shown(program.name)
+        self._said = StandardError(program.name)
+        self._errors.pour(self._said.feed)
+        self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
+
+    async def leave(self) -> None:
+        """End what has not ended, and give everything back. Nothing of the program is left afterwards."""
+        try:
+            if self._ending is not None and self._child is not None and not self._ending.done():
+                self._ending.cancel()
+                await self._stop(self._child, LEAVING_GRACE)
+                await asyncio.wait((self._ending,))
+        finally:
+            # Whatever comes in between above, a second cancellation even, no process and no descriptor stays.
+            if self._child is not None and (
+                self._ending is None or not self._ending.done() or self._ending.cancelled()
+            ):
+                self._child.signal(signal.SIGKILL)
+            for inlet in self._inlets:
+                inlet.close()
+            if self._child is not None:
+                self._child.release()
+            if self._said is not None:
+                self._said.finish()
+
+    async def _end(self, child: Child) -> str | None:
+        """See the program to its end, or end it where nothing comes from it for too long."""
+        silent = not await self._until((child.gone,), self._idle_limit)
+        if silent:
+            await self._stop(child, GRACE)
+        left = await self._leave_nothing(child, 0 if silent else self._idle_limit) if child.gone.done() else None
+        # Output and data that reached their end are whole, whoever held standard error.
+        cut_off = left is not None and left.output
+        for inlet in self._inlets:
+            # What was written before is kept, and read at the reader's own pace.
+            inlet.cut() if child.gone.done() else inlet.close()
+        if self._errors is not None:
+            await asyncio.wait((self._errors.ended,), timeout=LEAVING_GRACE)
+            self._errors.close()
+        if self._said is not None:
+            self._said.finish()
+        return self._verdict(child, silent=silent, cut_off=cut_off, left=left)
+
+    async def _leave_nothing(self, child: Child, limit: float) -> "_Left | None":
+        """Wait for what the program, which has ended, has left behind, for so long in all; then end it."""
+        waiting = [inlet.ended for inlet in self._inlets]
+        early = min(LINGER, limit)
+        _, pending = await asyncio.wait(waiting, timeout=early)
+        if pending and self._held() and limit > early:
+            log.info(
+                "program.awaited",
+                program=self._name,
+                reason=f"it has ended; what it had started holds its pipes, and has {duration_text(limit)} in all",
+            )
+            await asyncio.wait(waiting, timeout=limit - early)
+        if not (held := self._held()):
+            return None
+        output = any(inlet is not self._errors for inlet in held)
+        gone = await end_left(child, held, self._since, LEAVING_GRACE)
+        how = f"held its pipes {duration_text(limit)} after its end" if limit else "held its pipes"
+        log.warning(
+            "program.left_behind",
+            program=self._name,
+            reason=f"what it had started {how}, and {'was ended' if gone else 'could not be ended'}",
+        )
+        return _Left(output, gone)
+
+    def _held(self) -> list[Inlet]:
+        return [inlet for inlet in self._inlets if inlet.held()]
+
+    async def _stop(self, child: Child, grace: float) -> None:
+        for inlet in self._inlets:
+            inlet.pour(_ignore)  # what writes to a full pipe cannot end
+        await child.end(grace, [inlet.ended for inlet in self._inlets])
+
+    def _verdict(self, child: Child, *, silent: bool, cut_off: bool, left: "_Left | None") -> str | None:
+        status = child.status
+        if silent:
+            why = f"wrote nothing for {duration_text(self._idle_limit)} and was stopped"
+            if status is None:
+                why += ", but cannot be killed: does a file system not answer it?"
+            elif left is not None and not left.gone:
+                why += "; something that it had started could not be ended"
+        elif status:
+            why = _badly(status)
+        elif cut_off:
+            ending = "was ended" if left is not None and left.gone else "could not be ended"
+            why = (
+                "ended, but something that it had started kept its output open for "
+                f"{duration_text(self._idle_limit)} more and {ending}: what came may be incomplete"
+            )
+        else:
+            return None
+        return _with_last_words(why, self._said)
+
+    async def _until(self, awaited: "Sequence[asyncio.Future[None]]", limit: float) -> bool:
+        """Wait for `awaited`; False where before that nothing has come on any pipe for `limit` seconds."""
+        while True:
+            rest = self._heard_at + limit - self._loop.time()
+            _, pending = await asyncio.wait(awaited, timeout=max(rest, 0))
+            if not pending:
+                return True
+            if any(inlet.unread() for inlet in self._inlets):
+                self._heard()  # it has written, and waits for us: that is our silence, not its own
+            elif self._loop.time() - self._heard_at >= limit:
+                return False
+
+    def _heard(self) -> None:
+        self._heard_at = self._loop.time()
+
+    @staticmethod
+    async def _chunks(inlet: Inlet | None, at_most: int) -> AsyncIterator[bytes]:
+        while inlet is not None and (chunk := await inlet.read(at_most)):
+            yield chunk
+
+
+@asynccontextmanager
+async def running(program: Program, *, idle_limit: float, with_data: bool = False) -> AsyncIterator[Running]:
+    """
+    Run a picker, or `with_data` a snapshotter: its one argument is the number of a descriptor to write to.
+
+    It has a session of its own, the working directory `/`, nothing on standard
+    input, and our environment but for what `children` withholds. Its standard
+    error goes to the log. Silent on all its pipes for `idle_limit` seconds, it
+    is ended, with all that it started. Leaving the context early does that too.
+    """
+    this = Running(idle_limit)
+    try:
+        await this.start(program, with_data=with_data)
+        yield this
+    finally:
+        await this.leave()
+
+
+async def call(program: Program, argument: bytes, data: bytes, limit: float) -> str | None:
+    """
+    Run a hook with one argument and `data` on its standard input; None where it ended well, else why it did not.
+
+    Its session, working directory and environment are those of `running`; what
+    it says goes to the log. It need not read its input. After `limit` seconds
+    it is ended with all that it started, and so is what keeps its output open
+    for longer than it lives. When this is cancelled all of it is killed at once.
+    """
+    until, since = asyncio.get_running_loop().time() + limit, moment()
+    try:
+        async with asyncio.timeout_at(until):
+            started = await _start_hook(program.path, argument)
+    except TimeoutError:
+        return f"could not be started within {duration_text(limit)}: does a file system not answer it?"
+    except (OSError, _UnfitError) as error:
+        return _unstarted(error)
+    return await _told(program, started, data, until, limit, since)
+
+
+async def _told(
+    program: Program, started: tuple[Child, Outlet, Inlet], data: bytes, until: float, limit: float, since: int
+) -> str | None:
+    child, outlet, inlet = started
+    left = False
+    said = StandardError(program.name)
+    inlet.pour(said.feed)
+    why: str | None = None
+    try:
+        async with asyncio.timeout_at(until):
+            await outlet.write(data)
+            outlet.close()
+            await asyncio.shield(child.gone)
+            await asyncio.wait((inlet.ended,), timeout=LINGER)
+        if child.status:
+            why = _badly(child.status)
+        elif not inlet.ended.done():
+            left = True
+            why = "ended, but something that it had started kept its output open"
+    except TimeoutError:
+        why = f"had not ended after {duration_text(limit)} and was stopped"
+    finally:
+        outlet.close()
+        try:
+            if left:
+                gone = await end_left(child, (inlet,), since, LEAVING_GRACE)
+                why = f"{why} and " + ("was ended" if gone else "could not be ended")
+            elif why is not None:
+                await child.end(LEAVING_GRACE, (inlet.ended,))
+        finally:
+            if not inlet.ended.done():
+                child.signal(signal.SIGKILL)
+            child.release()
+            inlet.close()
+            said.finish()
+    return why if why is None else _with_last_words(why, said)
+
+
+async def _start_hook(path: bytes, argument: bytes) -> tuple[Child, Outlet, Inlet]:
+    """Start it, with our ends of its input and of its output and errors, which are one pipe."""
+    with ExitStack() as theirs, ExitStack() as ours:
+        reading, writing = open_pipe()
+        theirs.callback(os.close, reading)
+        ours.callback(os.close, writing)
+        listening, saying = open_pipe()
+        theirs.callback(os.close, saying)
+        ours.callback(os.close, listening)
+        child = await start(
+            [path, argument],
+            (reading, saying, saying),
+            environ={**environment(), FOR_GOOD: os.fsdecode(os.path.basename(path))},
+            first=partial(_check, path),
+        )
+        ours.pop_all()
+    return child, Outlet(writing, child.gone), Inlet(listening, lambda: None)
+
+
+async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
+    """
+    Run `/bin/sh -c command` with `chunks` on its standard input, and return its exit status.
+
+    Its output is ours. A command that stops reading early is no error: its
+    status tells. Killed by a signal it has the status a shell would give it
+    (128 and the signal's number). Where `chunks` fails the command is killed
+    before it could take the broken stream's end for the end of the data.
+    """
+    reading, writing = open_pipe(large=True)
+    try:
+        child = await start([b"/bin/sh", b"-c", os.fsencode(command)], (reading, None, None))
+    except OSError as error:
+        os.close(writing)
+        raise ProgramError(f"/bin/sh could not be started: {error.strerror}") from error
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    outlet = Outlet(writing, child.gone)
+    try:
+        async for chunk in chunks:
+            if not await outlet.write(chunk):
+                break
+        outlet.close()
+        await asyncio.shield(child.gone)
+    except BaseException:
+        await child.end(LEAVING_GRACE)
+        raise
+    finally:
+        child.release()
+        outlet.close()
+    status = child.status or 0
+    return status if status >= 0 else 128 - status
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a program left behind: whether it held `output` or data, and whether it is `gone` now."""
+
+    output: bool
+    gone: bool
+
+
+class _UnfitError(Exception):
+    """A program that must not be started, or cannot; says why."""
+
+
+def _check(path: bytes) -> None:
+    if reason := unsafe(path) or unstartable(path):
+        raise _UnfitError(reason)
+
+
+def _unstarted(error: OSError | _UnfitError) -> str:
+    if isinstance(error, _UnfitError):
+        return f"could not be started: {error}"
+    hint = ": is it on a file system mounted noexec?" if error.errno == errno.EACCES else ""
+    return f"could not be started: {error.strerror}{hint}"
+
+
+def _badly(status: int) -> str:
+    """How a program ended that did not end well, from its exit status or its signal's negative number."""
+    return f"ended with exit status {status}" if status > 0 else f"was killed by {signal_name(-status)}"
+
+
+def _with_last_words(why: str, said: StandardError | None) -> str:
+    return f"{why}; its last words: {said.last}" if said is not None and said.last else why
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal that has killed something, with what it may mean."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (for want of memory? see the kernel's log)" if number == signal.SIGKILL else name
+
+
+def _ignore(_: bytes) -> None:
+    """A sink for what nobody wants any more."""

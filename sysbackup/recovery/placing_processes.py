@@ -1,0 +1,122 @@
+"""Placing in processes of our own: what they are told, and what they answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Struct
+
+from sysbackup.concurrency.flag import Flag
+from sysbackup.errors import RestoreError
+from sysbackup.files.owners import Owners
+from sysbackup.programs.pool import Crew, Work
+from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.planning import Fetch
+from sysbackup.recovery.restore_report import Outcome
+
+
+class Order(Struct, frozen=True):
+    """How all is to be placed."""
+
+    overwrite: bool
+    numeric_owner: bool
+
+
+class Placed(Struct, frozen=True):
+    """
+    What came of one job.
+
+    `damaged` are contents that do not fit their digests, by their numbers in
+    the fetch, and how: nothing was done about these. `left` is what a look
+    found to be still missing. `fatal` says why no other
+    job can go better.
+    """
+
+    outcome: Outcome
+    damaged: dict[int, str] = {}
+    left: Fetch | None = None
+    fatal: str | None = None
+
+
+class Job(Struct, frozen=True):
+    """One read's worth: to be placed, or first to be looked for in the target (`looks`)."""
+
+    fetch: Fetch
+    looks: bool = False
+
+
+_orders = msgspec.msgpack.Decoder(Order)
+_jobs = msgspec.msgpack.Decoder(Job)
+_answers = msgspec.msgpack.Decoder(Placed)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """
+    What works in the target; both block, and raise `RestoreError` where no more can be written.
+
+    `look` finds what is there already, and returns what is still to be fetched.
+    `place` takes apart what a read has brought and writes its files.
+    """
+
+    look: Callable[[Fetch], tuple[Outcome, Fetch]]
+    place: Callable[[Fetch, bytearray], Placed]
+
+
+def crew(number: int, order: Order, root: int, stop: Flag) -> Crew:
+    """Processes that place beneath an open target."""
+    return Crew(number, f"{__name__}:helper", _encoder.encode(order), root, stop)
+
+
+def through(helpers: Crew) -> Hands:
+    """Looking and placing by these processes."""
+
+    def work(job: Job, data: bytearray) -> Placed:
+        answer = _answers.decode(helpers.work(_encoder.encode(job), data))
+        if answer.fatal is not None:
+            raise RestoreError(answer.fatal)
+        return answer
+
+    def look(fetch: Fetch) -> tuple[Outcome, Fetch]:
+        answer = work(Job(fetch, looks=True), bytearray())
+        return answer.outcome, answer.left or fetch.part([])
+
+    def place(fetch: Fetch, data: bytearray) -> Placed:
+        return work(Job(fetch), data)
+
+    return Hands(look, place)
+
+
+def looked(placer: Callable[[], Placer], fetch: Fetch) -> tuple[Outcome, Fetch]:
+    """A look by the thread that calls."""
+    with placer() as one:
+        left = one.look(fetch)
+        return one.outcome, left
+
+
+def placed(placer: Callable[[], Placer], fetch: Fetch, data: bytearray) -> Placed:
+    """Placing by the thread that calls."""
+    with placer() as one:
+        damaged = one.place_all(fetch, data)
+        return Placed(one.outcome, damaged)
+
+
+def helper(order: bytes, root: int, stop: Flag) -> Work:
+    """What such a process does."""
+    how = _orders.decode(order)
+    owners = Owners(numeric=how.numeric_owner)
+
+    def work(told: bytes, data: bytearray) -> bytes:
+        with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
+            try:
+                job = _jobs.decode(told)
+                if job.looks:
+                    left = placer.look(job.fetch)
+                    return _encoder.encode(Placed(placer.outcome, left=left))
+                damaged = placer.place_all(job.fetch, data)
+            except RestoreError as exc:
+                return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
+            return _encoder.encode(Placed(placer.outcome, damaged))
+
+    return work

@@ -1,0 +1,146 @@
+"""Contents too large to be held: written as they arrive, and given their names when they are known to be right."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sysbackup.errors import FormatError
+from sysbackup.files.writing import Draft
+from sysbackup.formats import gzipping
+from sysbackup.recovery.placing import DIFFERS, Placer, where
+from sysbackup.recovery.planning import Fetch
+
+_PIECE = 1 << 20
+
+
+class _Copied:
+    """A content in a file restored just now; checked again, for that file may have another owner already."""
+
+    def __init__(self, fd: int, sha: bytes) -> None:
+        self._fd = fd
+        self._sha = sha
+
+    def pieces(self) -> Iterator[bytes]:
+        hashed = hashlib.sha256()
+        for piece in _pieces(self._fd):
+            hashed.update(piece)
+            yield piece
+        if hashed.digest() != self._sha:
+            raise FormatError("the file that it was to be copied from was changed since it was restored")
+
+
+class Streamed:
+    """
+    A content too large to be held: written as it arrives, given a name only when its digest is right.
+
+    `begin`, `feed` and `finish` block on the disk and may be called from
+    different threads, one after the other. `close` in any case.
+    """
+
+    def __init__(self, placer: Placer, fetch: Fetch) -> None:
+        self._placer = placer
+        self._wanted = fetch.contents[0]
+        self._where = where(fetch)
+        self._inflater = gzipping.Inflater() if self._wanted.gzip else None
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._draft: Draft | None = None
+
+    def begin(self) -> bool:
+        """Open the file; False where no path can have it, so that nothing need be fetched."""
+        self._draft = self._placer.begin(self._wanted)
+        return self._draft is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the object. `FormatError` where the content is not what it should be."""
+        for piece in (data,) if self._inflater is None else self._inflater.feed(data):
+            self._size += len(piece)
+            if self._size > self._wanted.size or self._draft is None:
+                raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
+            self._hash.update(piece)
+            self._draft.write(piece)
+
+    def finish(self) -> None:
+        """Check the whole and give it all its names. `FormatError` where it is damaged."""
+        if self._inflater is not None:
+            self._inflater.close()
+        if self._draft is None or self._size != self._wanted.size or self._hash.digest() != self._wanted.sha:
+            raise FormatError(DIFFERS)
+        self._placer.place(self._wanted, _Copied(self._draft.fd, self._wanted.sha), self._draft)
+
+    def fail(self, reason: str) -> None:
+        """Count all paths that wanted this content."""
+        self._placer.fail(self._wanted, f"{reason} ({self._where})")
+
+    def close(self) -> None:
+        """Remove what got no name."""
+        if self._draft is not None:
+            self._draft.close()
+            self._draft = None
+
+
+class Doubted:
+    """
+    The same content once more, after `Streamed` found it damaged: set down as it comes, and judged then.
+
+    The damage may have been of the way, or the manifest wrong about what is
+    gzip: with the object's own bytes on disk either can be told, without a third read.
+    """
+
+    def __init__(self, placer: Placer, fetch: Fetch) -> None:
+        self._placer = placer
+        self._wanted = fetch.contents[0]
+        self._where = where(fetch)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._drafts: list[Draft] = []
+
+    def begin(self) -> bool:
+        """Like `Streamed.begin`."""
+        draft = self._placer.begin(self._wanted)
+        self._drafts += [] if draft is None else [draft]
+        return draft is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the object."""
+        self._size += len(data)
+        if self._size > self._wanted.stored_most:
+            raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
+        self._hash.update(data)
+        self._drafts[0].write(data)
+
+    def finish(self) -> None:
+        """Give the content all its names. `FormatError` where it is damaged, whatever the bytes are taken for."""
+        raw = self._drafts[0]
+        raw.settle()
+        if self._size == self._wanted.size and self._hash.digest() == self._wanted.sha:
+            self._placer.place(self._wanted, _Copied(raw.fd, self._wanted.sha), raw)
+            return
+        unpacked = Streamed(self._placer, Fetch("", None, contents=[replace(self._wanted, gzip=True)]))
+        try:
+            if unpacked.begin():
+                for piece in _pieces(raw.fd):
+                    unpacked.feed(piece)
+                unpacked.finish()
+        except FormatError as exc:
+            raise FormatError(str(exc) if self._wanted.gzip else DIFFERS) from exc
+        finally:
+            unpacked.close()
+
+    def fail(self, reason: str) -> None:
+        """Like `Streamed.fail`."""
+        self._placer.fail(self._wanted, f"{reason} ({self._where})")
+
+    def close(self) -> None:
+        """Remove what got no name."""
+        for draft in self._drafts:
+            draft.close()
+        self._drafts.clear()
+
+
+def _pieces(fd: int) -> Iterator[bytes]:
+    at = 0
+    while piece := os.pread(fd, _PIECE, at):
+        at += len(piece)
+        yield piece

@@ -1,1 +1,0 @@
-"""The machine: programs run as subprocesses; files examined, read, hashed and packed."""

@@ -1,0 +1,324 @@
+"""Nothing that was learnt is relied on before it was proven, and what is known is looked for in the bucket."""
+
+import gzip
+import os
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sysbackup.catalog import presence
+from sysbackup.catalog.known import Catalog
+from sysbackup.errors import AccessDenied, StoreError
+from sysbackup.formats import gzipping, index, keys
+from sysbackup.formats.pack import Packed
+from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.pipeline import census, examining, rebuilding
+from tests.support import backups
+from tests.support.clock import ManualClock
+from tests.support.machines import Machine
+from tests.support.memory_store import MemoryBucket, MemoryStore
+
+LARGE = random.Random(0).randbytes(3 << 19)  # of those that are stored alone
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as left alone at once."""
+    monkeypatch.setattr(examining, "_SETTLED", 0)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def bucket(clock: ManualClock) -> MemoryBucket:
+    return MemoryBucket(clock)
+
+
+def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Machine:
+    """A machine with the same tree as all others: some packs, and two contents that are stored alone."""
+    made = Machine(base, host, bucket, bucket.clock, {"pack_size": 20_000} | content)
+    for n in range(60):
+        made.write(f"small{n:02}", random.Random(n).randbytes(900))
+    made.write("large", LARGE)
+    made.write("log", b"a line of a log\n" * 100_000)
+    return made
+
+
+class Unreadable(MemoryStore):
+    """A store whose policy lets us read the index alone, as README's for a writer does."""
+
+    def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
+        if not key.startswith("index/"):
+            raise AccessDenied(f"GetObject on {key!r} was denied")
+        return super().read(key, version, start, length)
+
+
+def contents(bucket: MemoryBucket) -> list[str]:
+    """The keys of packs and content objects."""
+    return [key for key in bucket.objects if key.startswith(("packs/", "content/"))]
+
+
+def lie(bucket: MemoryBucket, clock: ManualClock, host: str, of: Machine) -> None:
+    """An index in a host's name that gives every content it has a place where something else lies."""
+    lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
+    rubbish = gzipping.member(b"rubbish")
+    rows = of.sql("SELECT sha, size FROM contents")
+    kept = bucket.add(keys.pack_key(bytes(31) + b"\1"), rubbish * len(rows), lock=lock)
+    stored = StoredObject(kept.key, kept.version, len(kept.body), lock)
+    told = [Packed(sha, n * len(rubbish), len(rubbish), size) for n, (sha, size) in enumerate(rows)]
+    key = keys.index_key(host, f"{clock.now():%Y%m%dT%H%M%SZ}-ffffffff")
+    bucket.add(key, gzip.compress(index.header(host, "x") + index.line(stored, "gzip", told)))
+
+
+# ---- one's own word
+
+
+def test_a_false_index_in_the_host_s_own_name_is_not_believed(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """After a break-in the catalog and the key are deleted, as README says: what was published is a stranger's word."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    clock.turn(hours=1)
+    lie(bucket, clock, "alpha", alpha)
+    for lost in ("catalog", "catalog and key"):
+        alpha.catalog.unlink()
+        if lost != "catalog":
+            (alpha.config.state / "host.key").unlink()
+        told = alpha.back_up()
+        assert told.summary.exit_code in (0, 3)
+        assert alpha.restores(told)
+
+
+def test_a_lost_catalog_is_built_from_sealed_lines_without_reading_contents(
+    bucket: MemoryBucket, tmp_path: Path
+) -> None:
+    """With the writer's own rights, and one request for the index."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    alpha.catalog.unlink()
+    told = alpha.back_up(Unreadable(bucket))
+    assert told.kinds == {"manifests": 1}
+    assert told.summary.exit_code == 0
+    assert alpha.restores(told)
+
+
+def test_without_the_key_a_lost_catalog_costs_proofs(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """Each object is read once, then relied on like one's own; the key is made anew, and nobody else can read it."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    alpha.catalog.unlink()
+    key = alpha.config.state / "host.key"
+    key.unlink()
+    told = alpha.back_up()
+    assert told.kinds == {"manifests": 1}
+    assert told.requests["GetObject"] >= len(contents(bucket))
+    assert alpha.restores(told)
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.chmod(0o644)
+    assert alpha.back_up().said("seal.replaced")
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("host", ["alpha", "beta"])
+def test_what_cannot_be_proven_is_stored_again(bucket: MemoryBucket, tmp_path: Path, host: str) -> None:
+    """With a writer's rights, which do not let it read contents: another host's word, and one's own without the key."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    alpha.catalog.unlink()
+    (alpha.config.state / "host.key").unlink()
+    mine = alpha if host == "alpha" else machine(tmp_path, bucket, host)
+    # of another size: equal packs, like contents, are found by the conditional put all the same
+    told = mine.back_up(Unreadable(bucket), pack_size=8 << 20)
+    assert told.summary.exit_code == 0
+    assert told.kinds["packs"]
+    assert not told.kinds["content"]
+    assert mine.restores(told)
+    assert mine.back_up(Unreadable(bucket)).kinds == {"manifests": 1}
+
+
+# ---- another host's word costs a look, never the run
+
+
+@pytest.mark.parametrize(
+    "version", ["v" * 2000, "v" * 20_000, "a b", "\x1b[31m", "é"], ids=["2k", "20k", "space", "esc", "é"]
+)
+def test_a_version_id_that_cannot_be_is_refused(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, version: str
+) -> None:
+    """It would go into requests of every host that shares."""
+    sha = keys.content_key(bytes(32)).partition("/")[2]
+    lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=1))
+    line = index.line(StoredObject(f"content/{sha}", version, 5, lock), None, [Packed(bytes(32), 0, 0, 5)])
+    key = keys.index_key("evil", f"{clock.now():%Y%m%dT%H%M%SZ}-beef")
+    bucket.add(key, gzip.compress(index.header("evil", "x") + line))
+    alpha = machine(tmp_path, bucket, "alpha")
+    told = alpha.back_up()
+    assert [said["key"] for said in told.said("index.refused")] == [key]
+    assert told.summary.exit_code == 0
+    assert alpha.restores(told)
+
+
+def test_whatever_a_look_ends_with_the_run_goes_on(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """A store may answer any nonsense to names that somebody else has chosen."""
+    machine(tmp_path, bucket, "evil").back_up()
+    theirs = {kept.version for kept in (k for key in contents(bucket) for k in bucket.objects[key])}
+
+    class Odd(MemoryStore):
+        async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
+            if version in theirs:
+                raise StoreError("400 of a kind that nobody has seen")
+            return await super().renew(key, version, lock)
+
+    alpha = machine(tmp_path, bucket, "alpha")
+    told = alpha.back_up(Odd(bucket))
+    assert told.summary.exit_code == 0
+    assert told.said("object.doubtful")
+    assert alpha.restores(told)
+
+
+def test_an_index_from_the_future_hides_none_that_comes(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Indexes are read in the order of their names: one of the year 9999 would be the last that is ever read."""
+    bucket.add("index/beta/99991231T235959Z-ffffffff.jsonl.gz", gzip.compress(index.header("beta", "x")))
+    alpha, beta = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "beta")
+    alpha.write("other", "other")
+    alpha.back_up(share=("own",))
+    alpha.back_up()
+    beta.write("news", "of beta")
+    assert beta.back_up().kinds["index"] == 1
+    assert alpha.back_up().requests["GetObject"] > 0
+    assert "99991231" not in str(alpha.sql("SELECT key FROM indexes"))
+
+
+# ---- the bucket
+
+
+def test_an_emptied_bucket_is_noticed_by_a_host_that_shares_everything(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """It has published nothing, so that no index of its own is missing; it says so, and stores all again."""
+    machine(tmp_path, bucket, "alpha").back_up()
+    beta = machine(tmp_path, bucket, "beta")
+    assert beta.back_up().kinds == {"manifests": 1}
+    bucket.objects.clear()
+    told = beta.back_up()
+    assert told.summary.exit_code == 3
+    assert [problem["event"] for problem in told.summary.first_problems] == ["objects.gone"]
+    assert beta.restores(told)
+    assert beta.back_up().summary.exit_code == 0
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "content/"])
+def test_a_locked_object_that_somebody_deleted_is_noticed(bucket: MemoryBucket, tmp_path: Path, prefix: str) -> None:
+    """With the right to bypass its lock: the very next run says so, names it, and stores its contents again."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    gone = next(key for key in contents(bucket) if key.startswith(prefix))
+    del bucket.objects[gone]
+    told = alpha.back_up()
+    assert told.summary.exit_code == 3
+    assert told.summary.first_problems[0]["path"] == gone
+    assert told.kinds[prefix.rstrip("/")] == 1
+    assert alpha.restores(told)
+
+
+def test_the_census_turns_through_everything(
+    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is gone is found within as many runs as a whole turn takes, and each of them stays cheap."""
+    monkeypatch.setattr(census, "PAGE", 2)
+    monkeypatch.setattr(census, "PAGES", 1)
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    everything = sorted(contents(bucket))
+    turn = len(everything) + 2
+    for gone in (everything[0], everything[len(everything) // 2], everything[-1]):
+        kept = bucket.objects.pop(gone)
+        outcomes = []
+        for _ in range(turn):
+            told = alpha.back_up()
+            outcomes.append(told.summary.exit_code)
+            if outcomes[-1]:
+                break
+        assert outcomes[-1] == 3
+        assert told.summary.first_problems[0]["path"] == gone
+        assert alpha.restores(told)
+        bucket.objects.setdefault(gone, kept)
+
+
+def test_an_unchanged_run_stays_within_twelve_requests(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """Proofs included, in a bucket with more versions than the census of one run looks at."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    for n in range(9000):
+        bucket.add(keys.pack_key(n.to_bytes(32, "big")), b"")
+    for _ in range(3):
+        told = alpha.back_up()
+        assert told.summary.exit_code == 0
+        assert told.requests.total() <= 12
+    with Catalog(alpha.catalog) as catalog:
+        assert presence.turned_to(catalog)
+
+
+# ---- what lies in the bucket
+
+
+def rebuild(machine: Machine, store: MemoryStore) -> None:
+    """What `catalog rebuild --from-objects` does."""
+    backups.run(rebuilding.rebuild(machine.config, store, "bucket", machine.clock, from_objects=True))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_of_several_versions_the_right_one_is_taken(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, when: str
+) -> None:
+    """Whoever may write can put rubbish under any key, before the genuine version and after it."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
+    for key in contents(bucket):
+        metadata = bucket.objects[key][0].metadata
+        for body in (b"rubbish", gzip.compress(b"rubbish")):
+            kept = bucket.add(key, body, lock=lock, metadata=metadata)
+            if when == "before":
+                bucket.objects[key].remove(kept)
+                bucket.objects[key].insert(0, kept)
+    rebuild(alpha, MemoryStore(bucket))
+    told = alpha.back_up()
+    assert told.summary.exit_code == 0
+    assert told.kinds in ({"index": 1, "manifests": 1}, {"manifests": 1})
+    assert alpha.restores(told)
+
+
+def test_rubbish_alone_under_a_key_is_not_relied_on(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
+    """A single version is proven when it is used; one that is false is named, and its content stored anew."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    for key in [key for key in contents(bucket) if key.startswith("content/")]:
+        (genuine,) = bucket.objects.pop(key)
+        bucket.add(key, os.urandom(len(genuine.body)), lock=genuine.lock, metadata=genuine.metadata)
+    rebuild(alpha, MemoryStore(bucket))
+    told = alpha.back_up()
+    assert told.kinds["content"] == 2
+    assert alpha.restores(told)
+
+
+def test_what_an_encoding_is_the_bytes_say(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """s3-sysbackup 0.2.0 says `gzip` of every object, and others may say nothing of what is."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    for key in contents(bucket):
+        for kept in bucket.objects[key]:
+            if key.startswith("content/"):
+                kept.metadata = {} if kept.metadata else {keys.ENCODING: "gzip"}
+    rebuild(alpha, MemoryStore(bucket))
+    told = alpha.back_up()
+    assert told.summary.exit_code == 0
+    assert not told.kinds["content"]
+    assert alpha.restores(told)

@@ -1,0 +1,170 @@
+"""Buckets with a run in them, written line by line: what no pipeline would write, too."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from sysbackup.formats import gzipping, keys, manifest
+from sysbackup.formats.manifest import Directory, End, Entry, File, Link, ManifestWriter, RunHeader
+from sysbackup.formats.pack import PackWriter
+from sysbackup.model import Location
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.restore_report import Options, Report
+from sysbackup.recovery.restoring import restore
+from sysbackup.store.port import ObjectStore
+from tests.support.clock import ManualClock
+from tests.support.memory_store import MemoryBucket, MemoryStore
+
+RUN = "20261123T041500Z-3fa9"
+HOST = "alpha"
+MOMENT = datetime(2026, 11, 23, 4, 15, tzinfo=UTC)
+NOW = MOMENT + timedelta(days=2)
+"""When all of it is stored, unless a test turns the bucket's clock."""
+MTIME = 1_700_000_000_123_456_789
+
+
+@dataclass
+class Backup:
+    """
+    One run under construction. Contents up to 1 MiB go into one pack, others into objects of their own.
+
+    `entries` may be added to, and changed, freely before `stored` makes the manifest.
+    """
+
+    bucket: MemoryBucket = field(default_factory=lambda: MemoryBucket(ManualClock(NOW)))
+    entries: list[Entry] = field(default_factory=list)
+    packed: PackWriter = field(default_factory=PackWriter)
+    waiting: list[tuple[File, int, int]] = field(default_factory=list)
+    places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def store(self) -> MemoryStore:
+        return MemoryStore(self.bucket)
+
+    def directory(self, path: bytes, acl: str = "u::rwx,g::r-x,o::r-x", **more: Any) -> Directory:
+        made = Directory(**_common(path, acl), **more)
+        self.entries.append(made)
+        return made
+
+    def file(self, path: bytes, content: bytes = b"", acl: str = "u::rw-,g::r--,o::r--", **more: Any) -> File:
+        made = File(**(_common(path, acl) | {"size": len(content), "sha": hashlib.sha256(content).hexdigest()} | more))
+        self.entries.append(made)
+        if not content:
+            return made
+        sha = hashlib.sha256(content).digest()
+        if len(content) > 1 << 20:
+            body = gzipping.compress(content)
+            kept = self.bucket.add(keys.content_key(sha), body)
+            made.place(Location(kept.key, kept.version, encoding="gzip"))
+        else:
+            if sha not in self.places:
+                member = gzipping.member(content)
+                self.places[sha] = (len(self.packed), len(member))
+                self.packed.add(sha, member, len(content))
+            self.waiting.append((made, *self.places[sha]))
+        return made
+
+    def link(self, path: bytes, target: bytes) -> Link:
+        text, exact = manifest.lossy(target)
+        made = Link(**_common(path, None), target=text)
+        if exact is not None:
+            made.targetb = exact
+        self.entries.append(made)
+        return made
+
+    def pack(self) -> str | None:
+        """Store the pack, if any content waits for one; returns its key."""
+        if not self.waiting:
+            return None
+        pack = self.packed.finish()
+        kept = self.bucket.add(keys.pack_key(pack.sha), bytes(pack.body))
+        for entry, offset, length in self.waiting:
+            if entry.location is None:
+                entry.place(Location(kept.key, kept.version, offset, length, "gzip"))
+        self.waiting, self.packed, self.places = [], PackWriter(), {}
+        return kept.key
+
+    def end(self) -> End:
+        """The last line."""
+        files = [entry for entry in self.entries if isinstance(entry, File)]
+        return End(counts={"f": len(files)}, bytes=sum(file.size for file in files), problems=0)
+
+    def stored(self, run: str = RUN, host: str = HOST, *, cut: int | None = None) -> str:
+        """Write the manifest (its first `cut` bytes); returns its key."""
+        self.pack()
+        body = written([header(run, host), *self.entries, self.end()])
+        key = keys.manifest_key(host, run)
+        self.bucket.add(key, body if cut is None else body[:cut])
+        return key
+
+
+def header(run: str = RUN, host: str = HOST, **more: Any) -> RunHeader:
+    said: dict[str, Any] = {"format": manifest.FORMAT, "started": MOMENT, "promise": MOMENT, "tool": "test"} | more
+    return RunHeader(host=host, run=run, **said)
+
+
+def written(entries: Sequence[Entry]) -> bytes:
+    """The manifest of these lines; where the last is an end, as sysbackup ends one."""
+    writer = ManifestWriter()
+    *before, last = entries
+    if not isinstance(last, End):
+        return b"".join([*(writer.add(manifest.encode(entry)) for entry in entries), writer.finish()])
+    return b"".join([*(writer.add(manifest.encode(entry)) for entry in before), writer.end(last)])
+
+
+def restored(
+    backup: Backup | ObjectStore,
+    target: Path | bytes,
+    *paths: bytes,
+    overwrite: bool = False,
+    numeric_owner: bool = False,
+    spool: Path | None = None,
+    helped: bool = False,
+) -> Report:
+    """
+    Restore `RUN` of a backup (its manifest is written now) or of any store.
+
+    `helped`: by processes of our own, as a restore of many files is.
+    """
+    if isinstance(backup, Backup):
+        backup.stored()
+        store: ObjectStore = backup.store
+    else:
+        store = backup
+    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=spool or Path("/tmp"))
+    if helped:
+        options = dataclasses.replace(options, many=0, workers=2)
+
+    async def work() -> Report:
+        found = await stored_runs.find_run(store, RUN)
+        return await restore(store, found, paths, bytes(target), options)
+
+    return uvloop.run(work())
+
+
+def reasons(report: Report) -> Mapping[bytes, str]:
+    """Why what was not restored, by path."""
+    return {problem.source: problem.reason for problem in report.problems}
+
+
+def tree(root: Path) -> dict[str, bytes | str | None]:
+    """All that lies under a directory: contents of files, targets of links, None for the rest."""
+    found: dict[str, bytes | str | None] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def _common(path: bytes, acl: str | None) -> dict[str, Any]:
+    owner = {"owner": "root", "group": "root", "uid": 0, "gid": 0, "mtime": MTIME}
+    return manifest.named(path) | owner | ({} if acl is None else {"acl": acl})

@@ -1,0 +1,161 @@
+"""Many files are written by processes of our own: all goes as it does without them, whatever happens to them."""
+
+import asyncio
+import os
+import random
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from sysbackup.concurrency.flag import Flag
+from sysbackup.errors import ProgramError, RestoreError
+from sysbackup.recovery import stored_runs
+from sysbackup.recovery.placing_processes import Order, crew
+from sysbackup.recovery.restore_report import Options, Report
+from sysbackup.recovery.restoring import restore
+from sysbackup.store.port import ObjectStore
+from tests.support.processes import children, command_line
+from tests.support.recovering import MTIME, RUN, Backup, reasons, restored, tree
+
+MIB = 1 << 20
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
+
+
+@pytest.fixture
+def backup() -> Backup:
+    """Files of all sorts, more than one read's worth."""
+    made = Backup()
+    dice = random.Random(4)
+    made.directory(b"/d", "u::rwx,g::---,o::---")
+    for n in range(6000):
+        made.file(b"/d/%d/%d" % (n % 50, n), b"content %d" % (n % 1000), "u::rw-,u:daemon:r--,g::r--,m::r--,o::---")
+    for n in range(3):
+        made.file(b"/h/%d" % n, b"linked", link="1")
+    made.file(b"/large", dice.randbytes(9 * MIB))
+    made.file(b"/empty")
+    made.link(b"/link", b"large")
+    return made
+
+
+def _helpers() -> list[int]:
+    """The processes that help this one, whichever thread started them."""
+    return [pid for pid in children() if b"pool.serve" in command_line(pid)]
+
+
+def test_the_same_with_helpers_and_without(backup: Backup, tmp_path: Path) -> None:
+    """Helped or not, a restore makes the same tree and reports the same."""
+    alone = restored(backup, tmp_path / "alone")
+    helped = restored(backup.store, tmp_path / "helped", helped=True)
+    assert helped == alone
+    assert helped.exit_code == 0
+    assert tree(tmp_path / "helped") == tree(tmp_path / "alone")
+    one = tmp_path / "helped/d/7/7"
+    assert one.stat().st_mtime_ns == MTIME
+    assert os.listxattr(one) == ["system.posix_acl_access"]
+    assert stat.S_IMODE((tmp_path / "helped/d").stat().st_mode) == 0o700
+    assert len({(tmp_path / f"helped/h/{n}").stat().st_ino for n in range(3)}) == 1
+    assert _helpers() == []
+
+
+def test_problems_come_back(backup: Backup, tmp_path: Path) -> None:
+    """What helpers could not do is named as if there were none; what is in the way is kept, or replaced if asked."""
+    backup.file(b"/d/../up", b"x")
+    backup.file(b"/d/0/0/beneath", b"x")
+    (tmp_path / "d/1").mkdir(parents=True)
+    (tmp_path / "d/1/1").write_text("mine")
+    (tmp_path / "d/2").symlink_to(tmp_path)
+    report = restored(backup, tmp_path, helped=True)
+    assert {b"/d/../up", b"/d/1/1", b"/d/2/2"} < set(reasons(report))
+    assert (tmp_path / "d/1/1").read_text() == "mine"
+    assert not (tmp_path / "2").exists()
+    again = restored(backup.store, tmp_path, overwrite=True, helped=True)
+    assert b"/d/1/1" not in reasons(again)
+    assert (tmp_path / "d/1/1").read_text() == "content 1"
+
+
+@ROOT
+def test_options_reach_the_helpers(tmp_path: Path) -> None:
+    """Owners by number mean the same to helpers."""
+    backup = Backup()
+    entry = backup.file(b"/f", b"x")
+    entry.owner, entry.uid = "daemon", 54_321
+    restored(backup, tmp_path, numeric_owner=True, helped=True)
+    assert (tmp_path / "f").stat().st_uid == 54_321
+
+
+@ROOT
+def test_full_disk(backup: Backup, tmp_path: Path) -> None:
+    """A disk that is full for a helper ends the restore with one error."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(small)], check=True)
+    try:
+        with pytest.raises(RestoreError, match="No space left"):
+            restored(backup, small, b"/d", helped=True)
+        assert not [name for name in tree(small) if "sysbackup" in name]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert _helpers() == []
+
+
+async def _restore(store: ObjectStore, target: Path) -> Report:
+    found = await stored_runs.find_run(store, RUN)
+    return await restore(store, found, [], bytes(target), Options(spool=target.parent, many=0, workers=2))
+
+
+async def _begun(target: Path) -> None:
+    while not any(target.glob("d/*/*")):
+        await asyncio.sleep(0.001)
+
+
+def test_cancelled(backup: Backup, tmp_path: Path) -> None:
+    """A restore that is cancelled takes its helpers with it, and soon: between two files."""
+    backup.stored()
+
+    async def work() -> None:
+        task = asyncio.create_task(_restore(backup.store, tmp_path / "t"))
+        await _begun(tmp_path / "t")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    uvloop.run(work())
+    assert _helpers() == []
+    made = len(list((tmp_path / "t").glob("d/*/*")))
+    assert made < 5500
+    time.sleep(0.2)
+    assert len(list((tmp_path / "t").glob("d/*/*"))) == made
+
+
+def test_killed_helper(backup: Backup, tmp_path: Path) -> None:
+    """A helper that is killed (the kernel does, for want of memory) ends the restore with an error, not a hang."""
+    backup.stored()
+
+    async def work() -> None:
+        task = asyncio.create_task(_restore(backup.store, tmp_path / "t"))
+        await _begun(tmp_path / "t")
+        for pid in _helpers():
+            os.kill(pid, signal.SIGKILL)
+        await task
+
+    with pytest.raises(ProgramError, match="-9"):
+        uvloop.run(work())
+    assert _helpers() == []
+    assert not [p for p in (tmp_path / "t").glob("d/*/*") if not p.stat().st_size]
+
+
+def test_helpers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials in our environment do not reach the helpers, nor does Ctrl-C."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Flag() as stop, crew(1, Order(overwrite=False, numeric_owner=False), 2, stop):
+        while not _helpers():  # exec(2) is not quite done when Popen returns
+            time.sleep(0.01)
+        (pid,) = _helpers()
+        assert b"AWS_SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert os.getsid(pid) == pid
+    assert _helpers() == []
