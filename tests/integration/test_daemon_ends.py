@@ -168,7 +168,7 @@ async def open_store(config):
     yield
 
 run_worker.open_store = open_store
-ended = run_worker._ended(load_config(Path(sys.argv[1]), os.environ), working._Voice(None), SystemClock())
+ended = run_worker._ended(load_config(Path(sys.argv[1]), os.environ), run_worker._Voice(None), SystemClock())
 print(ended.outcome, ended.reason, file=sys.stderr)
 """
 
