@@ -11,6 +11,7 @@ command, and each class knows its exit code::
       BusyError                  75   another run is in progress
       DaemonUnreachable          69   no daemon runs, or it does not answer
       SpoolError                  1   the spool or the catalog cannot be written
+        CatalogUnusable           1   the catalog is damaged: a run builds it anew and goes on
       FormatError                 1   bytes from the bucket are not what they claim
       RestoreError                1   nothing could be restored at all
         NoSuchRun                 1   the bucket holds no run of that name
@@ -66,6 +67,10 @@ class DaemonUnreachable(SysbackupError):
 
 class SpoolError(SysbackupError):
     """The cache directory cannot take what a run must set down: full, read-only, damaged."""
+
+
+class CatalogUnusable(SpoolError):
+    """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
 
 
 class FormatError(SysbackupError):

@@ -6,7 +6,7 @@ import secrets
 from asyncio import sleep
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sysbackup.errors import UsageError
 
@@ -61,19 +61,53 @@ class StoredObject:
     fresh: bool = True
 
 
+class Span(NamedTuple):
+    """A range of an object's bytes: from `offset` on, `length` of them."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + self.length
+
+
+class Member(NamedTuple):
+    """
+    One content in an object: its digest, its own size (-1: not known), and where in the object it lies.
+
+    `span` is None where the object holds nothing else: then all of it stands for the content.
+    """
+
+    sha: bytes
+    size: int
+    span: Span | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """
-    Where a content lies: an object and version, and inside a pack the byte range of its gzip member.
+    Where a content lies: an object and version, the range of its bytes in there, and how they are encoded.
 
-    `encoding` is `gzip` where the bytes at that place are the content's gzip.
+    `span` None: the whole object. `encoding` as in `formats.encodings`; None: the content itself.
     """
 
     key: str
     version: str | None
-    offset: int | None = None
-    length: int | None = None
+    span: Span | None = None
     encoding: str | None = None
+
+
+class FileState(NamedTuple):
+    """What must stay the same for a file to count as unchanged (rule 7), and the digest of its content."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+    sha: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,20 +16,17 @@ import zlib
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sysbackup.errors import SpoolError
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.catalog.port import KnownObject
+from sysbackup.errors import CatalogUnusable
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 _FILE = struct.Struct("<5q")
 _CONTENT = struct.Struct("<q??qqq")
 NEVER = -1  # no CRC-32 is negative
 
 
-class CatalogUnusable(SpoolError):
-    """The catalog is damaged, or it is about another bucket: it must be set aside and built anew."""
-
-
 class Damaged(CatalogUnusable):
-    """A row is not as it was written; `Catalog` says of which file."""
+    """A row is not as it was written; `Connection` says of which file."""
 
 
 def file_sum(device: Any, inode: Any, size: Any, mtime: Any, ctime: Any, sha: Any) -> int:
@@ -83,6 +80,11 @@ class ObjectRow(NamedTuple):
         lock = Lock(LockMode(self.mode), datetime.fromtimestamp(self.until, UTC))
         return StoredObject(self.key, self.version or None, self.size, lock, fresh=False)
 
+    @property
+    def known(self) -> KnownObject:
+        """The same for those who know of no rows."""
+        return KnownObject(self.number, self.stored, self.encoding, self.host, bool(self.checked))
+
 
 OBJECT = "objects.id, key, version, objects.size, mode, until, encoding, host, checked, objects.sum"
 """The columns that `proven_object` takes, in a query over `objects`."""
@@ -99,16 +101,23 @@ def proven_object(*columns: Any) -> ObjectRow:
     return row
 
 
-def proven_content(identity: int, *columns: Any) -> tuple[bytes, int, int | None, int | None, int]:
+def proven_content(identity: int, *columns: Any) -> Member:
     """
-    (sha, object, start, length, size) of these `CONTENT` columns, in the object of that `identity`.
+    The content that these `CONTENT` columns tell of, in the object of that `identity`.
 
     `CatalogUnusable` where they do not fit their checksum.
     """
     sha, number, start, length, size, checksum = columns
     if content_sum(identity, sha, number, start, length, size) != checksum:
         raise damaged("contents")
-    return sha, number, start, length, size
+    return Member(sha, size, None if start is None or length is None else Span(start, length))
+
+
+def content_row(member: Member, row: ObjectRow, identity: int) -> tuple[Any, ...]:
+    """The values (sha, object, start, length, size, sum) of a content's row in an object of that `identity`."""
+    start, length = member.span or (None, None)
+    values = (member.sha, row.number, start, length, member.size)
+    return (*values, content_sum(identity, *values))
 
 
 def proven_text(value: Any) -> str:

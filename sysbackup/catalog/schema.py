@@ -11,8 +11,8 @@ from urllib.parse import quote
 import structlog
 
 from sysbackup.catalog import upgrading
-from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.disk.ownership import leave_to_owner
+from sysbackup.errors import CatalogUnusable
 
 log = structlog.get_logger()
 

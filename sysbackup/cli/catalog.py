@@ -3,19 +3,19 @@
 import click
 import msgspec
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.port import Info
+from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, show_rows, size, when
 from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json
 from sysbackup.config.sections import Config
+from sysbackup.contents.cache_directory import catalog_path
+from sysbackup.contents.rebuilding import rebuild
 from sysbackup.disk.sorting import spooling
 from sysbackup.errors import UsageError
 from sysbackup.model import SystemClock, shown
-from sysbackup.pipeline.cache_directory import catalog_path
-from sysbackup.pipeline.rebuilding import rebuild
 
 
 @click.group("catalog")
@@ -34,8 +34,8 @@ def info_command(invocation: Invocation, as_json: bool) -> None:
         exists = path.exists()
     if not exists:
         raise UsageError(f"there is no catalog yet at {path}: the first run makes it (sysbackup run)")
-    with Catalog(path, read_only=True) as catalog:
-        info = shared.info(catalog)
+    with SqliteCatalog(path, read_only=True) as catalog:
+        info = catalog.info()
     if as_json:
         put_json(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
         return
@@ -55,7 +55,7 @@ def info_command(invocation: Invocation, as_json: bool) -> None:
     show_rows(Terminal(), rows)
 
 
-def _plain(info: shared.Info) -> dict[str, object]:
+def _plain(info: Info) -> dict[str, object]:
     return {name: getattr(info, name) for name in info.__dataclass_fields__}
 
 

@@ -13,11 +13,10 @@ from typing import Self
 
 from sysbackup.files import reading
 from sysbackup.files.folders import Place
-from sysbackup.formats import gzipping
+from sysbackup.formats import encodings
+from sysbackup.formats.encodings import Encoder, Encoding
 
 _CHUNK = 1 << 20
-_SAMPLE = 256 << 10
-_SAMPLES = 8
 
 
 class LargeFile:
@@ -36,7 +35,7 @@ class LargeFile:
         self._at = 0
         self.size = 0  # of what the first reading saw
         self.sha = b""
-        self._gzip: gzipping.Compressor | None = None
+        self._encoder: Encoder = encodings.PLAIN.encoder()
         self._carry = bytearray()
         self._ended = False
 
@@ -66,21 +65,18 @@ class LargeFile:
                 return False
         return True
 
-    def begin_again(self, *, compress: bool) -> None:
+    def begin_again(self, encoding: Encoding) -> None:
         """Go back to the beginning for the second reading."""
         self._hash = hashlib.sha256()
         self._at = 0
-        self._gzip = gzipping.compressor() if compress else None
+        self._encoder = encoding.encoder()
 
     def take(self, size: int) -> bytearray:
-        """The next `size` bytes to store, plain or compressed; fewer at the end."""
+        """The next `size` bytes to store, encoded; fewer at the end."""
         out = self._carry
         while len(out) < size and not self._ended:
             got = self._read(min(len(self._buffer), self.size - self._at))
-            if self._gzip is None:
-                out += got
-            else:
-                out += self._gzip.compress(got) if got else self._gzip.flush()
+            out += self._encoder.compress(got) if got else self._encoder.flush()
             self._ended = not got
         self._carry = out[size:]
         del out[size:]
@@ -101,12 +97,9 @@ class LargeFile:
         """Whether nothing shows that the file was written to since it was opened."""
         return reading.same(self.before, os.fstat(self.fd))
 
-    def compresses(self) -> bool:
-        """Whether samples from all over the file say that gzip pays."""
-        step = max(1, (self.size - _SAMPLE) // _SAMPLES)
-        offsets = range(0, max(1, self.size - _SAMPLE), step)
-        sample = b"".join(os.pread(self.fd, _SAMPLE, at) for at in offsets)
-        return gzipping.pays(len(sample), len(gzipping.compress(sample)))
+    def encoding(self) -> Encoding:
+        """How it is to be stored, judged by samples from all over the file."""
+        return encodings.fitting(self.size, lambda at, size: os.pread(self.fd, size, at))
 
     def _read(self, size: int) -> memoryview:
         got = os.preadv(self.fd, [memoryview(self._buffer)[:size]], self._at) if size else 0

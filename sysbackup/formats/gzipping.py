@@ -75,11 +75,6 @@ def pays(plain: int, packed: int) -> bool:
     return packed <= plain - plain // _WORTH
 
 
-def largest(size: int) -> int:
-    """The most bytes that a content of `size` takes where it is stored: nobody's gzip makes it larger than that."""
-    return size + size // 8 + 4096
-
-
 def inflate(packed: bytes | bytearray | memoryview, size: int) -> bytes:
     """
     The content of one gzip member that is to have `size` bytes.

@@ -20,10 +20,9 @@ import msgspec
 from msgspec import Struct
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import gzipping, keys
+from sysbackup.formats import encodings, gzipping, keys
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 FORMAT = 1
 
@@ -39,6 +38,10 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
 # S3 keeps no object longer (User Guide, "Managing Object Lock": 100 years at most), and none is larger than 50 TB.
 _FURTHEST = datetime(2200, 1, 1, tzinfo=UTC)
 _LARGEST = 50 * 10**12
+
+
+# How a line writes that a content is the whole of its object.
+_WHOLE = (0, 0)
 
 
 class IndexHeader(Struct, tag_field="typ", tag="index", kw_only=True):
@@ -77,7 +80,7 @@ class Indexed(Struct, frozen=True):
 
     stored: StoredObject
     encoding: str | None
-    contents: tuple[Packed, ...]
+    contents: tuple[Member, ...]
     teller: str | None = None
     sealed: bool = False
 
@@ -121,7 +124,7 @@ def _bare(entry: IndexLine) -> bytes:
 def line(
     stored: StoredObject,
     encoding: str | None,
-    contents: Sequence[Packed],
+    contents: Sequence[Member],
     teller: str | None = None,
     seal: Seal | None = None,
 ) -> bytes:
@@ -133,7 +136,7 @@ def line(
         mode=stored.lock.mode.value,
         until=int(stored.lock.until.timestamp()),
         encoding=encoding,
-        contents=[(c.sha.hex(), c.offset, c.length, c.size) for c in contents],
+        contents=[(c.sha.hex(), *(c.span or _WHOLE), c.size) for c in contents],
         teller=teller,
     )
     if seal is not None and teller is None:
@@ -203,18 +206,25 @@ def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
     try:
         mode = LockMode(entry.mode)
         until = datetime.fromtimestamp(entry.until, UTC)
-        contents = tuple(Packed(bytes.fromhex(sha), *at) for sha, *at in entry.contents)
+        contents = tuple(
+            Member(bytes.fromhex(sha), size, None if (offset, length) == _WHOLE else Span(offset, length))
+            for sha, offset, length, size in entry.contents
+        )
     except (ValueError, OverflowError, OSError) as exc:
         raise FormatError(f"an index holds an object that cannot be: {entry.key[:200]!r}: {exc}") from exc
     alone = keys.content_sha(entry.key)
     if alone is not None:
-        possible = [(c.sha, c.offset, c.length) for c in contents] == [(alone, 0, 0)]
+        possible = [(c.sha, c.span) for c in contents] == [(alone, None)]
     else:
         possible = keys.pack_sha(entry.key) is not None and all(
-            len(c.sha) == 32 and c.offset >= 0 and c.length >= 18 and c.offset + c.length <= entry.size
+            len(c.sha) == 32
+            and c.span is not None
+            and c.span.offset >= 0
+            and c.span.length >= 18
+            and c.span.end <= entry.size
             for c in contents
         )
-    possible = possible and entry.encoding in (None, "gzip") and until < _FURTHEST
+    possible = possible and encodings.is_known(entry.encoding) and until < _FURTHEST
     possible = possible and _VERSION.fullmatch(entry.version) is not None
     possible = possible and (entry.teller is None or possible_host(entry.teller))
     if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):

@@ -19,7 +19,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.model import Location, LockMode, brief
+from sysbackup.model import Location, LockMode, Span, brief
 
 FORMAT = 1
 
@@ -124,24 +124,23 @@ class File(Node, tag_field="typ", tag="f"):
 
     @property
     def location(self) -> Location | None:
-        """Where the content lies; None for an empty file."""
+        """Where the content lies; None for an empty file. `FormatError` where half a range is given."""
         if isinstance(self.key, UnsetType):
             return None
-        return Location(
-            self.key,
-            self.version or None,
-            None if isinstance(self.offset, UnsetType) else self.offset,
-            None if isinstance(self.length, UnsetType) else self.length,
-            self.encoding or None,
-        )
+        span = None
+        if not isinstance(self.offset, UnsetType) and not isinstance(self.length, UnsetType):
+            span = Span(self.offset, self.length)
+        elif self.offset is not self.length:
+            raise FormatError("a range of bytes without its offset or its length")
+        return Location(self.key, self.version or None, span, self.encoding or None)
 
     def place(self, at: Location) -> None:
         """Write down where the content lies."""
         self.key = at.key
         if at.version is not None:
             self.version = at.version
-        if at.offset is not None and at.length is not None:
-            self.offset, self.length = at.offset, at.length
+        if at.span is not None:
+            self.offset, self.length = at.span
         if at.encoding is not None:
             self.encoding = at.encoding
 

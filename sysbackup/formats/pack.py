@@ -11,13 +11,16 @@ of the list, from which all that is known of a pack can be read again.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import gzipping
+from sysbackup.formats import encodings, gzipping
 from sysbackup.formats.lines import UNREADABLE
+from sysbackup.model import Member, Span
+
+ENCODING = encodings.GZIP
+"""What contents in a pack are encoded with: it is part of the format."""
 
 CONTENTS_AT_MOST = 20_000
 """Contents in one pack, however small they are: bounds the memory that its list takes to make and to read."""
@@ -26,16 +29,7 @@ LIST_AT_MOST = CONTENTS_AT_MOST * 128
 """Bytes of a list, unpacked or not: a line has the 64 digits of a hash, and three numbers of up to 15 digits."""
 
 
-_row = msgspec.json.Decoder(tuple[str, int, int, int])
-
-
-class Packed(NamedTuple):
-    """One content in a pack: its digest, its member's byte range [offset, offset + length), its own size."""
-
-    sha: bytes
-    offset: int
-    length: int
-    size: int
+_decoder = msgspec.json.Decoder(tuple[str, int, int, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +39,7 @@ class Pack:
     sha: bytes
     body: bytearray
     index: int
-    contents: tuple[Packed, ...]
+    contents: tuple[Member, ...]
 
 
 class PackWriter:
@@ -53,7 +47,7 @@ class PackWriter:
 
     def __init__(self) -> None:
         self._body = bytearray()
-        self._contents: list[Packed] = []
+        self._contents: list[Member] = []
 
     def __len__(self) -> int:
         return len(self._body)
@@ -65,20 +59,18 @@ class PackWriter:
 
     def add(self, sha: bytes, member: bytes, size: int) -> None:
         """Append one content's gzip member; the caller has made sure that this content is not in it yet."""
-        self._contents.append(Packed(sha, len(self._body), len(member), size))
+        self._contents.append(Member(sha, size, Span(len(self._body), len(member))))
         self._body += member
 
     def finish(self) -> Pack:
         """Append the list and close; the writer must not be used again."""
         index = len(self._body)
-        rows = b"".join(
-            b'["%s",%d,%d,%d]\n' % (c.sha.hex().encode(), c.offset, c.length, c.size) for c in self._contents
-        )
+        rows = b"".join(map(_row, self._contents))
         self._body += gzipping.compress(rows)
         return Pack(hashlib.sha256(self._body).digest(), self._body, index, tuple(self._contents))
 
 
-def read_index(packed: bytes, index: int) -> list[Packed]:
+def read_index(packed: bytes, index: int) -> list[Member]:
     """
     The contents of a pack, from its bytes from offset `index` on.
 
@@ -90,15 +82,20 @@ def read_index(packed: bytes, index: int) -> list[Packed]:
     at = 0
     for row in _rows(packed):
         try:
-            sha, offset, length, size = _row.decode(row)
+            sha, offset, length, size = _decoder.decode(row)
             digest = bytes.fromhex(sha)
         except (*UNREADABLE, ValueError) as exc:
             raise FormatError(f"a pack's list holds a line that is none: {row[:80]!r}") from exc
         if len(digest) != 32 or offset < at or length < 18 or size < 0 or offset + length > index:
             raise FormatError(f"a pack's list names a place that cannot be: {row[:120]!r}")
         at = offset + length
-        contents.append(Packed(digest, offset, length, size))
+        contents.append(Member(digest, size, Span(offset, length)))
     return contents
+
+
+def _row(member: Member) -> bytes:
+    span = member.span or Span(0, 0)
+    return b'["%s",%d,%d,%d]\n' % (member.sha.hex().encode(), span.offset, span.length, member.size)
 
 
 def _rows(packed: bytes) -> Iterable[bytes]:

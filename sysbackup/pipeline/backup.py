@@ -8,31 +8,25 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from sysbackup import logs
-from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.rows import CatalogUnusable
-from sysbackup.catalog.schema import set_aside
 from sysbackup.config.sections import Config, Prices
-from sysbackup.disk.sorting import Sorter, spooling
-from sysbackup.errors import ConfigError, SysbackupError
+from sysbackup.contents.cache import content_store, forget_all
+from sysbackup.contents.cache_directory import exclusive
+from sysbackup.contents.naming import Naming, naming
+from sysbackup.disk.sorting import Sorter
+from sysbackup.errors import CatalogUnusable, ConfigError, SysbackupError
 from sysbackup.model import Clock, Problem, StoredObject
-from sysbackup.pipeline.cache_directory import bucket_identity, catalog_path, exclusive
-from sysbackup.pipeline.census import count_all, look_for_all
 from sysbackup.pipeline.ending import outlasting, tidied
-from sysbackup.pipeline.gathering import Gathering
-from sysbackup.pipeline.naming import Naming, naming
+from sysbackup.pipeline.gathering import gather, gather_again
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
-from sysbackup.pipeline.renewing import Doubt, Renewing
-from sysbackup.pipeline.sealing import host_seal
-from sysbackup.pipeline.sharing import Trust, learn_all, publish
-from sysbackup.pipeline.streaming import finished
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Summary, Tally
 from sysbackup.programs.running import Program, find_programs
 from sysbackup.store.accounting import Requests
@@ -99,9 +93,7 @@ async def back_up(
         except CatalogUnusable as exc:
             # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
             await store.check()
-            # Nothing is lost with it: what is stored is found again through the index, or by a conditional put.
-            with spooling(config.cache):
-                set_aside(catalog_path(config.cache), str(exc))
+            forget_all(config, str(exc))
             return await run()
 
 
@@ -118,42 +110,26 @@ async def _run(
 ) -> Summary:
     names = naming(config.content, clock.now())
     try:
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             stack.enter_context(logs.about(run=names.run))
             problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
             tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
             tally.rescan = rescan
             watch(tally)
             _log_start(names, bucket)
-            catalog = stack.enter_context(await _catalog(config))
+            contents = await stack.enter_async_context(content_store(config, store, bucket, names, tally, clock))
             spool = stack.enter_context(Sorter(config.cache))
-            doubt = Doubt(config.content.verify_shared)
-            identity = bucket_identity(config, bucket)
-            seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
-            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
-            await _learn(store, catalog, Trust(names.host, config.content.share, doubt.any, seal), tally)
+            run = RunContext(config, clock, names, tally, contents, spool, rescan)
+            await contents.learn()
             for problem in found.problems:
                 tally.problem(problem)
-            gathering = Gathering(config, store, clock, tally, catalog, spool, names, seal, rescan=rescan)
-            snapshots = await gathering.gather(found.pickers, found.snapshotters)
+            snapshots = await gather(run, found.pickers, found.snapshotters)
             tally.stage = "renewing locks"
-            renewing = Renewing(store, catalog, names, tally, doubt, config.run.uploads)
-            losses = await _renew_all(
-                renewing,
-                catalog,
-                partial(look_for_all, store, catalog, tally),
-                partial(_store_lost, gathering, spool, catalog, config),
-            )
+            await contents.promise(partial(_store_lost, run))
             tally.stage = "writing the manifest"
-            recorder = Recorder(spool, snapshots, tally, catalog, names, losses=losses)
-
-            async def write() -> StoredObject:
-                async with gathering.sending() as sender:
-                    await publish(sender, catalog, names, tally, seal)
-                    return await write_manifest(store, sender, recorder, names.lasting(clock.now()), tally)
-
-            stored = await outlasting(write(), tally)
-            tally.next_lock_end = await tidied(catalog, names)
+            recorder = Recorder(run, snapshots, _from_thread(tally.problem))
+            stored = await outlasting(_write(run, store, recorder), tally)
+            tally.next_lock_end = await tidied(run)
             requests = store.requests.since(before)
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
@@ -162,21 +138,21 @@ async def _run(
     return summary
 
 
-async def _catalog(config: Config) -> Catalog:
-    """The catalog, opened in a thread: every page of it is looked over."""
-    opening = asyncio.get_running_loop().run_in_executor(None, Catalog, catalog_path(config.cache))
-    try:
-        return await finished(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(lambda job: None if job.exception() else job.result().close())
-        raise
+async def _write(run: RunContext, store: ObjectStore, recorder: Recorder) -> StoredObject:
+    """Store the index and, last of all, the manifest."""
+    async with run.contents.keeping() as keeper:
+        await run.contents.publish(keeper)
+        return await write_manifest(run, store, keeper.sender, recorder)
 
 
-async def _learn(store: ObjectStore, catalog: Catalog, trust: Trust, tally: Tally) -> None:
-    """Bring the catalog up to date: with what others have published, and with what lies in the bucket."""
-    # The first request: finds out, too, whether the bucket is there and lets us in.
-    await learn_all(store, catalog, trust, tally.clock)
-    await count_all(store, catalog, tally)
+def _from_thread(note: Callable[[Problem], None]) -> Callable[[Problem], None]:
+    """The same to be called by a thread: it waits until the event loop, whose alone the tally is, has noted it."""
+    loop = asyncio.get_running_loop()
+
+    async def noted(problem: Problem) -> None:
+        note(problem)
+
+    return lambda problem: asyncio.run_coroutine_threadsafe(noted(problem), loop).result()
 
 
 def _log_start(names: Naming, bucket: str) -> None:
@@ -186,34 +162,12 @@ def _log_start(names: Naming, bucket: str) -> None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 
-async def _renew_all(
-    renewing: Renewing,
-    catalog: Catalog,
-    look_for_all: Callable[[str, int], Awaitable[None]],
-    store_lost: Callable[[], Awaitable[None]],
-) -> bool:
-    """
-    Renew what is due, and store again what that finds to be gone or false; returns whether anything was.
-
-    One object that must be there and is not raises doubts about all others.
-    """
-    losses = looked = False
-    while await renewing.see_to_all() or catalog.refuted:
-        losses = True
-        catalog.refuted = False
-        if renewing.missed and not looked:
-            looked = True
-            await look_for_all(renewing.missed_key, renewing.missed)
-        await store_lost()
-    return losses
-
-
-async def _store_lost(gathering: Gathering, spool: Sorter, catalog: Catalog, config: Config) -> None:
+async def _store_lost(run: RunContext) -> None:
     """Store the contents again that were relied on and are not stored any more."""
-    with Sorter(config.cache, memory=4 << 20) as gone:
+    with Sorter(run.config.cache, memory=4 << 20) as gone:
         # Set down first: the spool may not be read and added to at the same time.
-        await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(spool, catalog)))
-        await gathering.gather_again(path for path, _ in gone.sorted())
+        await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(run)))
+        await gather_again(run, (path for path, _ in gone.sorted()))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

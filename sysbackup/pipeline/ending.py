@@ -13,12 +13,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.rows import CatalogUnusable
-from sysbackup.catalog.schema import set_aside
-from sysbackup.errors import AccessDenied, BucketUnusable, SpoolError, StoreError, expected
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.streaming import finished
+from sysbackup.concurrency.waits import finished
+from sysbackup.contents.cache import forget_all
+from sysbackup.errors import AccessDenied, BucketUnusable, CatalogUnusable, SpoolError, StoreError, expected
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 
 log = structlog.get_logger()
@@ -69,21 +67,21 @@ async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
         return result
 
 
-async def tidied(catalog: Catalog, names: Naming) -> datetime | None:
+async def tidied(run: RunContext) -> datetime | None:
     """
-    When the next of all locks ends; what is of no use any more is gone from the catalog.
+    When the next of all locks ends; what is of no use any more is forgotten.
 
     The manifest is stored: whatever befalls the catalog now, the run has ended well.
     """
-    loop = asyncio.get_running_loop()
+    tidying = asyncio.get_running_loop().run_in_executor(None, run.contents.tidy, run.names.started)
     try:
-        await finished(loop.run_in_executor(None, catalog.tidy, names.started))
-        return await finished(loop.run_in_executor(None, catalog.next_lock_end, names.started))
+        return await finished(tidying)
     except asyncio.CancelledError:
         _outlived()
         return None
     except CatalogUnusable as exc:
-        await asyncio.to_thread(_set_aside_late, catalog, str(exc))
+        # Not left to the next run, which may step on nothing of the damage before its own end.
+        await asyncio.to_thread(_set_aside_late, run, str(exc))
         return None
     except SpoolError as exc:
         log.warning("catalog.untidy", reason=str(exc))
@@ -98,10 +96,9 @@ def _outlived() -> None:
     log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
 
 
-def _set_aside_late(catalog: Catalog, reason: str) -> None:
-    """Not left to the next run, which may step on nothing of the damage before its own end."""
-    catalog.close()
+def _set_aside_late(run: RunContext, reason: str) -> None:
+    run.contents.close()
     try:
-        set_aside(catalog.path, reason)
-    except OSError as exc:
-        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc.strerror}")
+        forget_all(run.config, reason)
+    except SpoolError as exc:
+        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc}")

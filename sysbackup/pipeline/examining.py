@@ -1,48 +1,22 @@
 """
-Examining: from paths to manifest entries and contents to store.
+Examining: paths are looked at, and what is found is kept.
 
 The work on files runs in threads, one job for a batch of paths: per-file
 hops between loop and thread would cost more than the files do.
 """
 
-import errno
-import hashlib
-import os
-import stat
 import threading
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sysbackup.catalog.known import Catalog, FileState
-from sysbackup.disk.sorting import Record, Sorter
-from sysbackup.files.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
-from sysbackup.files.nodes import node
+from sysbackup.contents.content_store import ContentStore
+from sysbackup.contents.keeping import Chosen
+from sysbackup.disk.sorting import Sorter
 from sysbackup.files.owners import Owners
-from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
-from sysbackup.formats import gzipping, manifest
-from sysbackup.model import Problem
-from sysbackup.pipeline.recording import spooled
-
-MIB = 1 << 20
-
-# Files up to this size are read into memory once; larger ones are read twice (design, section 2).
-IN_MEMORY = 32 * MIB
-# What one job reads before its results go on: enough for a batch of small files, little enough for the budget.
-ALLOWANCE = 8 * MIB
+from sysbackup.model import FileState
+from sysbackup.pipeline.looking import Found, Looker, hash_all
 
 _RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
-_SAMPLE = 64 << 10
-_SETTLED = 2_000_000_000  # ns
-
-# What a path gives that is renamed, removed or replaced under our hands, or whose directory is: a link where a file was
-# (ELOOP: O_NOFOLLOW) or none where one was (EINVAL: readlink(2)), a socket or a device (ENXIO, ENODEV: open(2)), what
-# was removed on an NFS server (ESTALE) or with its process (ESRCH: proc(5)).
-_MOVED = {
-    *(errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ESRCH),
-    *(errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV),
-}
 
 # Looking at files is short system calls one after another: two threads that do it at the same time hand the
 # interpreter's lock to and fro at each of them (measured: 5.7 s of processor for 117,000 unchanged files, 4.0 s with
@@ -51,366 +25,72 @@ _MOVED = {
 _PATIENCE = 0.05  # seconds
 
 
-class Small(NamedTuple):
-    """A content for a pack: its digest, its gzip member, its own size."""
+class Remembered:
+    """What the looker asks for, of the content store and of this run; `rescan`: every file is read."""
 
-    sha: bytes
-    member: bytes
-    size: int
+    def __init__(self, contents: ContentStore, *, rescan: bool) -> None:
+        self._contents = contents
+        self._rescan = rescan
+        self._recorded: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
+        """See `looking.Memory`."""
+        return {} if self._rescan else self._contents.unchanged(states)
+
+    def first_seen(self, path: bytes) -> bool:
+        """See `looking.Memory`."""
+        with self._lock:
+            if path in self._recorded:
+                return False
+            if len(self._recorded) >= _RECORDED_AT_MOST:
+                self._recorded.clear()
+            self._recorded.add(path)
+            return True
+
+    def not_recorded(self, path: bytes) -> None:
+        """See `looking.Memory`."""
+        with self._lock:
+            self._recorded.discard(path)
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A content to be stored alone: `body` is the content or, with `encoding` gzip, its gzip."""
-
-    sha: bytes
-    body: bytes
-    encoding: str | None
-    size: int
-
-
-@dataclass(slots=True)
 class Examined:
-    """
-    What one job found.
+    """What one job found, and what of it is to be stored. Entries of the manifest are in the spool already."""
 
-    `later` has the files that did not fit the job's allowance, with their
-    sizes, `large` the paths of files too large for memory, `vanished` those of
-    what was gone when it was to be read. Entries of the manifest are in the
-    spool already.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    small: list[Small] = field(default_factory=list)
-    whole: list[Whole] = field(default_factory=list)
-    later: list[tuple[bytes, int]] = field(default_factory=list)
-    large: list[bytes] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    vanished: list[bytes] = field(default_factory=list)
-    warned: list[tuple[bytes, str]] = field(default_factory=list)
-    states: list[FileState] = field(default_factory=list)
-    files: int = 0
-    bytes_read: int = 0
-    bytes_unchanged: int = 0
-    sockets: int = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes of the contents to store."""
-        return sum(len(s.member) for s in self.small) + sum(len(w.body) for w in self.whole)
-
-
-class _Read(NamedTuple):
-    """A file that was read, and yet to be hashed: `begun` (ns since 1970) is when its reading began."""
-
-    path: bytes
-    entry: manifest.File
-    reading: Reading
-    begun: int
+    found: Found
+    chosen: Chosen
 
 
 class Examiner:
-    """
-    The work of one job; one examiner serves all threads of a run.
-
-    `packed_below`: contents smaller than this many bytes go into packs.
-    `lock_timeout`: seconds that all files of one batch together wait for locks.
-    `stop`, once set, ends the waiting for locks. `rescan`: read every file,
-    whatever the catalog says of it.
-    """
+    """The work of one job; one examiner serves all threads of a run."""
 
     def __init__(
         self,
-        catalog: Catalog,
+        contents: ContentStore,
         spool: Sorter,
         owners: Owners,
-        packed_below: int,
         lock_timeout: float,
         stop: threading.Event,
         *,
         rescan: bool = False,
     ) -> None:
-        self._stop = stop
-        self._catalog = catalog
+        self._contents = contents
         self._spool = spool
-        self._owners = owners
-        self._packed_below = packed_below
-        self._lock_timeout = lock_timeout
-        self._rescan = rescan
+        self._looker = Looker(Remembered(contents, rescan=rescan), owners, lock_timeout, stop)
         self._turn = threading.Lock()
-        self._recorded: set[bytes] = set()
-        self._recorded_lock = threading.Lock()
 
     def examine(self, paths: Sequence[bytes], allowance: int) -> Examined:
         """Record what lies at the paths and read the files among it, about `allowance` bytes of them."""
-        out = Examined()
         turn = self._turn.acquire(timeout=_PATIENCE)
         try:
-            files = self._look_and_read(paths, allowance, out)
+            found = self._looker.look(paths, allowance)
         finally:
             if turn:
                 self._turn.release()
-        self._pack(self._digest(files, out), out)
-        if out.states:
-            self._catalog.remember(out.states)
-        self._spool.add_all(out.records)
-        out.records.clear()
-        return out
-
-    def _look_and_read(self, paths: Sequence[bytes], allowance: int, out: Examined) -> "list[_Read]":
-        """
-        Look at the paths, and read what is to be read.
-
-        An error may come from a directory that we hold open and that another one
-        has replaced since: such paths are looked up again from the root.
-        """
-        files: list[_Read] = []
-        for _ in range(TRIES):
-            missed: list[tuple[bytes, Exception]] = []
-            found: list[tuple[bytes, os.stat_result]] = []
-            with Folders() as folders:
-                for path in paths:
-                    try:
-                        self._look(folders, path, found, out)
-                    except OSError as exc:
-                        missed.append((path, exc))
-                    # always, and before any of them is closed
-                    self._record_folders(folders, path, out, missed)
-                    folders.trim()
-                left = allowance - sum(len(file.reading.content) for file in files)
-                files += self._read_all(folders, found, left, out, missed)
-            moved = [(path, exc) for path, exc in missed if not self._settle(path, exc, out)]
-            if not moved:
-                return files
-            paths = [path for path, _ in moved]
-        out.problems += [unreadable(path, exc) for path, exc in moved]
-        return files
-
-    def _settle(self, path: bytes, exc: Exception, out: Examined) -> bool:
-        """Note what an error means; False where another look may find more."""
-        if not moves(exc):
-            out.problems.append(unreadable(path, exc))
-        elif missing(path):
-            out.vanished.append(path)
-        else:
-            return False
-        return True
-
-    def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Examined) -> None:
-        """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
-        place = folders.find(path)
-        picked = True
-        for _ in range(LINKS_AT_MOST + 1):
-            for link in place.links:
-                self._record(link, link_status(link), out)
-            status = link_status(place)
-            kind = stat.S_IFMT(status.st_mode)
-            if kind == stat.S_IFREG:
-                found.append((place.path, status))
-                return
-            if kind == stat.S_IFSOCK:
-                out.sockets += picked
-                return
-            if kind == stat.S_IFLNK or picked:
-                self._record(place, status, out)
-            if kind != stat.S_IFLNK:
-                return
-            picked = False
-            try:
-                place = folders.target(place)
-                link_status(place)
-            except OSError:
-                return  # dangling, circular or closed to us: the link itself is recorded
-            if _made_up(place.path) and not _made_up(path):
-                return
-
-    def _record(self, place: Place, status: os.stat_result, out: Examined) -> None:
-        entry = node(place, status, self._owners, out.problems)
-        out.records.append((place.path, spooled(entry)))
-
-    def _record_folders(
-        self, folders: Folders, picked: bytes, out: Examined, missed: "list[tuple[bytes, Exception]]"
-    ) -> None:
-        for folder in folders.fresh():
-            if _made_up(folder.path) and not _made_up(picked):
-                continue
-            with self._recorded_lock:
-                if folder.path in self._recorded:
-                    continue
-                if len(self._recorded) >= _RECORDED_AT_MOST:
-                    self._recorded.clear()
-                self._recorded.add(folder.path)
-            try:
-                self._record(Place(folder, b""), os.fstat(folder.fd), out)
-            except OSError as exc:
-                with self._recorded_lock:
-                    self._recorded.discard(folder.path)
-                missed.append((folder.path, exc))
-
-    def _read_all(
-        self,
-        folders: Folders,
-        found: list[tuple[bytes, os.stat_result]],
-        left: int,
-        out: Examined,
-        missed: "list[tuple[bytes, Exception]]",
-    ) -> "list[_Read]":
-        """Read files, `left` bytes of them; `missed` is told of those that could not be."""
-        patience = Patience(self._lock_timeout, self._stop)
-        files = []
-        known = {} if self._rescan else self._catalog.unchanged([state_of(status) for _, status in found])
-        for path, status in found:
-            if (sha := known.get((status.st_dev, status.st_ino))) is not None:
-                try:
-                    self._reuse(folders, path, status, sha, out)
-                except OSError as exc:
-                    missed.append((path, exc))
-                continue
-            if status.st_size > IN_MEMORY:
-                out.large.append(path)
-                continue
-            if status.st_size > left:
-                out.later.append((path, status.st_size))
-                continue
-            left -= status.st_size
-            try:
-                files.append(self._read(folders, path, status, patience, out))
-            except TooLarge:
-                out.large.append(path)
-            except (OSError, Replaced) as exc:
-                missed.append((path, exc))
-        return files
-
-    def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Examined) -> None:
-        """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
-        folders.trim()
-        entry = node(folders.find(path), status, self._owners, out.problems)
-        assert isinstance(entry, manifest.File)
-        describe_file(entry, status, status.st_size, sha, ())
-        out.records.append((path, spooled(entry, unchanged=True)))
-        out.files += 1
-        out.bytes_unchanged += status.st_size
-
-    def _read(
-        self, folders: Folders, path: bytes, status: os.stat_result, patience: Patience, out: Examined
-    ) -> "_Read":
-        for attempt in range(1, TRIES + 1):
-            folders.trim()
-            place = folders.find(path)
-            begun = time.time_ns()
-            try:
-                fd = opened(place, status.st_dev, status.st_ino)
-            except Replaced:
-                # An editor saved it between our look and our opening: the file is the new one.
-                status = link_status(place)
-                if attempt == TRIES or not stat.S_ISREG(status.st_mode):
-                    raise
-                continue
-            try:
-                reading = read(fd, IN_MEMORY, patience)
-                entry = node(place, reading.status, self._owners, out.problems, fd)
-            finally:
-                os.close(fd)
-            assert isinstance(entry, manifest.File)
-            return _Read(path, entry, reading, begun)
-        raise AssertionError  # the last try returns or raises
-
-    def _digest(self, files: "list[_Read]", out: Examined) -> dict[bytes, bytes]:
-        """Finish the entries of files that were read; returns their contents by hash, each once."""
-        contents = {}
-        for path, entry, reading, begun in files:
-            sha = hashlib.sha256(reading.content).digest()
-            describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
-            out.records.append((path, spooled(entry)))
-            out.files += 1
-            out.bytes_read += len(reading.content)
-            out.warned += [(path, warning) for warning in reading.warnings]
-            # A size that is not what it holds (proc(5), some of FUSE) says nothing the next time either.
-            sized = len(reading.content) == reading.status.st_size
-            if sized and not reading.warnings and settled(reading.status, begun):
-                out.states.append(state_of(reading.status, sha))
-            if reading.content:
-                contents[sha] = reading.content
-        files.clear()
-        return contents
-
-    def _pack(self, contents: dict[bytes, bytes], out: Examined) -> None:
-        """Compress what is not stored yet; each content is let go of as soon as that is done."""
-        mine = self._catalog.claim(contents)
-        for sha in [*contents]:
-            content = contents.pop(sha)
-            if sha not in mine:
-                continue
-            if len(content) < self._packed_below:
-                out.small.append(Small(sha, gzipping.member(content), len(content)))
-                continue
-            packed = gzipping.compress(content) if worth_gzip(content) else content
-            if gzipping.pays(len(content), len(packed)):
-                out.whole.append(Whole(sha, packed, "gzip", len(content)))
-            else:
-                out.whole.append(Whole(sha, content, None, len(content)))
-
-
-def _made_up(path: bytes) -> bool:
-    """
-    Whether the kernel makes a path up as it goes (proc(5), sysfs(5)).
-
-    Links lead there from real trees, /etc/mtab to /proc/self/mounts on every
-    machine: what they lead to belongs to this process and moment. It is followed
-    only where a picker names it.
-    """
-    return path.startswith((b"/proc/", b"/sys/")) or path in (b"/proc", b"/sys")
-
-
-def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:
-    """What the catalog remembers of a file."""
-    return FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha)
-
-
-def settled(status: os.stat_result, begun: int) -> bool:
-    """
-    Whether a file read at `begun` (ns since 1970) had been left alone for 2 s (design, rule 7).
-
-    A write in the same tick of the file system's clock as the reading would
-    leave no trace: such a file is read again next time.
-    """
-    return begun - status.st_ctime_ns >= _SETTLED
-
-
-def describe_file(entry: manifest.File, status: os.stat_result, size: int, sha: bytes, warnings: Sequence[str]) -> None:
-    """Fill in what was learnt by reading the file."""
-    entry.size = size
-    entry.sha = sha.hex()
-    if status.st_nlink > 1:
-        entry.link = f"{status.st_dev:x}:{status.st_ino:x}"
-    if warnings:
-        entry.warnings = list(warnings)
-
-
-def worth_gzip(content: bytes) -> bool:
-    """Whether samples of a larger content compress: not even tried on what is compressed already."""
-    if len(content) <= 4 * _SAMPLE:
-        return True
-    step = (len(content) - _SAMPLE) // 3
-    samples = b"".join(content[at : at + _SAMPLE] for at in range(0, len(content) - _SAMPLE + 1, step))
-    return gzipping.pays(len(samples), len(gzipping.compress(samples)))
-
-
-def moves(exc: Exception) -> bool:
-    """Whether an error may come of something that was moved, removed or replaced while it was looked at or opened."""
-    return isinstance(exc, Replaced) or (isinstance(exc, OSError) and exc.errno in _MOVED)
-
-
-def unreadable(path: bytes, exc: Exception) -> Problem:
-    """The problem of a path that is there and could not be examined or read."""
-    if isinstance(exc, OSError):
-        if exc.errno == errno.ENOENT:
-            return Problem("file.unreadable", path, "it was there at one look and gone at the next, each time")
-        if exc.errno in (errno.EACCES, errno.EPERM):
-            return Problem(
-                "file.denied",
-                path,
-                "no permission to read it; run sysbackup as root or with CAP_DAC_READ_SEARCH",
-            )
-        return Problem("file.unreadable", path, exc.strerror or str(exc))
-    return Problem("file.unreadable", path, str(exc))
+        hash_all(found)
+        chosen = self._contents.choose(found.contents)
+        self._contents.remember(found.states)
+        self._spool.add_all(found.records)
+        found.records.clear()
+        return Examined(found, chosen)

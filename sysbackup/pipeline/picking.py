@@ -1,5 +1,7 @@
 """Picking: pickers run, and the paths they print go on in batches."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,6 +9,7 @@ import structlog
 
 from sysbackup.concurrency.channel import Channel
 from sysbackup.model import Problem, shown
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.picker_output import Records, path_problem
 from sysbackup.programs.running import Program, running
@@ -15,6 +18,8 @@ log = structlog.get_logger()
 
 # Paths in one job: a hop between loop and thread costs as much as examining two small files.
 BATCH = 128
+# Pickers at work at the same time: each costs a process and pipes, and they all read the same disks.
+_AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -44,6 +49,20 @@ class Batch(NamedTuple):
 
     paths: list[bytes]
     picked: Picked | None = None
+
+
+async def pick_all(run: RunContext, pickers: Sequence[Program], paths: Channel[Batch], picked: list[Picked]) -> None:
+    """Run the pickers, some at a time, and close the channel behind the last; `picked` gets what came of each."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(program: Program) -> None:
+        async with turns:
+            picked.append(await pick(program, paths, run.tally, run.config.run.picker_idle_limit))
+
+    async with asyncio.TaskGroup() as group:
+        for program in pickers:
+            group.create_task(in_turn(program))
+    await paths.close()
 
 
 async def pick(program: Program, paths: Channel[Batch], tally: Tally, idle_limit: float) -> Picked:

@@ -10,20 +10,19 @@ oldest is believed (`recovery.stored_runs`), so nobody may know the key before.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
 
 from sysbackup import __version__
-from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.rows import damaged
-from sysbackup.disk.sorting import Record, Sorter
-from sysbackup.errors import StoreError
+from sysbackup.contents.shipping import Pieces, Sender
+from sysbackup.disk.sorting import Record
+from sysbackup.errors import CatalogUnusable, StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, StoredObject, full_name, shown
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.shipping import Pieces, Sender
+from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import ObjectStore, Version
 
@@ -33,40 +32,24 @@ _BATCH = 500
 # watches for that, and is quick, can spoil each of them on stores that count a version from its end.
 _NAMES = 3
 
-_UNCHANGED, _SEEN = b"u", b"-"
-
-
-def spooled(entry: manifest.FileNode, *, unchanged: bool = False) -> bytes:
-    """An entry as the spool holds it until the manifest is written; `unchanged` files were not opened."""
-    return (_UNCHANGED if unchanged else _SEEN) + manifest.encode(entry)
-
 
 class Recorder:
     """
-    Makes the manifest, under one name or, once more, under another.
+    Makes the manifest, under one name or, once more, under another; in a thread.
 
     `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
     complete when its last piece was made: a path that was examined twice counts once.
-    `losses`: contents turned out to be gone, and some files could perhaps not be
-    read again; without, `CatalogUnusable` where a content is not to be found.
+    `note` is told, on the event loop, of files whose contents turned out to be gone and
+    that could not be read again. `CatalogUnusable` where a content is not to be
+    found although none was lost.
     """
 
     def __init__(
-        self,
-        spool: Sorter,
-        snapshots: Sequence[manifest.Snapshot],
-        tally: Tally,
-        catalog: Catalog,
-        naming: Naming,
-        *,
-        losses: bool = False,
+        self, run: RunContext, snapshots: Sequence[manifest.Snapshot], note: Callable[[Problem], None]
     ) -> None:
-        self._losses = losses
-        self._spool = spool
+        self._run = run
         self._snapshots = snapshots
-        self._tally = tally
-        self._catalog = catalog
-        self._naming = naming
+        self._note = note
         self._begun = 0
         self.counts: Counter[str] = Counter()
         self.bytes = 0
@@ -84,10 +67,10 @@ class Recorder:
         writer = manifest.ManifestWriter()
         for line in self._lines(run):
             yield writer.add(line)
-        yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._tally.problems))
+        yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._run.tally.problems))
 
     def _lines(self, run: str) -> Iterator[bytes]:
-        names = self._naming
+        names = self._run.names
         yield manifest.encode(
             manifest.RunHeader(
                 format=manifest.FORMAT,
@@ -99,33 +82,33 @@ class Recorder:
                 tool=f"sysbackup {__version__}",
             )
         )
-        latest = _latest(self._spool.sorted())
-        while some := list(islice(latest, _BATCH)):
+        freshest = latest(self._run.spool.sorted())
+        while some := list(islice(freshest, _BATCH)):
             yield from self._placed(some)
         for snapshot in sorted(self._snapshots, key=lambda s: s.name):
             self._count(snapshot, snapshot.size)
             yield manifest.encode(snapshot)
-        yield from self._tally.problem_lines()
+        yield from self._run.tally.problem_lines()
 
     def _placed(self, some: Sequence[Record]) -> Iterator[bytes]:
         """The entries of these records, files with the places of their contents."""
-        entries = [manifest.decode(value[1:]) for _, value in some]
-        self.unchanged += sum(value.startswith(_UNCHANGED) for _, value in some)
+        entries = [entry_in(record) for record in some]
+        self.unchanged += sum(map(is_unchanged, some))
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = self._catalog.locate((bytes.fromhex(file.sha) for file in files), promised=True)
+        places = self._run.contents.find((bytes.fromhex(file.sha) for file in files), promised=True)
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
             if place is not None:
                 file.place(place)
                 continue
-            if not self._losses and not self._catalog.unfulfilled:
-                raise damaged("contents")
+            if not self._run.contents.gaps:
+                raise CatalogUnusable("it does not know a content any more that it knew when this run began")
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
             entries.remove(file)
             if missing(file.path_bytes):
                 continue  # it went meanwhile, which the second look has noted: no loss of this backup's
             if self._begun == 1:
-                self._tally.problem(
+                self._note(
                     Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
                 )
         for entry in entries:
@@ -137,30 +120,17 @@ class Recorder:
         self.bytes += size
 
 
-def lost(spool: Sorter, catalog: Catalog) -> Iterator[bytes]:
+def lost(run: RunContext) -> Iterator[bytes]:
     """The paths of those files whose contents are stored nowhere (any more), or where they are not to stay."""
-    latest = _latest(spool.sorted())
-    while some := list(islice(latest, _BATCH)):
-        entries = [manifest.decode(value[1:]) for _, value in some]
+    freshest = latest(run.spool.sorted())
+    while some := list(islice(freshest, _BATCH)):
+        entries = map(entry_in, some)
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = catalog.locate((bytes.fromhex(file.sha) for file in files), leaving=False)
+        places = run.contents.find((bytes.fromhex(file.sha) for file in files), staying=True)
         yield from (file.path_bytes for file in files if bytes.fromhex(file.sha) not in places)
 
 
-def _latest(records: Iterable[Record]) -> Iterator[Record]:
-    """Of records with one key the one that was added last: the freshest look at that path."""
-    held: Record | None = None
-    for record in records:
-        if held is not None and held[0] != record[0]:
-            yield held
-        held = record
-    if held is not None:
-        yield held
-
-
-async def write_manifest(
-    store: ObjectStore, sender: Sender, recorder: Recorder, naming: Naming, tally: Tally
-) -> StoredObject:
+async def write_manifest(run: RunContext, store: ObjectStore, sender: Sender, recorder: Recorder) -> StoredObject:
     """
     Store the manifest, locked until the promise, under a full name that nobody knew: `tally.run` from then on.
 
@@ -169,23 +139,24 @@ async def write_manifest(
     that. `StoreError` where this goes on. A cancellation before that look has ended
     ends the look alone.
     """
+    names, tally = run.names.lasting(run.clock.now()), run.tally
     for _ in range(_NAMES):
-        run = full_name(naming.run)
-        key = keys.manifest_key(naming.host, run)
-        tally.sending_as = run
-        stored = await sender.send(key, naming.promise, Pieces(recorder.pieces(run)), length=None, once=True)
-        tally.run = run
+        name = full_name(names.run)
+        key = keys.manifest_key(names.host, name)
+        tally.sending_as = name
+        stored = await sender.send(key, names.promise, Pieces(recorder.pieces(name)), length=None, once=True)
+        tally.run = name
         # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
-        if naming.promised is None or stored.version is None:
+        if names.promised is None or stored.version is None:
             return stored
         there = await _looked(store, key, tally)
         if there is None or (older := _before(there, stored)) is None:
             return stored
-        tally.run, tally.sending_as = naming.run, None
+        tally.run, tally.sending_as = names.run, None
         tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
     raise StoreError(
         f"the manifest was stored {_NAMES} times under names that were to be secret, and each time something else stood"
-        f" under its key before: somebody who may write to the bucket watches this run {naming.run} and writes"
+        f" under its key before: somebody who may write to the bucket watches this run {names.run} and writes"
         " manifests in its name. Everything is stored and locked, but no manifest can be told from a false one. Take"
         " the right to write from whoever does that, then run again"
     )

@@ -10,21 +10,19 @@ far, and the manifest keeps the full text.
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 import structlog
 from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
+from sysbackup.contents.shipping import Refused, Sender
 from sysbackup.disk.sorting import spooling
 from sysbackup.formats import keys, manifest
-from sysbackup.model import Clock, Problem, shown
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.shipping import Refused, Sender
+from sysbackup.model import Problem, shown
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.running import Program, Running, running
 from sysbackup.store.port import Body
@@ -154,78 +152,84 @@ class _Data:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshotting:
+async def snapshot_all(
+    run: RunContext, sender: Sender, programs: Sequence[Program], taken: list[manifest.Snapshot]
+) -> None:
+    """Run the snapshotters, `snapshots_at_once` of them; `taken` gets what those gave that ended well."""
+    turns = asyncio.Semaphore(run.config.run.snapshots_at_once)
+
+    async def in_turn(program: Program) -> None:
+        async with turns:
+            snapshot = await take(run, sender, program)
+            if snapshot is not None:
+                taken.append(snapshot)
+
+    async with asyncio.TaskGroup() as group:
+        for program in programs:
+            group.create_task(in_turn(program))
+
+
+async def take(run: RunContext, sender: Sender, program: Program) -> manifest.Snapshot | None:
     """
-    Takes snapshots.
+    Run one snapshotter; None, and a problem noted, where it failed: then nothing of it is stored.
 
-    `spool_directory` takes up to `spool_limit` bytes of each, in unnamed files.
+    The cache directory takes up to `spool_limit` bytes of it, in an unnamed file.
     """
+    started = run.clock.now()
+    said = _Said()
+    async with (
+        AsyncExitStack() as stack,
+        running(program, idle_limit=run.config.run.snapshot_idle_limit, with_data=True) as snapshotter,
+        asyncio.TaskGroup() as group,
+    ):
+        # Not opened through aiofiles: a cancellation while its thread opens the file would lose sight of it.
+        with spooling(run.config.cache):
+            raw = stack.enter_context(tempfile.TemporaryFile(dir=run.config.cache))  # noqa: SIM115  # just that
+        file = wrap(raw)
+        listening = group.create_task(said.listen(snapshotter))
+        try:
+            data, length = await _spooled(run, snapshotter, file)
+            if length is not None:
+                await listening
+                await data.approve()
+            stored = await sender.send(
+                keys.snapshot_key(run.names.host, run.names.run, program.name),
+                run.names.lasting(run.clock.now()).promise,
+                data,
+                length=length,
+                metadata=said.metadata(),
+            )
+        except Refused as refused:
+            run.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
+            return None
+    description, restore = said.understood()
+    run.tally.stored(stored, contents=0, plain=data.size)
+    run.tally.snapshots += 1
+    log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
+    return manifest.Snapshot(
+        name=shown(program.name),
+        key=stored.key,
+        version=stored.version,
+        size=data.size,
+        sha=data.sha.hex(),
+        description=description,
+        restore=restore,
+        started=started,
+        finished=run.clock.now(),
+    )
 
-    sender: Sender
-    tally: Tally
-    naming: Naming
-    clock: Clock
-    spool_directory: Path
-    spool_limit: int
-    idle_limit: float
 
-    async def take(self, program: Program) -> manifest.Snapshot | None:
-        """Run one snapshotter; None, and a problem noted, where it failed: then nothing of it is stored."""
-        started = self.clock.now()
-        said = _Said()
-        async with (
-            AsyncExitStack() as stack,
-            running(program, idle_limit=self.idle_limit, with_data=True) as snapshotter,
-            asyncio.TaskGroup() as group,
-        ):
-            # Not opened through aiofiles: a cancellation while its thread opens the file would lose sight of it.
-            with spooling(self.spool_directory):
-                raw = stack.enter_context(tempfile.TemporaryFile(dir=self.spool_directory))  # noqa: SIM115  # just that
-            file = wrap(raw)
-            listening = group.create_task(said.listen(snapshotter))
-            try:
-                data, length = await self._spooled(snapshotter, file)
-                if length is not None:
-                    await listening
-                    await data.approve()
-                stored = await self.sender.send(
-                    keys.snapshot_key(self.naming.host, self.naming.run, program.name),
-                    self.naming.lasting(self.clock.now()).promise,
-                    data,
-                    length=length,
-                    metadata=said.metadata(),
-                )
-            except Refused as refused:
-                self.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
-                return None
-        description, restore = said.understood()
-        self.tally.stored(stored, contents=0, plain=data.size)
-        self.tally.snapshots += 1
-        log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
-        return manifest.Snapshot(
-            name=shown(program.name),
-            key=stored.key,
-            version=stored.version,
-            size=data.size,
-            sha=data.sha.hex(),
-            description=description,
-            restore=restore,
-            started=started,
-            finished=self.clock.now(),
-        )
-
-    async def _spooled(self, snapshotter: Running, file: AsyncBufferedReader) -> tuple[_Data, int | None]:
-        """What the program wrote, and its length if that was all of it."""
-        size = 0
-        chunks = snapshotter.data()
-        with spooling(self.spool_directory):
-            async for chunk in chunks:
-                await file.write(chunk)
-                size += len(chunk)
-                self.tally.bytes_snapshots += len(chunk)
-                if size > self.spool_limit:
-                    await file.seek(0)
-                    return _Data(file, snapshotter, size, chunks, self.tally), None
-            await file.seek(0)
-        return _Data(file, snapshotter, size, None, self.tally), size
+async def _spooled(run: RunContext, snapshotter: Running, file: AsyncBufferedReader) -> tuple[_Data, int | None]:
+    """What the program wrote, and its length if that was all of it."""
+    size = 0
+    chunks = snapshotter.data()
+    with spooling(run.config.cache):
+        async for chunk in chunks:
+            await file.write(chunk)
+            size += len(chunk)
+            run.tally.bytes_snapshots += len(chunk)
+            if size > run.config.run.spool_limit:
+                await file.seek(0)
+                return _Data(file, snapshotter, size, chunks, run.tally), None
+        await file.seek(0)
+    return _Data(file, snapshotter, size, None, run.tally), size

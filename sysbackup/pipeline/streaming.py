@@ -10,52 +10,47 @@ hash.
 import asyncio
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
-from sysbackup.catalog.known import Catalog
-from sysbackup.disk.sorting import Sorter
+from sysbackup.concurrency.channel import Channel
+from sysbackup.concurrency.waits import finished
+from sysbackup.contents.keeping import Keeper
+from sysbackup.contents.shipping import Refused, Source
 from sysbackup.files import reading
 from sysbackup.files.folders import Folders, missing
 from sysbackup.files.large import LargeFile
 from sysbackup.files.nodes import node
-from sysbackup.files.owners import Owners
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Clock, Location, Problem, StoredObject
-from sysbackup.pipeline.examining import describe_file, moves, settled, state_of, unreadable
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.recording import spooled
-from sysbackup.pipeline.shipping import Refused, Sender
-from sysbackup.pipeline.tally import Tally
+from sysbackup.formats.encodings import Encoding
+from sysbackup.model import Location, Problem
+from sysbackup.pipeline.entries import spooled
+from sysbackup.pipeline.looking import describe_file, moves, settled, state_of, unreadable
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.store.port import Body
 
 T = TypeVar("T")
 
+# Large files stored at the same time: two keep both disk and network busy without holding parts of many.
+_STREAMS = 2
 # What one thread job hashes: between two of them a run can be cancelled.
 _SLICE = 64 << 20
 
 
-async def finished(job: "asyncio.Future[T]", stop: threading.Event | None = None) -> T:
-    """
-    What a thread's job returns; a cancellation waits for its end first.
+async def stream_all(run: RunContext, keeper: Keeper, pool: Executor, large: Channel[bytes]) -> None:
+    """Store the files at these paths, and put their entries into the spool."""
+    streamer = _Streamer(run, keeper, pool)
 
-    What the job works on, a descriptor above all, may be closed after this.
-    `stop` is set by a cancellation, for the job to end what waiting it does.
-    """
-    try:
-        return await asyncio.shield(job)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop.set()
-        # An error of its own is of no interest any more; asyncio would log that nobody has looked at it.
-        job.add_done_callback(lambda job: job.cancelled() or job.exception())
-        await asyncio.wait([job])
-        raise
+    async def stream() -> None:
+        async for path in large:
+            await streamer.store(path)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_STREAMS):
+            group.create_task(stream())
 
 
 class _Twice:
@@ -79,39 +74,13 @@ class _Twice:
             raise Refused
 
 
-class Streamer:
-    """
-    Stores large files one call at a time; calls may overlap.
+class _Streamer:
+    """Stores large files one call at a time; calls may overlap."""
 
-    Equal contents that meet in one run are stored once: the second waits for
-    the first.
-    """
-
-    def __init__(
-        self,
-        sender: Sender,
-        catalog: Catalog,
-        spool: Sorter,
-        owners: Owners,
-        tally: Tally,
-        pool: Executor,
-        naming: Naming,
-        lock_timeout: float,
-        *,
-        clock: Clock,
-        stop: threading.Event,
-    ) -> None:
-        self._sender = sender
-        self._catalog = catalog
-        self._spool = spool
-        self._owners = owners
-        self._tally = tally
+    def __init__(self, run: RunContext, keeper: Keeper, pool: Executor) -> None:
+        self._run = run
+        self._keeper = keeper
         self._pool = pool
-        self._naming = naming
-        self._clock = clock
-        self._lock_timeout = lock_timeout
-        self._stop = stop
-        self._under_way: dict[bytes, asyncio.Event] = {}
 
     async def store(self, path: bytes) -> None:
         """Store one file's content and put its entry into the spool, or note why not."""
@@ -122,27 +91,27 @@ class Streamer:
                     return
             except (OSError, reading.Replaced) as exc:
                 if moves(exc) and await self._in_thread(lambda: missing(path)):
-                    self._tally.vanished(path)
+                    self._run.tally.vanished(path)
                     return
                 if last or not moves(exc):
-                    self._tally.problem(unreadable(path, exc))
+                    self._run.tally.problem(unreadable(path, exc))
                     return
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._stop)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._run.stop)
 
     async def _try(self, path: bytes, *, last: bool) -> bool:
         async with AsyncExitStack() as stack:
             folders = stack.enter_context(Folders())
             place = folders.find(path)
-            patience = reading.Patience(self._lock_timeout, self._stop)
+            patience = reading.Patience(self._run.config.content.lock_timeout, self._run.stop)
             # registered before it is opened: a cancellation meanwhile must not lose descriptor and lock
             file = stack.enter_context(LargeFile())
             await self._in_thread(lambda: file.open(place, patience))
-            self._tally.reading(path)
+            self._run.tally.reading(path)
             begun = time.time_ns()
             # Each of the two readings counts for half.
-            dealt_with = stack.enter_context(self._tally.under_way())
+            dealt_with = stack.enter_context(self._run.tally.under_way())
             while await self._in_thread(lambda: file.hash_on(_SLICE)):
                 dealt_with(file.position // 2)
             stored = file.size == 0 or await self._store_once(file, dealt_with)
@@ -150,66 +119,43 @@ class Streamer:
                 return False
             at = None if stored else await self._store_moving(path, file)
             shortfalls: list[Problem] = []
-            entry = node(place, os.fstat(file.fd), self._owners, shortfalls, file.fd)
+            entry = node(place, os.fstat(file.fd), self._run.owners, shortfalls, file.fd)
             for shortfall in shortfalls:
-                self._tally.problem(shortfall)
+                self._run.tally.problem(shortfall)
             assert isinstance(entry, manifest.File)
             warnings = [] if file.locked else [reading.UNLOCKED]
             warnings += [] if file.steady and at is None else [reading.CHANGED]
             describe_file(entry, file.before, file.size, file.sha, warnings)
             if at is not None:
                 entry.place(at)
-            await self._in_thread(lambda: self._spool.add(path, spooled(entry)))
+            await self._in_thread(lambda: self._run.spool.add(*spooled(path, entry)))
             if not warnings and at is None and settled(file.before, begun):
-                await self._in_thread(lambda: self._catalog.remember([state_of(file.before, file.sha)]))
+                await self._in_thread(lambda: self._run.contents.remember([state_of(file.before, file.sha)]))
             dealt_with(0)  # before: who looks on from another thread must not see it twice
-            self._tally.files += 1
-            self._tally.bytes_read += file.size
-            self._tally.warned(path, warnings)
+            self._run.tally.files += 1
+            self._run.tally.bytes_read += file.size
+            self._run.tally.warned(path, warnings)
             return True
 
     async def _store_once(self, file: LargeFile, dealt_with: Callable[[int], None]) -> bool:
         """Store the content under its hash unless it is there; False where it changed under our hands."""
-        while not self._catalog.claim([file.sha]):
-            other = self._under_way.get(file.sha)
-            if other is None:
-                return True
-            await other.wait()
-        done = self._under_way[file.sha] = asyncio.Event()
-        try:
-            compress = await self._in_thread(file.compresses)
-            file.begin_again(compress=compress)
-            encoding = "gzip" if compress else None
-            stored = await self._sender.send(
-                keys.content_key(file.sha),
-                self._naming.contents,
-                _Twice(file, self._pool, dealt_with),
-                length=file.size,
-                metadata={keys.ENCODING: encoding} if encoding else {},
-                once=True,
-            )
-        except Refused:
-            self._catalog.release(file.sha)
-            return False
-        except BaseException:
-            self._catalog.release(file.sha)
-            raise
-        else:
-            await self._in_thread(lambda: self._catalog.confirm(stored, encoding, [Packed(file.sha, 0, 0, file.size)]))
-            self._tally.stored(stored, plain=file.size)
-            return True
-        finally:
-            del self._under_way[file.sha]
-            done.set()
+
+        async def begin() -> tuple[Encoding, Source]:
+            encoding = await self._in_thread(file.encoding)
+            file.begin_again(encoding)
+            return encoding, _Twice(file, self._pool, dealt_with)
+
+        return await self._keeper.keep_stream(file.sha, file.size, begin)
 
     async def _store_moving(self, path: bytes, file: LargeFile) -> Location:
         """Store the file as it comes, in one reading, under this run's own key for it."""
         moving = _Once(file, self._pool)
-        key = keys.moving_file_key(self._naming.host, self._naming.run, path)
-        lock = self._naming.lasting(self._clock.now()).promise
-        stored: StoredObject = await self._sender.send(key, lock, moving, length=None)
+        names = self._run.names
+        key = keys.moving_file_key(names.host, names.run, path)
+        lock = names.lasting(self._run.clock.now()).promise
+        stored = await self._keeper.sender.send(key, lock, moving, length=None)
         file.sha, file.size = moving.sha, moving.size
-        self._tally.stored(stored, plain=file.size)
+        self._run.tally.stored(stored, plain=file.size)
         return Location(stored.key, stored.version)
 
 

@@ -66,7 +66,6 @@ class Tally:
     bytes_snapshots: int = 0
     bytes_fresh: int = 0
     renewed: int = 0
-    repacked: int = 0
     contents: int = 0
     objects: int = 0
     sending: int = 0

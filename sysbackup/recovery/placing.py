@@ -1,18 +1,17 @@
 """Verified contents become files: all paths that want a content, hard links included."""
 
-import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
 from sysbackup.concurrency.flag import Flag
+from sysbackup.contents.reading_back import read_back
 from sysbackup.errors import FormatError
 from sysbackup.files.dressing import Dresser
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
-from sysbackup.formats import gzipping
+from sysbackup.formats import encodings
 from sysbackup.formats.manifest import File
 from sysbackup.recovery.planning import Fetch, Wanted, file_of
 from sysbackup.recovery.present import Present
@@ -20,7 +19,6 @@ from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
-DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
 
 
 class Source(Protocol):
@@ -70,10 +68,11 @@ class Placer:
         for number, wanted in enumerate(fetch.contents):
             if self._stop.is_set():
                 break
-            begin = 0 if wanted.offset is None else wanted.offset - fetch.start
-            packed = view if wanted.length is None else view[begin : begin + wanted.length]
+            span = wanted.span
+            encoded = view if span is None else view[span.offset - fetch.start : span.end - fetch.start]
+            encoding = encodings.named(wanted.encoding)
             try:
-                content = _Held(_unpacked(packed, wanted))
+                content = _Held(read_back(encoded, wanted.sha, wanted.size, encoding, alone=span is None))
             except FormatError as exc:
                 damaged[number] = str(exc)
                 continue
@@ -181,21 +180,3 @@ class _Held:
 def where(fetch: Fetch) -> str:
     """The object that a fetch reads, for people."""
     return f"object {fetch.key}, version {fetch.version}"
-
-
-def _unpacked(packed: memoryview, wanted: Wanted) -> bytes:
-    """The content, proven to be what was backed up: gzip or not as the manifest says, or else as the bytes do."""
-    try:
-        return _read_as(packed, wanted, gzip=wanted.gzip)
-    except FormatError:
-        if wanted.offset is None:
-            with suppress(FormatError):
-                return _read_as(packed, wanted, gzip=not wanted.gzip)
-        raise
-
-
-def _read_as(packed: memoryview, wanted: Wanted, *, gzip: bool) -> bytes:
-    content = gzipping.inflate(packed, wanted.size) if gzip else bytes(packed[: wanted.size + 1])
-    if len(content) != wanted.size or hashlib.sha256(content).digest() != wanted.sha:
-        raise FormatError(DIFFERS)
-    return content

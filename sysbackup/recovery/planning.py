@@ -20,9 +20,9 @@ from msgspec import UNSET
 from sysbackup.config.sections import MIB
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import FormatError
-from sysbackup.formats import gzipping, keys, manifest
+from sysbackup.formats import encodings, keys, manifest, pack
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
-from sysbackup.model import brief
+from sysbackup.model import Span, brief
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
 
@@ -36,8 +36,9 @@ _ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attribute
 _LINKED = 32 * MIB  # bytes of their entries at most: memory is not for the manifest to spend
 _LINKS = 65_536  # paths of one inode that stay together (ext4 and btrfs allow fewer)
 
-# offset + 1 (0: the whole object), length, digest, size, gzip, digest of the link's id (zero: none)
-_TAIL = struct.Struct(">QQ32sQ?16s")
+# where in the object, see `_spot`; digest, size, number of the encoding, digest of the link's id (zero: none)
+_TAIL = struct.Struct(">QQ32sQB16s")
+_ENCODINGS = tuple(encodings.ENCODINGS)
 _NO_LINK = bytes(16)
 _NO_PLACE = b"\0"  # no key, no version: an empty file
 
@@ -49,23 +50,22 @@ class Wanted:
     """
     One content and who wants it.
 
-    `offset` and `length` are of its bytes in the object; None: all of it.
+    `span` is where its bytes are in the object; None: it is all of it. `encoding` names
+    what the manifest says of them; of an object of its own they may be another.
     `groups` holds for each file to be made its encoded entries: more than one
-    where they are hard links to one inode. `gzip` is what the manifest says of
-    the bytes; of an object of its own (no `offset`) they may be either.
+    where they are hard links to one inode.
     """
 
     sha: bytes
     size: int
-    gzip: bool
-    offset: int | None
-    length: int | None
+    encoding: str | None
+    span: Span | None
     groups: list[list[bytes]] = field(default_factory=list)
 
     @property
     def stored_most(self) -> int:
         """The most bytes that this content can take in its object."""
-        return gzipping.largest(self.size) if self.length is None else self.length
+        return encodings.largest(self.size) if self.span is None else self.span.length
 
 
 @dataclass(slots=True)
@@ -100,10 +100,10 @@ class Fetch:
         """A read of some of its contents, no longer than it must be; what it may cost is not more."""
         said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
         fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
-        ends = [(w.offset, w.offset + w.length) for w in contents if w.offset is not None and w.length is not None]
-        if ends and self.length is not None:
-            fetch.start = min(begin for begin, _ in ends)
-            fetch.length = max(end for _, end in ends) - fetch.start
+        spans = [wanted.span for wanted in contents if wanted.span is not None]
+        if spans and self.length is not None:
+            fetch.start = min(span.offset for span in spans)
+            fetch.length = max(span.end for span in spans) - fetch.start
         return fetch
 
 
@@ -201,30 +201,40 @@ def _key(entry: File) -> bytes:
     if at is None:
         if entry.size:
             raise FormatError(f"{entry.size} bytes, but no object that holds them")
-        head, offset, length, gzip, sha = _NO_PLACE, 0, 0, False, hashlib.sha256().digest()
+        head, span, encoding, sha = _NO_PLACE, None, encodings.PLAIN.name, hashlib.sha256().digest()
     else:
-        offset, length = _range(at.offset, at.length, entry.size)
-        gzip = offset > 0 or at.encoding == "gzip"
+        span = at.span
+        if span is not None:
+            _check(span, entry.size)
         sha = _digest(entry.sha)
-        if not keys.possible(at.key, at.version) or at.encoding not in (None, "gzip"):
-            version, encoding = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
-            raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {encoding!r}")
+        if not keys.possible(at.key, at.version) or not encodings.is_known(at.encoding):
+            version, name = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
+            raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {name!r}")
+        # in a pack there is one encoding, whatever is said of it
+        encoding = at.encoding if span is None else pack.ENCODING.name
         head = at.key.encode() + b"\0" + (at.version or "").encode()
     link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
-    return head + b"\0" + _TAIL.pack(offset, length, sha, entry.size, gzip, link)
+    return head + b"\0" + _TAIL.pack(*_spot(span), sha, entry.size, _ENCODINGS.index(encoding), link)
 
 
-def _range(offset: int | None, length: int | None, size: int) -> tuple[int, int]:
-    """A member's range as the key holds it; (0, 0) for a whole object."""
-    if offset is None and length is None:
-        return 0, 0
+def _spot(span: Span | None) -> tuple[int, int]:
+    """Where in its object a content lies, so that it sorts before what lies behind it; the whole comes first."""
+    return (0, 0) if span is None else (span.offset + 1, span.length)
+
+
+def _span(offset: int, length: int) -> Span | None:
+    """The inverse of `_spot`."""
+    return Span(offset - 1, length) if offset else None
+
+
+def _check(span: Span, size: int) -> None:
+    """`FormatError` where a content of that size cannot have that range."""
     # 18: the shortest gzip member there is
-    if offset is None or length is None or not (offset >= 0 and 18 <= length <= gzipping.largest(size)):
-        said = [brief(str(number), 40) for number in (length, offset, size)]
+    if not (span.offset >= 0 and 18 <= span.length <= encodings.largest(size)):
+        said = [brief(str(number), 40) for number in (span.length, span.offset, size)]
         raise FormatError("{} bytes from {} on, for a content of {}".format(*said))
-    if offset + length > _MOST:
-        raise FormatError(f"an offset of {brief(str(offset), 40)}")
-    return offset + 1, length
+    if span.end > _MOST:
+        raise FormatError(f"an offset of {brief(str(span.offset), 40)}")
 
 
 def _digest(sha: str) -> bytes:
@@ -262,12 +272,13 @@ def _place(key: bytes) -> tuple[str, str | None]:
 
 
 def _wanted(key: bytes) -> Wanted:
-    offset, length, sha, size, gzip, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
-    return Wanted(sha, size, gzip, offset - 1 if offset else None, length if offset else None)
+    offset, length, sha, size, encoding, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
+    return Wanted(sha, size, _ENCODINGS[encoding], _span(offset, length))
 
 
 def _begin(where: tuple[str, str | None], first: Wanted) -> Fetch:
-    return Fetch(where[0], where[1], first.offset or 0, first.length)
+    span = first.span
+    return Fetch(*where) if span is None else Fetch(*where, span.offset, span.length)
 
 
 def _joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
@@ -276,28 +287,22 @@ def _joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
         return False
     if _same(fetch.contents[-1], wanted):
         return True
-    if fetch.length is None or wanted.offset is None or wanted.length is None:
+    if fetch.length is None or wanted.span is None:
         return False
     if fetch.streams or wanted.size > HELD:
         return False
-    near = wanted.offset <= fetch.start + fetch.length + _GAP
-    return near and wanted.offset + wanted.length - fetch.start <= _RANGE
+    near = wanted.span.offset <= fetch.start + fetch.length + _GAP
+    return near and wanted.span.end - fetch.start <= _RANGE
 
 
 def _join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
     if not fetch.contents or not _same(fetch.contents[-1], wanted):
         fetch.contents.append(wanted)
-        if wanted.offset is not None and wanted.length is not None:
-            fetch.length = max(fetch.length or 0, wanted.offset + wanted.length - fetch.start)
+        if wanted.span is not None:
+            fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
     fetch.contents[-1].groups.append(lines)
     fetch.said += sum(map(len, lines))
 
 
 def _same(one: Wanted, other: Wanted) -> bool:
-    return (one.offset, one.length, one.sha, one.size, one.gzip) == (
-        other.offset,
-        other.length,
-        other.sha,
-        other.size,
-        other.gzip,
-    )
+    return (one.span, one.sha, one.size, one.encoding) == (other.span, other.sha, other.size, other.encoding)

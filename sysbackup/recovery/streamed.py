@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sysbackup.contents.reading_back import DIFFERS, ReadingBack
 from sysbackup.errors import FormatError
 from sysbackup.files.writing import Draft
-from sysbackup.formats import gzipping
-from sysbackup.recovery.placing import DIFFERS, Placer, where
+from sysbackup.formats import encodings
+from sysbackup.formats.encodings import Encoding
+from sysbackup.recovery.placing import Placer, where
 from sysbackup.recovery.planning import Fetch
 
 _PIECE = 1 << 20
@@ -42,9 +44,8 @@ class Streamed:
         self._placer = placer
         self._wanted = fetch.contents[0]
         self._where = where(fetch)
-        self._inflater = gzipping.Inflater() if self._wanted.gzip else None
-        self._hash = hashlib.sha256()
-        self._size = 0
+        encoding = encodings.named(self._wanted.encoding)
+        self._content = ReadingBack(self._wanted.sha, self._wanted.size, encoding)
         self._draft: Draft | None = None
 
     def begin(self) -> bool:
@@ -54,19 +55,14 @@ class Streamed:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the object. `FormatError` where the content is not what it should be."""
-        for piece in (data,) if self._inflater is None else self._inflater.feed(data):
-            self._size += len(piece)
-            if self._size > self._wanted.size or self._draft is None:
-                raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
-            self._hash.update(piece)
-            self._draft.write(piece)
+        for piece in self._content.feed(data):
+            if self._draft is not None:
+                self._draft.write(piece)
 
     def finish(self) -> None:
         """Check the whole and give it all its names. `FormatError` where it is damaged."""
-        if self._inflater is not None:
-            self._inflater.close()
-        if self._draft is None or self._size != self._wanted.size or self._hash.digest() != self._wanted.sha:
-            raise FormatError(DIFFERS)
+        self._content.finish()
+        assert self._draft is not None
         self._placer.place(self._wanted, _Copied(self._draft.fd, self._wanted.sha), self._draft)
 
     def fail(self, reason: str) -> None:
@@ -117,16 +113,28 @@ class Doubted:
         if self._size == self._wanted.size and self._hash.digest() == self._wanted.sha:
             self._placer.place(self._wanted, _Copied(raw.fd, self._wanted.sha), raw)
             return
-        unpacked = Streamed(self._placer, Fetch("", None, contents=[replace(self._wanted, gzip=True)]))
+        reasons = {}
+        for encoding in encodings.candidates(self._wanted.encoding):
+            if encoding is encodings.PLAIN:
+                continue  # it was just compared as it came
+            try:
+                self._decode(raw, encoding)
+            except FormatError as exc:
+                reasons[encoding.name] = str(exc)
+            else:
+                return
+        raise FormatError(reasons.get(self._wanted.encoding, DIFFERS))
+
+    def _decode(self, raw: Draft, encoding: Encoding) -> None:
+        """Place what the bytes are in an encoding. `FormatError` where they are nothing in it."""
+        decoded = Streamed(self._placer, Fetch("", None, contents=[replace(self._wanted, encoding=encoding.name)]))
         try:
-            if unpacked.begin():
+            if decoded.begin():
                 for piece in _pieces(raw.fd):
-                    unpacked.feed(piece)
-                unpacked.finish()
-        except FormatError as exc:
-            raise FormatError(str(exc) if self._wanted.gzip else DIFFERS) from exc
+                    decoded.feed(piece)
+                decoded.finish()
         finally:
-            unpacked.close()
+            decoded.close()
 
     def fail(self, reason: str) -> None:
         """Like `Streamed.fail`."""

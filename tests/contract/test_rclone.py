@@ -11,9 +11,9 @@ import uvloop
 
 from sysbackup.cli.connecting import open_store
 from sysbackup.config.sections import S3, Aws, Config
+from sysbackup.contents import shipping
 from sysbackup.errors import BucketUnusable, ObjectGone
 from sysbackup.model import LockMode, SystemClock
-from sysbackup.pipeline import shipping
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options

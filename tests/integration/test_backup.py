@@ -8,23 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from sysbackup.catalog.known import Catalog
-from sysbackup.disk.sorting import Sorter
+from sysbackup.catalog.sqlite import SqliteSession
 from sysbackup.files import acl
 from sysbackup.files.folders import Folders
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import Patience
 from sysbackup.formats import manifest
-from sysbackup.model import Lock, LockMode, SystemClock
+from sysbackup.model import FileState, Lock, LockMode, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.examining import Examined, Examiner
+from sysbackup.pipeline.looking import Found, Looker
 from sysbackup.pipeline.tally import Summary
 from sysbackup.store.port import NO_METADATA, Upload
 from tests.support import backups, comparing, trees
@@ -432,6 +431,19 @@ def test_directories_keep_their_own_modes_whatever_vanishes(store: MemoryStore, 
         assert acl.parse(str(nodes[path].acl), Owners()).mode == mode
 
 
+class Forgetful:
+    """A memory that has none."""
+
+    def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
+        return {}
+
+    def first_seen(self, path: bytes) -> bool:
+        return True
+
+    def not_recorded(self, path: bytes) -> None:
+        """Nothing to forget."""
+
+
 def test_a_file_saved_while_it_is_opened_is_the_new_one(store: MemoryStore, tmp_path: Path) -> None:
     """An editor renames a new file over the old one between our look and our opening: the new one is read."""
     path = tmp_path / "file"
@@ -440,9 +452,9 @@ def test_a_file_saved_while_it_is_opened_is_the_new_one(store: MemoryStore, tmp_
     (tmp_path / "new").write_text("newer")
     (tmp_path / "new").rename(path)
     stop = threading.Event()
-    with Catalog(tmp_path / "catalog") as catalog, Sorter(tmp_path) as spool, Folders() as folders:
-        examiner = Examiner(catalog, spool, Owners(), MIB, 0.1, stop)
-        found = examiner._read(folders, bytes(path), status, Patience(0.1, stop), Examined())
+    with Folders() as folders:
+        looker = Looker(Forgetful(), Owners(), 0.1, stop)
+        found = looker._read(folders, bytes(path), status, Patience(0.1, stop), Found())
     assert found.reading.content == b"newer"
 
 
@@ -491,17 +503,17 @@ def test_a_stop_after_the_manifest_comes_too_late(tmp_path: Path, monkeypatch: p
     bucket = MemoryBucket()
     config = backups.configured(tmp_path)
     backups.picker(config, "/etc/passwd")
-    tidy = Catalog.tidy
+    tidy = SqliteSession.tidy
 
     async def work() -> Summary:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
-        def stopped_meanwhile(catalog: Catalog, now: datetime) -> None:
+        def stopped_meanwhile(session: SqliteSession, now: datetime) -> None:
             loop.call_soon_threadsafe(task.cancel)
-            tidy(catalog, now)
+            tidy(session, now)
 
-        monkeypatch.setattr(Catalog, "tidy", stopped_meanwhile)
+        monkeypatch.setattr(SqliteSession, "tidy", stopped_meanwhile)
         return await back_up(config, MemoryStore(bucket), "bucket", SystemClock())
 
     assert backups.run(work()).exit_code == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from sysbackup.pipeline.cache_directory import catalog_path
+from sysbackup.contents.cache_directory import catalog_path
 from tests.support import notified
 from tests.support.daemons import ROOT, SOON, Host, Running, command, daemon
 from tests.support.processes import belonging, zombies

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from sysbackup.config.sections import Config
+from sysbackup.contents import shipping
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import End, ManifestWriter, RunHeader
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
-from sysbackup.pipeline import shipping
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs

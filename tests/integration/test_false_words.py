@@ -13,11 +13,12 @@ import pytest
 import uvloop
 
 from sysbackup.cli.connecting import open_store
+from sysbackup.contents import census
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.formats.pack import Packed, PackWriter
-from sysbackup.model import Lock, LockMode, StoredObject, SystemClock
-from sysbackup.pipeline import census, examining
+from sysbackup.formats.pack import PackWriter
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject, SystemClock
+from sysbackup.pipeline import looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options
@@ -34,7 +35,7 @@ KNOWN = b"a file that anybody may know, of some distribution\n" * 30
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ def publish(bucket: MemoryBucket, *lines: bytes, host: str = "evil") -> None:
     bucket.add(key, gzip.compress(index.header(host, "x") + b"".join(lines)))
 
 
-def line(kept: Kept, said: Packed, *, version: str | None = "its own", teller: str | None = None) -> bytes:
+def line(kept: Kept, said: Member, *, version: str | None = "its own", teller: str | None = None) -> bytes:
     """What an index says of one object that holds one content."""
     until = kept.lock or Lock(LockMode.GOVERNANCE, kept.modified + timedelta(days=300))
     stored = StoredObject(kept.key, kept.version if version == "its own" else version, len(kept.body), until)
-    return index.line(stored, "gzip" if said.length else None, [said], teller)
+    return index.line(stored, "gzip" if said.span else None, [said], teller)
 
 
 def sha(content: bytes) -> bytes:
@@ -89,7 +90,7 @@ def test_what_has_no_version_id_is_not_relied_on(alpha: Machine, bucket: MemoryB
     """It is right when it is looked at, and then somebody puts something else over it."""
     key = keys.content_key(sha(KNOWN))
     kept = bucket.add(key, KNOWN)
-    publish(bucket, line(kept, Packed(sha(KNOWN), 0, 0, len(KNOWN)), version=None))
+    publish(bucket, line(kept, Member(sha(KNOWN), len(KNOWN)), version=None))
     told = alpha.back_up()
     bucket.add(key, b"rubbish")
     assert told.summary.exit_code == 0
@@ -110,7 +111,7 @@ def test_a_proof_accepts_nothing_that_a_restore_refuses(
     """Right bytes in a form that sysbackup does not write."""
     lock = Lock(LockMode.GOVERNANCE, bucket.clock.now() + timedelta(days=300))
     kept = bucket.add(keys.pack_key(sha(body)) if packed else keys.content_key(sha(KNOWN)), body, lock=lock)
-    said = Packed(sha(KNOWN), 0, len(body) if packed else 0, len(KNOWN))
+    said = Member(sha(KNOWN), len(KNOWN), Span(0, len(body) if packed else 0))
     text = index.line(StoredObject(kept.key, kept.version, len(body), lock), "gzip", [said])
     publish(bucket, text)
     told = alpha.back_up()
@@ -127,7 +128,7 @@ def test_what_we_store_ourselves_refutes_what_was_said_of_it(alpha: Machine, buc
         writer.add(sha(content), gzipping.member(content), len(content))
     pack = writer.finish()
     kept = bucket.add(keys.pack_key(pack.sha), bytes(pack.body), metadata={keys.PACK_INDEX: str(pack.index)})
-    publish(bucket, line(kept, Packed(sha(other), 0, pack.contents[0].length, len(other))))
+    publish(bucket, line(kept, Member(sha(other), len(other), pack.contents[0].span)))
     told = alpha.back_up()
     assert told.summary.exit_code == 0
     assert not told.said("catalog.set_aside")
@@ -156,7 +157,7 @@ def test_a_seal_holds_for_one_bucket(alpha: Machine, clock: ManualClock, tmp_pat
 
 def test_a_store_that_fails_while_something_is_proven_refutes_nobody(alpha: Machine, bucket: MemoryBucket) -> None:
     """An outage is no lie: the run ends, and what was learnt is still known to the next one."""
-    publish(bucket, line(bucket.add(keys.content_key(sha(KNOWN)), KNOWN), Packed(sha(KNOWN), 0, 0, len(KNOWN))))
+    publish(bucket, line(bucket.add(keys.content_key(sha(KNOWN)), KNOWN), Member(sha(KNOWN), len(KNOWN))))
 
     class Out(MemoryStore):
         def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
@@ -177,7 +178,7 @@ def test_what_is_said_in_the_name_of_another_is_held_against_who_said_it(alpha: 
         alpha.write(f"file{n}", text)
     beta.back_up()
     denied = bucket.add(keys.content_key(sha(KNOWN)), KNOWN)
-    publish(bucket, line(denied, Packed(sha(KNOWN), 0, 0, len(KNOWN)), teller="beta"))
+    publish(bucket, line(denied, Member(sha(KNOWN), len(KNOWN)), teller="beta"))
 
     class Denying(MemoryStore):
         def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
@@ -243,7 +244,7 @@ def test_an_equal_version_that_nobody_can_read_at_once_is_passed_over(moto: Serv
 def test_an_index_that_unpacks_to_more_than_hashes_do_is_passed_over(alpha: Machine, bucket: MemoryBucket) -> None:
     """A hundred megabytes of equal lines in less than one."""
     kept = Kept(keys.pack_key(bytes(31) + b"\1"), "v", bytes(900), "", bucket.clock.now())
-    one = line(kept, Packed(sha(KNOWN), 0, 300, 300))
+    one = line(kept, Member(sha(KNOWN), 300, Span(0, 300)))
     publish(bucket, one * ((100 << 20) // len(one)))
     told = alpha.back_up()
     assert [said["reason"] for said in told.said("index.refused")] == [

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.pipeline.cache_directory import catalog_path
+from sysbackup.contents.cache_directory import catalog_path
 from tests.support import backups
 from tests.support.proxy import Proxy, proxying
 from tests.support.servers import OnServer, Server

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline import examining
+from sysbackup.pipeline import looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Amounts, Summary, Tally, well
 from sysbackup.service import messages, status_text
@@ -307,7 +307,7 @@ def test_after_the_examining_uploads_go_on(machine: Machine) -> None:
 
 def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when all of it is stored, and then not twice."""
-    monkeypatch.setattr(examining, "IN_MEMORY", 1 << 20)
+    monkeypatch.setattr(looking, "IN_MEMORY", 1 << 20)
     machine.write("large", os.urandom(3 << 20))
 
     def look(tally: Tally, store: Slow) -> Amounts:
@@ -320,7 +320,7 @@ def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pyt
 
 def test_what_a_run_leaves_for_the_next(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was examined: a file that two pickers name twice, what did not change unread, and a snapshotter's bytes."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
     machine.write("a", os.urandom(1000))
     machine.write("b", os.urandom(2000))
     backups.picker(machine.config, machine.tree / "b", name="again")

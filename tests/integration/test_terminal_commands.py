@@ -18,8 +18,7 @@ import uvloop
 
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.manifest import CharDevice, Directory, End, Entry, File, Link, Log, Snapshot
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 from tests.support import daemons
 from tests.support.daemons import SOON
 from tests.support.recovering import MOMENT, MTIME, Backup, header, written
@@ -86,7 +85,7 @@ def _entries(backup: Backup) -> list[Entry]:
 
 def _indexed(key: str, version: str) -> bytes:
     lock = Lock(LockMode.GOVERNANCE, datetime(2040, 1, 1, tzinfo=UTC))
-    return index.line(StoredObject(key, version, 100, lock), None, [Packed(bytes(32), 0, 50, 60)], EVIL)
+    return index.line(StoredObject(key, version, 100, lock), None, [Member(bytes(32), 60, Span(0, 50))], EVIL)
 
 
 async def _plant(bucket: OnServer) -> None:

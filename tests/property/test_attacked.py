@@ -19,10 +19,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
+from sysbackup.contents import census
+from sysbackup.contents.rebuilding import rebuild
 from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode
-from sysbackup.pipeline import census
-from sysbackup.pipeline.rebuilding import rebuild
 from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from tests.support import backups

@@ -57,8 +57,8 @@ def content(bucket: MemoryBucket, entry: manifest.File) -> str:
     at = entry.location
     assert at is not None
     body = bucket.find(at.key, at.version).body
-    if at.offset is not None and at.length is not None:
-        body = body[at.offset : at.offset + at.length]
+    if at.span is not None:
+        body = body[at.span.offset : at.span.end]
     return hashlib.sha256(zlib.decompress(body, 31) if at.encoding else body).hexdigest()
 
 

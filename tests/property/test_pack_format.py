@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, pack
 from sysbackup.formats.gzipping import Inflater
-from sysbackup.formats.pack import Pack, Packed, PackWriter
+from sysbackup.formats.pack import Pack, PackWriter
+from sysbackup.model import Member, Span
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
 
@@ -29,10 +30,15 @@ def _packed(held: list[bytes]) -> Pack:
     return writer.finish()
 
 
-def _taken(body: bytes | bytearray, place: Packed) -> bytes | None:
+def _span(place: Member) -> Span:
+    assert place.span is not None
+    return place.span
+
+
+def _taken(body: bytes | bytearray, place: Member) -> bytes | None:
     """A content of a pack as a restore takes it: None where it is damaged."""
     try:
-        content = gzipping.inflate(memoryview(body)[place.offset : place.offset + place.length], place.size)
+        content = gzipping.inflate(memoryview(body)[_span(place).offset : _span(place).end], place.size)
     except FormatError:
         return None
     return content if hashlib.sha256(content).digest() == place.sha else None
@@ -55,7 +61,7 @@ def test_any_gzip_reads_a_pack(held: list[bytes]) -> None:
     made = _packed(held)
     assert gzip.decompress(made.body[: made.index]) == b"".join(held)
     for place, content in zip(made.contents, held, strict=True):
-        assert gzip.decompress(made.body[place.offset : place.offset + place.length]) == content
+        assert gzip.decompress(made.body[_span(place).offset : _span(place).end]) == content
 
 
 @unhurried
@@ -74,7 +80,7 @@ def test_flipped_byte(held: list[bytes], data: st.DataObject) -> None:
     made.body[at] ^= data.draw(st.integers(1, 255))
     for place, content in zip(made.contents, held, strict=True):
         taken = _taken(made.body, place)
-        if place.offset <= at < place.offset + place.length:
+        if _span(place).offset <= at < _span(place).end:
             assert taken in (None, content)
         else:
             assert taken == content
@@ -102,7 +108,7 @@ def test_truncated_pack(held: list[bytes], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(made.body) - 1))
     body = bytes(made.body[:cut])
     for place, content in zip(made.contents, held, strict=True):
-        assert _taken(body, place) == (content if place.offset + place.length <= cut else None)
+        assert _taken(body, place) == (content if _span(place).end <= cut else None)
     with pytest.raises(FormatError):
         pack.read_index(body[made.index :], made.index)
 

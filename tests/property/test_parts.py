@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sysbackup.pipeline.shipping import MAX_PARTS, part_bytes
+from sysbackup.contents.shipping import MAX_PARTS, part_bytes
 from sysbackup.store.port import MIN_PART
 
 TIB = 1 << 40

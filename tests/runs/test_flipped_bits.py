@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.contents import census
 from sysbackup.formats import keys
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import census, examining
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
+from sysbackup.pipeline import looking
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket
@@ -33,7 +33,7 @@ TRIALS = int(os.environ.get("SYSBACKUP_FLIPS", "2000"))
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine whose catalog knows far more contents than its tree has, as one that shares a bucket does."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
     # the synthetic objects are in no bucket: that is another test's matter
     monkeypatch.setattr(census, "PAGES", 0)
     clock = ManualClock()
@@ -42,14 +42,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         machine.write(f"file{n}", os.urandom(700))
     machine.back_up()
     lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
-    with Catalog(machine.catalog) as catalog:
+    with SqliteCatalog(machine.catalog) as catalog:
+        known = catalog.begin(machine.sql("SELECT name FROM bucket")[0][0], "alpha", lock, clock.now()).contents
         for number in range(CONTENTS // 1000):
             sha = hashlib.sha256(b"%d" % number).digest()
             stored = StoredObject(keys.pack_key(sha), sha.hex()[:32], 1 << 20, lock)
             members = [
-                Packed(hashlib.sha256(b"%d %d" % (number, n)).digest(), n * 1000, 1000, 2000) for n in range(1000)
+                Member(hashlib.sha256(b"%d %d" % (number, n)).digest(), 2000, Span(n * 1000, 1000)) for n in range(1000)
             ]
-            catalog.confirm(stored, "gzip", members)
+            known.confirm(stored, "gzip", members)
     with closing(sqlite3.connect(machine.catalog)) as db:
         db.execute("UPDATE objects SET news = 0")
         db.commit()
@@ -143,7 +144,7 @@ def test_no_column_can_be_other_than_it_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, column: str, value: object
 ) -> None:
     """A changed value of whatever type in every row: the catalog is set aside, and the run is complete."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock, {"pack_size": 5000})
     for n in range(20):
@@ -162,7 +163,7 @@ def test_no_column_can_be_other_than_it_was_written(
 
 def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows get their checksums; nothing is read or stored again for that."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock)
     for n in range(20):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.contents import census
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import census, examining
+from sysbackup.pipeline import looking
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -21,7 +22,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
 
 
 @pytest.fixture

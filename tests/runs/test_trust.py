@@ -13,9 +13,9 @@ import pytest
 
 from sysbackup.errors import AccessDenied
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.formats.pack import Packed, PackWriter
-from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import examining
+from sysbackup.formats.pack import PackWriter
+from sysbackup.model import Lock, LockMode, Member, StoredObject
+from sysbackup.pipeline import looking
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
@@ -28,7 +28,7 @@ MIDDLE = b"middle " * MIB
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(looking, "_SETTLED", 0)
 
 
 @pytest.fixture
@@ -390,7 +390,7 @@ def test_packed_sizes_need_not_be_known(bucket: MemoryBucket, clock: ManualClock
     lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
     kept = bucket.add(keys.content_key(sha), gzipping.compress(MIDDLE), lock=lock)
     item = StoredObject(kept.key, kept.version, len(kept.body), lock)
-    body = index.header("old", "x") + index.line(item, "gzip", [Packed(sha, 0, 0, -1)])
+    body = index.header("old", "x") + index.line(item, "gzip", [Member(sha, -1)])
     published(bucket, clock, "old", gzip.compress(body))
     alpha = machine(tmp_path, bucket, "alpha", verify_shared="first-use")
     told = alpha.back_up()

@@ -16,8 +16,8 @@ import msgspec
 
 from sysbackup.formats import gzipping, index, keys, manifest
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.formats.pack import Packed, PackWriter
-from sysbackup.model import RUN_FORM, Lock, LockMode, StoredObject
+from sysbackup.formats.pack import PackWriter
+from sysbackup.model import RUN_FORM, Lock, LockMode, Member, Span, StoredObject
 from sysbackup.store.accounting import Requests
 from tests.support.memory_store import Kept, MemoryBucket
 
@@ -114,10 +114,10 @@ class Attacker:
         size = dice.choice([len(there.body), len(there.body), 1, 10**12])
         stored = StoredObject(there.key, version, size, Lock(LockMode.GOVERNANCE, until))
         if (alone := keys.content_sha(there.key)) is not None:
-            said = [Packed(alone, 0, 0, dice.choice([-1, 0, len(there.body), 700]))]
+            said = [Member(alone, dice.choice([-1, 0, len(there.body), 700]))]
         else:
             known = dice.sample(self._known_contents(), 3)
-            said = [Packed(sha, at := dice.randrange(50), 18 + dice.randrange(900 - at), 300) for sha in known]
+            said = [Member(sha, 300, Span(at := dice.randrange(50), 18 + dice.randrange(900 - at))) for sha in known]
         teller = dice.choice([None, None, None, "alpha", "beta"])
         line = msgspec.json.decode(index.line(stored, dice.choice([None, "gzip"]), said, teller))
         if dice.random() < 0.3:
@@ -179,7 +179,7 @@ class Attacker:
         key = keys.pack_key(hashlib.sha256(body).digest())
         kept = self._bucket.add(key, body, lock=own)
         stored = StoredObject(key, kept.version, len(body), own)
-        said = [Packed(sha, 0, 18, self.dice.choice([300, -1])) for sha in known]
+        said = [Member(sha, self.dice.choice([300, -1]), Span(0, 18)) for sha in known]
         line = msgspec.json.decode(index.line(stored, "gzip", said))
         if self.dice.random() < 0.5:
             line["mac"] = self.dice.randbytes(32).hex()
@@ -188,7 +188,7 @@ class Attacker:
             sha = hashlib.sha256(content).digest()
             alone = self._bucket.add(keys.content_key(sha), self._damaged(content), lock=own)
             stored = StoredObject(alone.key, alone.version, len(alone.body), own)
-            text += index.line(stored, self.dice.choice([None, "gzip"]), [Packed(sha, 0, 0, len(content))])
+            text += index.line(stored, self.dice.choice([None, "gzip"]), [Member(sha, len(content))])
         self._add(self._index_name(), gzip.compress(text, 1))
 
     def _plant_truth(self) -> None:
@@ -212,7 +212,7 @@ class Attacker:
         until = dice.choice([self._now() - timedelta(days=300), self._now() + timedelta(days=300)])
         version = dice.choice([kept.version, ""])
         stored = StoredObject(key, version, len(body), Lock(LockMode.GOVERNANCE, until))
-        said = Packed(sha, 0, len(body) if packed else 0, dice.choice([len(content), -1]))
+        said = Member(sha, dice.choice([len(content), -1]), Span(0, len(body) if packed else 0))
         line = index.line(stored, None if body is content else "gzip", [said])
         self._add(self._index_name(), gzip.compress(index.header(dice.choice(HOSTS), "x") + line, 1))
 

@@ -15,13 +15,13 @@ import msgspec
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.port import Info
+from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.config.sections import Config
+from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.formats import manifest
 from sysbackup.model import Clock, Location, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.cache_directory import catalog_path
 from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery.restore_report import Report
 from sysbackup.store.port import ObjectStore
@@ -136,10 +136,10 @@ class Machine:
         with closing(sqlite3.connect(self.catalog)) as db, db:
             return db.execute(statement, values).fetchall()
 
-    def knows(self) -> shared.Info:
+    def knows(self) -> Info:
         """What is in its catalog."""
-        with Catalog(self.catalog) as catalog:
-            return shared.info(catalog)
+        with SqliteCatalog(self.catalog) as catalog:
+            return catalog.info()
 
 
 _watching: list[str] | None = None

@@ -28,11 +28,12 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from sysbackup.catalog import renewal
+from sysbackup.catalog import renewals
+from sysbackup.contents import learning
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
-from sysbackup.model import Location, Lock, LockMode
-from sysbackup.pipeline import examining, gathering, sharing
+from sysbackup.model import Location, Lock, LockMode, Span
+from sysbackup.pipeline import gathering, looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary
 from tests.support import backups
@@ -343,16 +344,16 @@ def compared(
     return [(file.location, file.sha) for file in files.values() if file.location is not None]
 
 
-_decoded: dict[tuple[str, int | None], str] = {}
+_decoded: dict[tuple[str, Span | None], str] = {}
 
 
 def decoded(kept: Kept, at: Location) -> str:
     """The hash of the content at a place, worked out once: a version's bytes never change."""
-    known = (kept.version, at.offset)
+    known = (kept.version, at.span)
     if known not in _decoded:
         body = kept.body
-        if at.offset is not None and at.length is not None:
-            body = body[at.offset : at.offset + at.length]
+        if at.span is not None:
+            body = body[at.span.offset : at.span.end]
         if at.encoding:
             unpacker = zlib.decompressobj(31)
             body = unpacker.decompress(body)
@@ -379,15 +380,15 @@ def tell_stories(kind: type[Promises], examples: int, beginning: int = 0) -> Non
     )
     with pytest.MonkeyPatch.context() as patch:
         for module, name, bound in (
-            (examining, "IN_MEMORY", IN_MEMORY),
+            (looking, "IN_MEMORY", IN_MEMORY),
             (gathering, "PUBLISH_EVERY", 0.005),
-            (renewal, "_PAGE", 3),
-            (sharing, "_BATCH", 3),
-            (sharing, "_SKIPPED_AT_MOST", 3),
+            (renewals, "_PAGE", 3),
+            (learning, "_BATCH", 3),
+            (learning, "_SKIPPED_AT_MOST", 3),
         ):
             patch.setattr(module, name, bound)
         # Files are trusted at once, not 2 s later: `Troubled.noticed` sees to what those are for.
-        patch.setattr(examining, "_SETTLED", 0)
+        patch.setattr(looking, "_SETTLED", 0)
         structlog.configure(processors=[_drop])
         _decoded.clear()
         try:

@@ -13,7 +13,7 @@ import uvloop
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import Directory, End, Entry, File, Link, ManifestWriter, RunHeader
 from sysbackup.formats.pack import PackWriter
-from sysbackup.model import Location
+from sysbackup.model import Location, Span
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore
@@ -86,7 +86,7 @@ class Backup:
         kept = self.bucket.add(keys.pack_key(pack.sha), bytes(pack.body))
         for entry, offset, length in self.waiting:
             if entry.location is None:
-                entry.place(Location(kept.key, kept.version, offset, length, "gzip"))
+                entry.place(Location(kept.key, kept.version, Span(offset, length), "gzip"))
         self.waiting, self.packed, self.places = [], PackWriter(), {}
         return kept.key
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from sysbackup.catalog.known import EMPTY, Catalog, FileState
 
 from sysbackup.catalog import renewal, shared
-from sysbackup.catalog.known import EMPTY, Catalog, FileState
 from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import SpoolError
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 NOW = datetime(2026, 11, 23, 4, 15, tzinfo=UTC)
 GOVERNANCE, COMPLIANCE, NONE = LockMode.GOVERNANCE, LockMode.COMPLIANCE, LockMode.NONE
@@ -39,9 +38,9 @@ def pack(name: str, lock: Lock, size: int = 10_000) -> StoredObject:
     return StoredObject(keys.pack_key(sha(name)), f"version of {name}", size, lock)
 
 
-def members(*names: object) -> list[Packed]:
+def members(*names: object) -> list[Member]:
     """Contents in a pack, 100 bytes each, one after the other."""
-    return [Packed(sha(name), 100 * n, 100, 250) for n, name in enumerate(names)]
+    return [Member(sha(name), 250, Span(100 * n, 100)) for n, name in enumerate(names)]
 
 
 def confirmed(catalog: Catalog, stored: StoredObject, *names: object) -> None:
@@ -97,7 +96,7 @@ def test_a_content_is_claimed_by_one_and_known_once_it_is_stored(catalog: Catalo
 
 def test_a_content_object_has_no_range(catalog: Catalog) -> None:
     """It is the content, or its gzip."""
-    catalog.confirm(StoredObject(keys.content_key(sha(1)), None, 50, until(21)), None, [Packed(sha(1), 0, 0, 50)])
+    catalog.confirm(StoredObject(keys.content_key(sha(1)), None, 50, until(21)), None, [Member(sha(1), 50)])
     (place,) = catalog.locate([sha(1)]).values()
     assert (place.version, place.offset, place.length, place.encoding) == (None, None, None, None)
 
@@ -308,7 +307,7 @@ def test_others_cannot_say_what_is_in_our_objects(catalog: Catalog) -> None:
     """Neither move what is there nor add to it; in doubt, not even lengthen a lock."""
     confirmed(catalog, pack("p", until(20)), 1)
     before = catalog.locate([sha(1)])
-    false = Indexed(pack("p", until(90)), "gzip", (Packed(sha(2), 0, 50, 1), Packed(sha(1), 50, 50, 1)))
+    false = Indexed(pack("p", until(90)), "gzip", (Member(sha(2), 1, Span(0, 50)), Member(sha(1), 1, Span(50, 50))))
     assert shared.learn(catalog, "beta", [false], NOW, doubting=True) == 0
     assert news(catalog)[0].stored.lock == until(20)
     assert shared.learn(catalog, "beta", [false], NOW) == 0
@@ -319,7 +318,7 @@ def test_others_cannot_say_what_is_in_our_objects(catalog: Catalog) -> None:
 @pytest.mark.parametrize("by", ["confirm", "own index"])
 def test_what_we_know_ourselves_replaces_what_was_said(catalog: Catalog, by: str) -> None:
     """An object of ours, which another host told us of first, with a lock and contents of its own invention."""
-    false = Indexed(pack("p", until(90)), "gzip", (Packed(sha(1), 500, 50, 1), Packed(sha(2), 600, 50, 1)))
+    false = Indexed(pack("p", until(90)), "gzip", (Member(sha(1), 1, Span(500, 50)), Member(sha(2), 1, Span(600, 50))))
     true = Indexed(pack("p", until(20)), "gzip", tuple(members(1)))
     shared.learn(catalog, "beta", [false], NOW)
     if by == "confirm":
@@ -408,7 +407,7 @@ def test_news_are_published_once_unless_the_publishing_failed(path: Path) -> Non
 def test_an_object_without_contents_is_no_news(catalog: Catalog) -> None:
     """Its content is relied on elsewhere by now: a line without contents would spoil the whole index for the others."""
     stored = StoredObject(keys.content_key(sha(1)), "v", 50, until(-1))
-    catalog.confirm(stored, None, [Packed(sha(1), 0, 0, 50)])
+    catalog.confirm(stored, None, [Member(sha(1), 50)])
     shared.learn(catalog, "beta", [Indexed(pack("q", until(30)), "gzip", tuple(members(1)))], NOW)
     assert shared.begin_publishing(catalog) == 0
     assert news(catalog) == []

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from sysbackup.catalog.known import Catalog, FileState
 
 from sysbackup.catalog import renewal, schema, shared, upgrading
-from sysbackup.catalog.known import Catalog, FileState
 from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.errors import SpoolError
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Location, LockMode, StoredObject
+from sysbackup.model import Location, LockMode, Member, StoredObject
 from tests.unit.test_catalog import NOW, began, confirmed, members, pack, sha, until
 
 STATES = [FileState(1, n, 3, 4, 5, sha(n)) for n in range(40)]
@@ -147,10 +146,10 @@ def answers(path: Path) -> Answers:
         return Answers(indexes, unchanged, [stored for _, stored in due], places, news, shared.info(catalog))
 
 
-Holds = dict[tuple[str, str | None], list[Packed]]
+Holds = dict[tuple[str, str | None], list[Member]]
 
 
-def holding(packs: dict[str, list[Packed]]) -> Holds:
+def holding(packs: dict[str, list[Member]]) -> Holds:
     """By key and version, what is in these packs and in those that `answers` learns of and makes."""
     packs = {"c": members(20, 90, 95), "new": members("new")} | packs
     return {(pack(name, until(21)).key, f"version of {name}"): contents for name, contents in packs.items()}

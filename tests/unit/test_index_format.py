@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sysbackup.errors import FormatError
 from sysbackup.formats import index, keys
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HASHES = st.binary(min_size=32, max_size=32)
@@ -34,7 +33,7 @@ def packs(draw: st.DrawFn) -> Indexed:
     for sha in draw(st.lists(HASHES, max_size=5)):
         at += draw(st.integers(0, 9))
         length = draw(st.integers(18, 10**7))
-        contents.append(Packed(sha, at, length, draw(st.integers(0, 10**7))))
+        contents.append(Member(sha, draw(st.integers(0, 10**7)), Span(at, length)))
         at += length
     size = at + draw(st.integers(0, 100))
     stored = StoredObject(keys.pack_key(draw(HASHES)), draw(VERSIONS), size, draw(LOCKS))
@@ -46,7 +45,7 @@ def alone(draw: st.DrawFn) -> Indexed:
     sha = draw(HASHES)
     stored = StoredObject(keys.content_key(sha), draw(VERSIONS), draw(st.integers(0, 50 * 10**12)), draw(LOCKS))
     size = draw(st.integers(-1, 50 * 10**12))
-    return Indexed(stored, draw(st.sampled_from([None, "gzip"])), (Packed(sha, 0, 0, size),), draw(TELLERS))
+    return Indexed(stored, draw(st.sampled_from([None, "gzip"])), (Member(sha, size),), draw(TELLERS))
 
 
 def written(objects: Iterable[Indexed]) -> bytes:
@@ -108,9 +107,10 @@ def test_a_tampered_index_is_refused_or_possible(objects: list[Indexed], data: s
             assert len(content.sha) == 32
             assert content.size >= -1
             if sha is not None:
-                assert (content.sha, content.offset, content.length) == (sha, 0, 0)
+                assert (content.sha, content.span) == (sha, None)
             else:
-                assert 0 <= content.offset < content.offset + content.length <= stored.size
+                assert content.span is not None
+                assert 0 <= content.span.offset < content.span.end <= stored.size
 
 
 @unhurried

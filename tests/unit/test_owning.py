@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.contents.cache_directory import catalog_path, exclusive
 from sysbackup.disk.ownership import leave_to_owner
-from sysbackup.pipeline.cache_directory import catalog_path, exclusive
 from sysbackup.pipeline.tally import Ended
 from sysbackup.service import history
 from tests.support import backups
@@ -24,7 +24,7 @@ def test_what_root_makes_in_the_services_directories_is_the_services(tmp_path: P
     for place in (config.cache, config.state):
         place.mkdir()
         os.chown(place, SERVICE, SERVICE)
-    with exclusive(config.cache), Catalog(catalog_path(config.cache)):
+    with exclusive(config.cache), SqliteCatalog(catalog_path(config.cache)):
         owners = {path.name: path.stat().st_uid for path in config.cache.iterdir()}
     ended = Ended(outcome="failed", exit_code=1, host="alpha", run=None, started=START, finished=START, reason="")
     history.remember(config, ended)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.contents.rebuilding import learn_objects
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, pack
 from sysbackup.formats.pack import Pack, PackWriter
 from sysbackup.model import Lock, LockMode, SystemClock
-from sysbackup.pipeline.rebuilding import learn_objects
 from tests.support import backups
 from tests.support.memory_store import MemoryStore
 
@@ -42,10 +41,10 @@ def store_pack(store: MemoryStore, sha: bytes, body: bytes, index: int) -> None:
 def learnt(store: MemoryStore, base: Path) -> int:
     """How many contents a new catalog has."""
     clock = SystemClock()
-    with Catalog(base / "catalog.sqlite") as catalog:
-        catalog.begin("bucket", "alpha", Lock(LockMode.NONE, clock.now()), clock.now(), doubting=True)
-        new = backups.run(learn_objects(store, catalog, "alpha", clock))
-        assert shared.info(catalog).contents == new
+    with SqliteCatalog(base / "catalog.sqlite") as catalog:
+        session = catalog.begin("bucket", "alpha", Lock(LockMode.NONE, clock.now()), clock.now(), doubting=True)
+        new = backups.run(learn_objects(store, session.indexes, "alpha", clock))
+        assert catalog.info().contents == new
         return new
 
 

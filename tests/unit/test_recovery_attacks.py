@@ -15,7 +15,7 @@ from sysbackup.errors import UsageError
 from sysbackup.files import target_tree
 from sysbackup.formats import gzipping, manifest
 from sysbackup.formats.manifest import CharDevice, File
-from sysbackup.model import Location
+from sysbackup.model import Location, Span
 from tests.support.recovering import MTIME, Backup, reasons, restored, tree
 
 MIB = 1 << 20
@@ -239,9 +239,9 @@ def test_gzip_bomb(target: Path, claimed: int) -> None:
     backup = Backup()
     bomb = gzipping.compress(bytes(64 * MIB))
     kept = backup.bucket.add("content/bomb", bomb)
-    for name, offset, length in ((b"/whole", None, None), (b"/member", 0, len(bomb))):
+    for name, span in ((b"/whole", None), (b"/member", Span(0, len(bomb)))):
         entry = File(**manifest.named(name), size=claimed, sha=hashlib.sha256().hexdigest(), mtime=MTIME)
-        entry.place(Location(kept.key, kept.version, offset, length, "gzip"))
+        entry.place(Location(kept.key, kept.version, span, "gzip"))
         backup.entries.append(entry)
     report = restored(backup, target)
     assert set(reasons(report)) == {b"/whole", b"/member"}
@@ -268,7 +268,7 @@ def test_much_more_than_a_small_content_needs(target: Path, member: bool) -> Non
     backup = Backup()
     kept = backup.bucket.add("content/long", bytes(64 * MIB))
     entry = File(path="/x", size=100, sha=hashlib.sha256().hexdigest(), mtime=MTIME)
-    whole, part = Location(kept.key, kept.version), Location(kept.key, kept.version, 0, 64 * MIB, "gzip")
+    whole, part = Location(kept.key, kept.version), Location(kept.key, kept.version, Span(0, 64 * MIB), "gzip")
     entry.place(part if member else whole)
     backup.entries.append(entry)
     backup.stored()

@@ -329,9 +329,9 @@ def test_damaged_member(backup: Backup, tmp_path: Path) -> None:
     assert key is not None
     hosts = next(e for e in backup.entries if isinstance(e, File) and e.path == "/etc/hosts")
     assert hosts.location is not None
-    assert hosts.location.offset is not None
+    assert hosts.location.span is not None
     kept = backup.bucket.objects[key][0]
-    place = hosts.location.offset + 12
+    place = hosts.location.span.offset + 12
     kept.body = kept.body[:place] + bytes([kept.body[place] ^ 0xFF]) + kept.body[place + 1 :]
     report = restored(backup, tmp_path)
     assert report.exit_code == 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sysbackup.pipeline.streaming import finished
+from sysbackup.concurrency.waits import finished
 from tests.support import backups
 
 

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from sysbackup.catalog import renewal
-from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.renewal import Due
+from sysbackup.catalog.port import Due, Renewals
 from sysbackup.concurrency.channel import Channel
+from sysbackup.contents.account import Account
+from sysbackup.contents.naming import Naming
+from sysbackup.contents.proving import holds_what_it_says, unsized
 from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
-from sysbackup.formats import keys
-from sysbackup.model import Lock, LockMode, Problem
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.proving import holds_what_it_says, unsized
-from sysbackup.pipeline.tally import Tally
+from sysbackup.formats import encodings, keys
+from sysbackup.model import Clock, Lock, LockMode, Problem
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()
@@ -50,12 +48,20 @@ class Renewing:
     """Sees to the objects that one run reuses; `at_once` requests go out at the same time."""
 
     def __init__(
-        self, store: ObjectStore, catalog: Catalog, names: Naming, tally: Tally, doubt: Doubt, at_once: int
+        self,
+        store: ObjectStore,
+        renewals: Renewals,
+        names: Naming,
+        account: Account,
+        clock: Clock,
+        doubt: Doubt,
+        at_once: int,
     ) -> None:
         self._store = store
-        self._catalog = catalog
+        self._renewals = renewals
         self._names = names
-        self._tally = tally
+        self._account = account
+        self._clock = clock
         self._doubt = doubt
         self._at_once = at_once
         self._sampled: set[str] = set()
@@ -72,13 +78,13 @@ class Renewing:
         until its promise.
         """
         self._lost = 0
-        if not await asyncio.to_thread(renewal.collect, self._catalog):
+        if not await asyncio.to_thread(self._renewals.collect):
             return False
         waiting: Channel[Due] = Channel(self._at_once)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._at_once):
                 group.create_task(self._worker(waiting))
-            pages = renewal.due(self._catalog)
+            pages = self._renewals.due()
             while page := await asyncio.to_thread(_next, pages):
                 for due in page:
                     await waiting.send(due)
@@ -102,7 +108,7 @@ class Renewing:
             if due.checked or isinstance(exc, StoreUnavailable):
                 raise
             log.warning("object.doubtful", key=due.stored.key, host=due.host, reason=str(exc))
-            await asyncio.to_thread(renewal.forget_host, self._catalog, due.host)
+            await asyncio.to_thread(self._renewals.forget_host, due.host)
             await self._forget(due)
 
     async def _prove_and_renew(self, due: Due) -> None:
@@ -113,9 +119,8 @@ class Renewing:
         short = not stored.lock.covers(self._names.promise)
         hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < due.holds
         if short and hardly_used and not due.leaving:
-            await asyncio.to_thread(renewal.leave, self._catalog, due.number)
+            await asyncio.to_thread(self._renewals.leave, due.number)
             self._lost += 1
-            self._tally.repacked += 1
             log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
         elif short or doubted:
             # of what is doubted, the lock is no more than another host's word either: it is read, and mended
@@ -132,8 +137,8 @@ class Renewing:
         except ObjectGone:
             await self._mourn(due)
         else:
-            await asyncio.to_thread(renewal.renewed, self._catalog, due.number, lock, checked=checked)
-            self._tally.renewed += lock != stored.lock
+            await asyncio.to_thread(self._renewals.renewed, due.number, lock, checked=checked)
+            self._account.renewed += lock != stored.lock
 
     def _doubts(self, due: Due) -> bool:
         if self._doubt.setting == "first-use":
@@ -146,17 +151,18 @@ class Renewing:
 
     async def _check(self, due: Due) -> bool:
         """Compare an object's contents with their hashes; a false one is reported and forgotten."""
-        contents = await asyncio.to_thread(renewal.contents, self._catalog, due.number)
+        contents = await asyncio.to_thread(self._renewals.members, due.number)
         if not contents:
             return False  # forgotten meanwhile, with its host
         try:
-            reason = await holds_what_it_says(self._store, due.stored, due.encoding, contents)
+            encoding, *others = encodings.candidates(due.encoding)
+            reason = await holds_what_it_says(self._store, due.stored, encoding, contents)
             if reason is not None and keys.content_sha(due.stored.key) is not None:
-                # what programs say of encodings is not always so (s3-sysbackup 0.2.0): the bytes decide
-                other = None if due.encoding else "gzip"
-                if await holds_what_it_says(self._store, due.stored, other, unsized(contents)) is None:
-                    await asyncio.to_thread(renewal.reencoded, self._catalog, due.number, other)
-                    reason = None
+                for other in others:
+                    if await holds_what_it_says(self._store, due.stored, other, unsized(contents)) is None:
+                        await asyncio.to_thread(self._renewals.reencoded, due.number, other.name)
+                        reason = None
+                        break
         except ObjectGone:
             if not self._must_be_there(due):
                 await self._mourn(due)  # no lie: its lock has ended
@@ -164,7 +170,7 @@ class Renewing:
             reason = "it does not exist"
         if reason is None:
             return True
-        self._tally.problem(
+        self._account.problem(
             Problem(
                 "content.false",
                 due.stored.key.encode(),
@@ -174,13 +180,13 @@ class Renewing:
         )
         await self._forget(due)
         if self._doubt.setting == "sample":
-            await asyncio.to_thread(renewal.forget_host, self._catalog, due.host)
+            await asyncio.to_thread(self._renewals.forget_host, due.host)
         return False
 
     def _must_be_there(self, due: Due) -> bool:
         """Whether an object is locked at this time, by what is known of it."""
         lock = due.stored.lock
-        return lock.mode is not LockMode.NONE and lock.until > self._tally.clock.now()
+        return lock.mode is not LockMode.NONE and lock.until > self._clock.now()
 
     async def _mourn(self, due: Due) -> None:
         """Forget an object that is not in the bucket."""
@@ -193,7 +199,7 @@ class Renewing:
         await self._forget(due)
 
     async def _forget(self, due: Due) -> None:
-        await asyncio.to_thread(renewal.forget, self._catalog, due.number)
+        await asyncio.to_thread(self._renewals.forget, [due.number])
         self._lost += 1
 
 

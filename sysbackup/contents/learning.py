@@ -1,13 +1,11 @@
 """
-Sharing: what other runs stored is learnt from their indexes, and what this one stored is published.
+Learning: what other runs stored, and this host's earlier ones, is learnt from their indexes.
 
-Learnt before anything is examined, published last but for the manifest, and
-every few minutes while a long run goes on: a first backup of days that is
-interrupted is not lost to the others.
+Before anything is examined. What a run stored is published by `publishing`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,16 +14,11 @@ from fnmatch import fnmatchcase
 import structlog
 from msgspec.structs import replace
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog
-from sysbackup.catalog.rows import CatalogUnusable
+from sysbackup.catalog.port import Indexes
 from sysbackup.concurrency.channel import Channel
-from sysbackup.errors import AccessDenied, FormatError, ObjectGone, StoreError, StoreUnavailable
-from sysbackup.formats import gzipping, index, keys
-from sysbackup.model import RUN_FORM, Clock, LockMode
-from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.shipping import Pieces, Sender
-from sysbackup.pipeline.tally import Tally
+from sysbackup.errors import AccessDenied, CatalogUnusable, FormatError, ObjectGone, StoreError, StoreUnavailable
+from sysbackup.formats import index, keys
+from sysbackup.model import RUN_FORM, Clock
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()
@@ -73,7 +66,7 @@ class Trust:
         return set(self.patterns) <= {OWN}
 
 
-async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock) -> int:
+async def learn_all(store: ObjectStore, indexes: Indexes, trust: Trust, clock: Clock) -> int:
     """
     Read the indexes that are new since the last run, those of all trusted hosts; returns how many there were.
 
@@ -81,11 +74,11 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
     what it says is stored again. Where what is learnt must be proven and these
     rights do not let us read contents, only our own sealed word is taken.
     """
-    for host in shared.restrict(catalog, trust.allows):
+    for host in indexes.restrict(trust.allows):
         log.info("host.forgotten", host=host, reason="share does not allow it any more")
     proving = _Proving(store, trust)
-    if shared.unproven(catalog) and not await proving.possible():
-        shared.forget_unproven(catalog)
+    if indexes.unproven() and not await proving.possible():
+        indexes.forget_unproven()
     found: Channel[tuple[str, str]] = Channel(_READERS)
     newest: dict[str, str] = {}
     read = 0
@@ -96,17 +89,17 @@ async def learn_all(store: ObjectStore, catalog: Catalog, trust: Trust, clock: C
         nonlocal read
         async for host, key in found:
             sealed_alone = not await proving.possible()
-            await _learn(store, catalog, trust, host, key, clock, taking, sealed_alone=sealed_alone)
+            await _learn(store, indexes, trust, host, key, clock, taking, sealed_alone=sealed_alone)
             read += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_READERS):
             group.create_task(reader())
-        async for host, key in _new(store, catalog, trust, clock, proving):
+        async for host, key in _new(store, indexes, trust, clock, proving):
             newest[host] = max(key, newest.get(host, ""))
             await found.send((host, key))
         await found.close()
-    shared.read_up_to(catalog, newest)
+    indexes.read_up_to(newest)
     if read:
         log.info("index.read", indexes=read, hosts=len(newest))
     return read
@@ -147,7 +140,7 @@ class _Proving:
 
 
 async def _new(
-    store: ObjectStore, catalog: Catalog, trust: Trust, clock: Clock, proving: _Proving
+    store: ObjectStore, indexes: Indexes, trust: Trust, clock: Clock, proving: _Proving
 ) -> AsyncIterator[tuple[str, str]]:
     """
     (host, key) of the indexes behind those seen, with as few listing requests as may be.
@@ -157,8 +150,8 @@ async def _new(
     `CatalogUnusable` where our own last one, locked by what we know, is not
     there: then nothing else that the catalog knows need be there either.
     """
-    seen = shared.last_read(catalog)
-    anchor = shared.still_locked(catalog, trust.host, clock.now())
+    seen = indexes.last_read()
+    anchor = indexes.still_locked(clock.now())
     alone = trust.alone
     own = seen.get(trust.host, "")
     after = ""
@@ -219,7 +212,7 @@ async def _hidden(store: ObjectStore, key: str) -> bool:
 
 async def _learn(
     store: ObjectStore,
-    catalog: Catalog,
+    indexes: Indexes,
     trust: Trust,
     host: str,
     key: str,
@@ -245,7 +238,7 @@ async def _learn(
 
     def keep() -> None:
         nonlocal contents
-        shared.learn(catalog, host, batch, clock.now(), doubting=trust.doubting)
+        indexes.learn(host, batch, clock.now(), doubting=trust.doubting)
         batch.clear()
         contents = 0
 
@@ -263,32 +256,3 @@ async def _learn(
             raise
         log.warning("index.refused", key=key, host=host, reason=str(exc))
     await asyncio.to_thread(keep)
-
-
-def _news(catalog: Catalog, naming: Naming, seal: index.Seal | None) -> Iterator[bytes]:
-    """The index, compressed."""
-    gzip = gzipping.compressor()
-    yield gzip.compress(index.header(naming.host, naming.run))
-    for found in shared.news(catalog):
-        yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
-    yield gzip.flush()
-
-
-async def publish(
-    sender: Sender,
-    catalog: Catalog,
-    naming: Naming,
-    tally: Tally,
-    seal: index.Seal | None,
-    number: int | None = None,
-) -> None:
-    """Publish what is in no index yet, if anything; `number` counts what one run publishes before its end."""
-    if not await asyncio.to_thread(shared.begin_publishing, catalog):
-        return
-    key = keys.index_key(naming.host, naming.run, number)
-    stored = await sender.send(key, naming.contents, Pieces(_news(catalog, naming, seal)), length=None)
-    # Of what is not locked nobody can say that it must still be there.
-    until = None if stored.lock.mode is LockMode.NONE else stored.lock.until
-    await asyncio.to_thread(shared.published, catalog, naming.host, key, until)
-    tally.stored(stored, contents=0, plain=0)
-    log.info("index.published", key=key, bytes=stored.size)

@@ -2,16 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.port import Contents
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.channel import Channel
-from sysbackup.formats import keys
-from sysbackup.formats.pack import CONTENTS_AT_MOST, PackWriter
+from sysbackup.contents.account import Account
+from sysbackup.contents.shipping import Freight, Shipment
+from sysbackup.formats import keys, pack
+from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline.examining import Small
-from sysbackup.pipeline.shipping import Freight, Shipment
-from sysbackup.pipeline.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A content for a pack: its digest, its bytes in the pack's encoding, its own size."""
+
+    sha: bytes
+    encoded: bytes
+    size: int
 
 
 class Packer:
@@ -24,17 +33,17 @@ class Packer:
     def __init__(
         self,
         freight: Channel[Freight],
-        catalog: Catalog,
-        budget: Budget,
+        known: Contents,
+        account: Account,
         lock: Lock,
+        budget: Budget,
         pack_size: int,
-        tally: Tally,
     ) -> None:
         self._freight = freight
-        self._catalog = catalog
+        self._known = known
+        self._account = account
         self._lock = lock
         self._pack_size = pack_size
-        self._tally = tally
         self._open = PackWriter()
         self._hold = Hold(budget, 0)
 
@@ -42,35 +51,35 @@ class Packer:
         """Take over contents, whose bytes are under `hold`; waits while full packs cannot be sent on."""
         self._hold.absorb(hold)
         for content in contents:
-            self._open.add(content.sha, content.member, content.size)
-            if len(self._open) >= self._pack_size or self._open.contents >= CONTENTS_AT_MOST:
+            self._open.add(content.sha, content.encoded, content.size)
+            if len(self._open) >= self._pack_size or self._open.contents >= pack.CONTENTS_AT_MOST:
                 await self.flush()
 
     async def flush(self) -> None:
         """Send on what the open pack holds, however little."""
         if self._open.contents:
-            pack, self._open = self._open, PackWriter()
-            await self._send(pack)
+            full, self._open = self._open, PackWriter()
+            await self._send(full)
 
     async def _send(self, full: PackWriter) -> None:
         hold = self._hold.split(len(full))
-        pack = await asyncio.to_thread(full.finish)
-        contents = pack.contents
+        made = await asyncio.to_thread(full.finish)
+        contents = made.contents
 
         async def confirmed(stored: StoredObject) -> None:
-            await asyncio.to_thread(self._catalog.confirm, stored, "gzip", contents)
-            self._tally.sending -= 1
-            self._tally.stored(stored, len(contents), plain=sum(content.size for content in contents))
+            await asyncio.to_thread(self._known.confirm, stored, pack.ENCODING.name, contents)
+            self._account.sending -= 1
+            self._account.stored(stored, len(contents), plain=sum(content.size for content in contents))
 
-        self._tally.sending += 1
+        self._account.sending += 1
         await self._freight.send(
             Shipment(
-                keys.pack_key(pack.sha),
-                pack.body,
+                keys.pack_key(made.sha),
+                made.body,
                 self._lock,
                 hold,
                 confirmed,
-                metadata={keys.PACK_INDEX: str(pack.index)},
-                sha256=pack.sha,
+                metadata={keys.PACK_INDEX: str(made.index)},
+                sha256=made.sha,
             )
         )

@@ -16,22 +16,21 @@ from typing import NamedTuple
 
 import structlog
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog
+from sysbackup.catalog.port import Indexes, Info
 from sysbackup.catalog.schema import set_aside
+from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.concurrency.channel import Channel
 from sysbackup.config.sections import Config
+from sysbackup.contents.cache_directory import bucket_identity, catalog_path, exclusive
+from sysbackup.contents.learning import Trust, learn_all
+from sysbackup.contents.naming import naming
+from sysbackup.contents.proving import holds_what_it_says, unsized
+from sysbackup.contents.renewing import Doubt
+from sysbackup.contents.sealing import host_seal
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.formats import keys, pack
+from sysbackup.formats import encodings, keys, pack
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import Packed
-from sysbackup.model import Clock, Lock, LockMode, StoredObject
-from sysbackup.pipeline.cache_directory import bucket_identity, catalog_path, exclusive
-from sysbackup.pipeline.naming import naming
-from sysbackup.pipeline.proving import holds_what_it_says, unsized
-from sysbackup.pipeline.renewing import Doubt
-from sysbackup.pipeline.sealing import host_seal
-from sysbackup.pipeline.sharing import Trust, learn_all
+from sysbackup.model import Clock, Lock, LockMode, Member, StoredObject
 from sysbackup.store.port import ObjectInfo, ObjectStore, Version
 
 log = structlog.get_logger()
@@ -45,9 +44,7 @@ _VERSIONS = 32
 _UNLOCKED = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
 
 
-async def rebuild(
-    config: Config, store: ObjectStore, bucket: str, clock: Clock, *, from_objects: bool = False
-) -> shared.Info:
+async def rebuild(config: Config, store: ObjectStore, bucket: str, clock: Clock, *, from_objects: bool = False) -> Info:
     """
     Put a new catalog in the place of the old one, which is kept beside it; returns what is in the new.
 
@@ -61,22 +58,22 @@ async def rebuild(
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         identity = bucket_identity(config, bucket)
-        with Catalog(fresh) as catalog:
-            catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
+        with SqliteCatalog(fresh) as catalog:
+            session = catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
             if from_objects:
-                await learn_objects(store, catalog, names.host, clock)
+                await learn_objects(store, session.indexes, names.host, clock)
             else:
                 seal = host_seal(config.state, names.host, identity)
                 trust = Trust(names.host, config.content.share, doubt.any, seal)
-                await learn_all(store, catalog, trust, clock)
-            info = shared.info(catalog)
+                await learn_all(store, session.indexes, trust, clock)
+            info = catalog.info()
         if path.exists():
             set_aside(path, "a new one was made")
         fresh.rename(path)
         return info
 
 
-async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: Clock) -> int:
+async def learn_objects(store: ObjectStore, indexes: Indexes, host: str, clock: Clock) -> int:
     """
     Take in every version of every pack and content object; returns how many contents were new.
 
@@ -85,7 +82,7 @@ async def learn_objects(store: ObjectStore, catalog: Catalog, host: str, clock: 
     is damaged or none of ours is passed over with a warning.
     """
     found: Channel[Sequence[Version]] = Channel(_AT_ONCE)
-    learning = _Learning(store, catalog, host, clock)
+    learning = _Learning(store, indexes, host, clock)
     new = 0
 
     async def reader() -> None:
@@ -128,9 +125,9 @@ class _Seen(NamedTuple):
 class _Learning:
     """Looks into objects, many at the same time, and takes in what they hold, one after the other."""
 
-    def __init__(self, store: ObjectStore, catalog: Catalog, host: str, clock: Clock) -> None:
+    def __init__(self, store: ObjectStore, indexes: Indexes, host: str, clock: Clock) -> None:
         self._store = store
-        self._catalog = catalog
+        self._indexes = indexes
         self._host = host
         self._clock = clock
         # A list that is taken apart has twenty times its bytes.
@@ -167,12 +164,11 @@ class _Learning:
         lock = info.lock or await self._store.lock_of(version.key, version.version) or _UNLOCKED
         stored = StoredObject(version.key, version.version, info.size, lock, fresh=False)
         if alone is None:
-            return _Seen(Indexed(stored, "gzip", ()), _list_begins(info))
-        encoding = info.metadata.get(keys.ENCODING)
-        if encoding not in (None, "gzip"):
-            raise FormatError(f"it is stored in an encoding that nobody here knows: {encoding!r}")
-        # the size of a compressed content is not known without unpacking it
-        return _Seen(Indexed(stored, encoding, (Packed(alone, 0, 0, -1 if encoding else info.size),)), None)
+            return _Seen(Indexed(stored, pack.ENCODING.name, ()), _list_begins(info))
+        encoding = encodings.named(info.metadata.get(keys.ENCODING))
+        # the size of an encoded content is not known without decoding it
+        size = info.size if encoding is encodings.PLAIN else -1
+        return _Seen(Indexed(stored, encoding.name, (Member(alone, size),)), None)
 
     async def _proven(self, seen: _Seen) -> _Seen | None:
         """The same with the encoding that its bytes have, where they are what the key says; else None."""
@@ -181,11 +177,11 @@ class _Learning:
         if (sha := keys.pack_sha(stored.key)) is not None:
             # These are the bytes that were named so. What their list says of them is not proven by that, nor that
             # the offset in the metadata is the true one: so the pack is not sealed, and is proven when it is used.
-            whole = [Packed(sha, 0, 0, stored.size)]
-            return seen if await holds_what_it_says(self._store, stored, None, whole) is None else None
-        for encoding in (indexed.encoding, None if indexed.encoding else "gzip"):
+            whole = [Member(sha, stored.size)]
+            return seen if await holds_what_it_says(self._store, stored, encodings.PLAIN, whole) is None else None
+        for encoding in encodings.candidates(indexed.encoding):
             if await holds_what_it_says(self._store, stored, encoding, unsized(indexed.contents)) is None:
-                return _Seen(Indexed(stored, encoding, indexed.contents, sealed=True), None)
+                return _Seen(Indexed(stored, encoding.name, indexed.contents, sealed=True), None)
         return None
 
     async def _learn(self, seen: _Seen) -> int:
@@ -195,7 +191,7 @@ class _Learning:
             if begin is not None:
                 contents = await asyncio.to_thread(pack.read_index, packed, begin)
                 indexed = Indexed(indexed.stored, indexed.encoding, tuple(contents))
-            return await asyncio.to_thread(shared.learn, self._catalog, self._host, [indexed], self._clock.now())
+            return await asyncio.to_thread(self._indexes.learn, self._host, [indexed], self._clock.now())
 
     async def _list(self, stored: StoredObject, begin: int) -> bytes:
         packed = bytearray()

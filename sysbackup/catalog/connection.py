@@ -1,0 +1,70 @@
+"""The catalog's connection: shared by threads under a lock, its errors in this program's own words."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sysbackup.catalog import schema
+from sysbackup.catalog.rows import Damaged
+from sysbackup.errors import CatalogUnusable, SpoolError
+
+_AT_ONCE = 500  # values in one IN (...): SQLite's oldest limit is 999
+
+
+class Connection:
+    """The database at `path`. SQLite serialises what threads do anyway, so they take turns at one connection."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with self._trouble():
+            self._db = schema.read_only(path) if read_only else schema.opened(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """The connection, held against other threads; SQLite's errors are translated."""
+        with self._lock, self._trouble():
+            yield self._db
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The same; all that is written in it counts, or nothing."""
+        with self.held() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                if db.in_transaction:  # a full disk has ended it already
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as exc:
+            raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
+        except (*schema.SqlError, OSError) as exc:
+            if not isinstance(exc, OSError) and (damage := schema.damage_in(exc)) is not None:
+                raise CatalogUnusable(f"the catalog {self.path} is damaged: {damage}") from exc
+            raise SpoolError(
+                f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"
+                " directory, or delete the file: it is only a cache"
+            ) from exc
+
+
+def select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query with one IN ({}), for however many values."""
+    for start in range(0, len(values), _AT_ONCE):
+        some = values[start : start + _AT_ONCE]
+        # whole: a cursor that is left in the middle, where a row is damaged, would outlive the connection
+        yield from db.execute(query.format(",".join("?" * len(some))), some).fetchall()

@@ -1,0 +1,124 @@
+"""Objects and their contents written down, changed and forgotten, row by row."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from sysbackup.catalog.rows import OBJECT, ObjectRow, content_row, proven_object
+from sysbackup.model import Lock, LockMode, Member, StoredObject
+
+# From the least firm to the firmest.
+_FIRMNESS = (LockMode.NONE, LockMode.GOVERNANCE, LockMode.COMPLIANCE)
+
+
+def known(db: sqlite3.Connection, key: str, version: str | None) -> ObjectRow | None:
+    """The row of an object; None where it is not known."""
+    row = db.execute(f"SELECT {OBJECT} FROM objects WHERE key = ? AND version = ?", (key, version or "")).fetchone()
+    return None if row is None else proven_object(*row)
+
+
+def numbered(db: sqlite3.Connection, number: int) -> ObjectRow | None:
+    """The row of that number; None where the object was forgotten meanwhile, with its host."""
+    row = db.execute(f"SELECT {OBJECT} FROM objects WHERE id = ?", (number,)).fetchone()
+    return None if row is None else proven_object(*row)
+
+
+def enter(
+    db: sqlite3.Connection,
+    stored: StoredObject,
+    encoding: str | None,
+    contents: Sequence[Member],
+    *,
+    host: str,
+    checked: bool,
+    news: bool,
+) -> bool:
+    """
+    Write down an object and its contents, in a transaction of the caller's.
+
+    `checked`: we know it for ourselves. What others said of the object before, of its
+    lock too, is forgotten then; returns whether they had named a content that is not in it.
+    """
+    refuted = checked and _forget_hearsay(db, stored, contents)
+    row = known(db, stored.key, stored.version)
+    if row is None:
+        row = _add(db, stored, encoding, host=host, checked=checked, news=news)
+    else:
+        rewrite(db, _later(row, stored.lock))
+        if news:
+            db.execute("UPDATE objects SET news = 1 WHERE id = ?", (row.number,))
+    identity = row.identity
+    db.executemany(
+        "INSERT OR REPLACE INTO contents (sha, object, start, length, size, sum) VALUES (?, ?, ?, ?, ?, ?)",
+        (content_row(member, row, identity) for member in contents),
+    )
+    return refuted
+
+
+def _forget_hearsay(db: sqlite3.Connection, stored: StoredObject, contents: Sequence[Member]) -> bool:
+    said = (stored.key, stored.version or "")
+    which = "key = ? AND version = ? AND checked = 0"
+    theirs = f"FROM contents WHERE object = (SELECT id FROM objects WHERE {which})"
+    told = {row[0] for row in db.execute(f"SELECT sha {theirs}", said)}
+    db.execute(f"DELETE {theirs}", said)
+    db.execute(f"DELETE FROM objects WHERE {which}", said)
+    return not told <= {member.sha for member in contents}
+
+
+def _add(
+    db: sqlite3.Connection, stored: StoredObject, encoding: str | None, *, host: str, checked: bool, news: bool
+) -> ObjectRow:
+    values = (
+        stored.key,
+        stored.version or "",
+        stored.size,
+        stored.lock.mode.value,
+        int(stored.lock.until.timestamp()),
+        encoding,
+        host,
+        int(checked),
+    )
+    cursor = db.execute(
+        "INSERT INTO objects (key, version, size, mode, until, encoding, host, checked, news, sum)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (*values, int(news)),
+    )
+    assert cursor.lastrowid is not None
+    row = ObjectRow(cursor.lastrowid, *values)
+    db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, row.number))
+    return row
+
+
+def _later(row: ObjectRow, lock: Lock) -> ObjectRow:
+    """
+    A row under the later and the firmer of two locks: of two things said of one version's lock both are true.
+
+    `none` is no lock at all, whatever date comes with it (that is until when a run
+    with `lock_mode = none` would have liked one).
+    """
+    before, until = LockMode(row.mode), int(lock.until.timestamp())
+    if (before is LockMode.NONE) is (lock.mode is LockMode.NONE):
+        until = max(row.until, until)
+    elif lock.mode is LockMode.NONE:
+        until = row.until
+    return row._replace(mode=max(before, lock.mode, key=_FIRMNESS.index).value, until=until)
+
+
+def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
+    """Write down what may change of an object that is known."""
+    db.execute(
+        "UPDATE objects SET mode = ?, until = ?, encoding = ?, checked = ?, sum = ? WHERE id = ?",
+        (row.mode, row.until, row.encoding, row.checked, row.sum, row.number),
+    )
+
+
+def forget(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """These objects, and what they held, are not known any more."""
+    gone = [(number,) for number in numbers]
+    db.executemany("DELETE FROM contents WHERE object = ?", gone)
+    db.executemany("DELETE FROM objects WHERE id = ?", gone)
+
+
+def forget_where(db: sqlite3.Connection, condition: str, values: Sequence[object] = ()) -> None:
+    """The same for all objects of which an SQL condition of ours is true."""
+    db.execute(f"DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE {condition})", values)
+    db.execute(f"DELETE FROM objects WHERE {condition}", values)

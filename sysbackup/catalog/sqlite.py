@@ -1,0 +1,121 @@
+"""
+The catalog: what is stored, until when, and what each file looked like.
+
+A cache in SQLite, in the cache directory. Only what the store has confirmed is
+written here, so whoever finds a content in it may name it in a manifest, once
+the lock of its object has been seen to.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sysbackup.catalog import objects
+from sysbackup.catalog.connection import Connection
+from sysbackup.catalog.indexes import ReadIndexes
+from sysbackup.catalog.known_contents import KnownContents
+from sysbackup.catalog.known_files import DAY, KnownFiles
+from sysbackup.catalog.port import Info
+from sysbackup.catalog.presence import BucketPresence
+from sysbackup.catalog.reliance import Reliance
+from sysbackup.catalog.renewals import DueRenewals
+from sysbackup.catalog.rows import OBJECT, damaged, proven_object, proven_text
+from sysbackup.errors import CatalogUnusable
+from sysbackup.model import Lock
+
+_KEPT = 60  # days that an object is known whose lock has ended
+
+# One run's state: gone with the connection. (Version 2 of the file has tables of these names, which stay empty.)
+_OF_THE_RUN = """
+DROP TABLE IF EXISTS temp.used;
+DROP TABLE IF EXISTS temp.leaving;
+CREATE TEMP TABLE used (         -- contents that the run reuses and that need a look before its end
+    sha BLOB PRIMARY KEY
+) WITHOUT ROWID;
+CREATE TEMP TABLE leaving (      -- packs hardly used any more, whose living contents the run stores anew
+    object INTEGER PRIMARY KEY
+);
+"""
+
+
+class SqliteCatalog:
+    """The catalog at `path`, made where there is none; see `port.Catalog`. With `read_only` nothing ever is written."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._connection = Connection(path, read_only=read_only)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def begin(self, bucket: str, host: str, promise: Lock, now: datetime, *, doubting: bool = False) -> "SqliteSession":
+        """See `port.Catalog`."""
+        with self._connection.held() as db:
+            known = db.execute("SELECT name FROM bucket").fetchone()
+            if known is None:
+                if db.execute("SELECT 1 FROM objects LIMIT 1").fetchone() is not None:
+                    raise damaged("bucket")  # what it knows may be of any other
+                db.execute("INSERT INTO bucket VALUES (?)", (bucket,))
+            elif known[0] != bucket:
+                raise CatalogUnusable(f"it is about the bucket {known[0]}, not about {bucket}")
+            db.executescript(_OF_THE_RUN)
+            db.execute("UPDATE objects SET news = 1 WHERE news = 2")
+        return SqliteSession(self._connection, host, Reliance(promise, doubting), now)
+
+    def info(self) -> Info:
+        """Counts over the whole catalog, whose objects are proven: there are far fewer of them than of contents."""
+        with self._connection.held() as db:
+            hosts: Counter[str] = Counter()
+            ends: list[int] = []
+            stored = 0
+            for row in (proven_object(*values) for values in db.execute(f"SELECT {OBJECT} FROM objects")):
+                hosts[row.host] += 1
+                ends.append(row.until)
+                stored += row.size
+            bucket = db.execute("SELECT name FROM bucket").fetchone()
+            return Info(
+                len(ends),
+                db.execute("SELECT count(*) FROM contents").fetchone()[0],
+                db.execute("SELECT count(*) FROM files").fetchone()[0],
+                stored,
+                (datetime.fromtimestamp(min(ends), UTC), datetime.fromtimestamp(max(ends), UTC)) if ends else None,
+                dict(hosts),
+                db.execute("SELECT count(*) FROM objects WHERE news > 0").fetchone()[0],
+                None if bucket is None else proven_text(bucket[0]),
+            )
+
+
+class SqliteSession:
+    """What one run knows and finds out; see `port.Session`. Made by `SqliteCatalog.begin`."""
+
+    def __init__(self, connection: Connection, host: str, reliance: Reliance, now: datetime) -> None:
+        self._connection = connection
+        self.contents = KnownContents(connection, host, reliance)
+        self.files = KnownFiles(connection, reliance, now)
+        self.renewals = DueRenewals(connection, reliance)
+        self.indexes = ReadIndexes(connection, host)
+        self.presence = BucketPresence(connection)
+
+    def tidy(self, now: datetime) -> None:
+        """See `port.Session`."""
+        with self._connection.transaction() as db:
+            self.files.tidy(db, now)
+            objects.forget_where(db, "until < ?", ((int(now.timestamp()) // DAY - _KEPT) * DAY,))
+            db.execute("DELETE FROM used")
+            db.execute("DELETE FROM leaving")
+
+    def next_lock_end(self, now: datetime) -> datetime | None:
+        """See `port.Session`."""
+        with self._connection.held() as db:
+            query = f"SELECT {OBJECT} FROM objects WHERE until > ? AND mode != 'none' ORDER BY until LIMIT 1"
+            found = db.execute(query, (int(now.timestamp()),)).fetchone()
+            return None if found is None else proven_object(*found).stored.lock.until

@@ -1,0 +1,331 @@
+"""
+Looking: from paths to entries of the manifest, and to the contents of what is to be read.
+
+Nothing here knows of the catalog, the spool or other threads: what is remembered of
+a file is asked of `Memory`, and what is found is handed back.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from sysbackup.disk.sorting import Record
+from sysbackup.files.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
+from sysbackup.files.nodes import node
+from sysbackup.files.owners import Owners
+from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
+from sysbackup.formats import manifest
+from sysbackup.model import FileState, Problem
+from sysbackup.pipeline.entries import spooled
+
+MIB = 1 << 20
+
+# Files up to this size are read into memory once; larger ones are read twice (design, section 2).
+IN_MEMORY = 32 * MIB
+# What one job reads before its results go on: enough for a batch of small files, little enough for the budget.
+ALLOWANCE = 8 * MIB
+
+_SETTLED = 2_000_000_000  # ns
+
+# What a path gives that is renamed, removed or replaced under our hands, or whose directory is: a link where a file was
+# (ELOOP: O_NOFOLLOW) or none where one was (EINVAL: readlink(2)), a socket or a device (ENXIO, ENODEV: open(2)), what
+# was removed on an NFS server (ESTALE) or with its process (ESRCH: proc(5)).
+_MOVED = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ESRCH),
+    *(errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV),
+}
+
+
+class Memory(Protocol):
+    """What is known of files and directories before they are looked at."""
+
+    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
+        """By (device, inode), the hashes of those files that need not be read."""
+        ...
+
+    def first_seen(self, path: bytes) -> bool:
+        """Whether nobody has recorded this directory yet; who asks is going to."""
+        ...
+
+    def not_recorded(self, path: bytes) -> None:
+        """The directory could not be recorded after all."""
+        ...
+
+
+class Unhashed(NamedTuple):
+    """A file that was read, and yet to be hashed: `begun` (ns since 1970) is when its reading began."""
+
+    path: bytes
+    entry: manifest.File
+    reading: Reading
+    begun: int
+
+
+@dataclass(slots=True)
+class Found:
+    """
+    What one look at some paths found.
+
+    `unhashed` are the files that were read, until `hash_all` makes of them entries and
+    `contents`, by hash, each once, whether they are stored or not. `later` has the
+    files that did not fit the allowance, with their sizes, `large` the paths of files
+    too large for memory, `vanished` those of what was gone when it was to be read.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    unhashed: list[Unhashed] = field(default_factory=list)
+    contents: dict[bytes, bytes] = field(default_factory=dict)
+    states: list[FileState] = field(default_factory=list)
+    later: list[tuple[bytes, int]] = field(default_factory=list)
+    large: list[bytes] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    vanished: list[bytes] = field(default_factory=list)
+    warned: list[tuple[bytes, str]] = field(default_factory=list)
+    files: int = 0
+    bytes_read: int = 0
+    bytes_unchanged: int = 0
+    sockets: int = 0
+
+
+class Looker:
+    """
+    Looks at paths. One looker may serve several threads.
+
+    `lock_timeout`: seconds that all files of one batch together wait for locks;
+    `stop`, once set, ends that waiting.
+    """
+
+    def __init__(self, memory: Memory, owners: Owners, lock_timeout: float, stop: threading.Event) -> None:
+        self._memory = memory
+        self._owners = owners
+        self._lock_timeout = lock_timeout
+        self._stop = stop
+
+    def look(self, paths: Sequence[bytes], allowance: int) -> Found:
+        """
+        Record what lies at the paths and read the files among it, about `allowance` bytes of them.
+
+        An error may come from a directory that we hold open and that another one
+        has replaced since: such paths are looked up again from the root.
+        """
+        out = Found()
+        for _ in range(TRIES):
+            missed: list[tuple[bytes, Exception]] = []
+            found: list[tuple[bytes, os.stat_result]] = []
+            with Folders() as folders:
+                for path in paths:
+                    try:
+                        self._look(folders, path, found, out)
+                    except OSError as exc:
+                        missed.append((path, exc))
+                    # always, and before any of them is closed
+                    self._record_folders(folders, path, out, missed)
+                    folders.trim()
+                left = allowance - sum(len(file.reading.content) for file in out.unhashed)
+                self._read_all(folders, found, left, out, missed)
+            moved = [(path, exc) for path, exc in missed if not self._settle(path, exc, out)]
+            if not moved:
+                return out
+            paths = [path for path, _ in moved]
+        out.problems += [unreadable(path, exc) for path, exc in moved]
+        return out
+
+    def _settle(self, path: bytes, exc: Exception, out: Found) -> bool:
+        """Note what an error means; False where another look may find more."""
+        if not moves(exc):
+            out.problems.append(unreadable(path, exc))
+        elif missing(path):
+            out.vanished.append(path)
+        else:
+            return False
+        return True
+
+    def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Found) -> None:
+        """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
+        place = folders.find(path)
+        picked = True
+        for _ in range(LINKS_AT_MOST + 1):
+            for link in place.links:
+                self._record(link, link_status(link), out)
+            status = link_status(place)
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                found.append((place.path, status))
+                return
+            if kind == stat.S_IFSOCK:
+                out.sockets += picked
+                return
+            if kind == stat.S_IFLNK or picked:
+                self._record(place, status, out)
+            if kind != stat.S_IFLNK:
+                return
+            picked = False
+            try:
+                place = folders.target(place)
+                link_status(place)
+            except OSError:
+                return  # dangling, circular or closed to us: the link itself is recorded
+            if _made_up(place.path) and not _made_up(path):
+                return
+
+    def _record(self, place: Place, status: os.stat_result, out: Found) -> None:
+        entry = node(place, status, self._owners, out.problems)
+        out.records.append(spooled(place.path, entry))
+
+    def _record_folders(
+        self, folders: Folders, picked: bytes, out: Found, missed: "list[tuple[bytes, Exception]]"
+    ) -> None:
+        for folder in folders.fresh():
+            if _made_up(folder.path) and not _made_up(picked):
+                continue
+            if not self._memory.first_seen(folder.path):
+                continue
+            try:
+                self._record(Place(folder, b""), os.fstat(folder.fd), out)
+            except OSError as exc:
+                self._memory.not_recorded(folder.path)
+                missed.append((folder.path, exc))
+
+    def _read_all(
+        self,
+        folders: Folders,
+        found: list[tuple[bytes, os.stat_result]],
+        left: int,
+        out: Found,
+        missed: "list[tuple[bytes, Exception]]",
+    ) -> None:
+        """Read files, `left` bytes of them; `missed` is told of those that could not be."""
+        patience = Patience(self._lock_timeout, self._stop)
+        known = self._memory.unchanged([state_of(status) for _, status in found])
+        for path, status in found:
+            if (sha := known.get((status.st_dev, status.st_ino))) is not None:
+                try:
+                    self._reuse(folders, path, status, sha, out)
+                except OSError as exc:
+                    missed.append((path, exc))
+                continue
+            if status.st_size > IN_MEMORY:
+                out.large.append(path)
+                continue
+            if status.st_size > left:
+                out.later.append((path, status.st_size))
+                continue
+            left -= status.st_size
+            try:
+                out.unhashed.append(self._read(folders, path, status, patience, out))
+            except TooLarge:
+                out.large.append(path)
+            except (OSError, Replaced) as exc:
+                missed.append((path, exc))
+
+    def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Found) -> None:
+        """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
+        folders.trim()
+        entry = node(folders.find(path), status, self._owners, out.problems)
+        assert isinstance(entry, manifest.File)
+        describe_file(entry, status, status.st_size, sha, ())
+        out.records.append(spooled(path, entry, unchanged=True))
+        out.files += 1
+        out.bytes_unchanged += status.st_size
+
+    def _read(self, folders: Folders, path: bytes, status: os.stat_result, patience: Patience, out: Found) -> Unhashed:
+        for attempt in range(1, TRIES + 1):
+            folders.trim()
+            place = folders.find(path)
+            begun = time.time_ns()
+            try:
+                fd = opened(place, status.st_dev, status.st_ino)
+            except Replaced:
+                # An editor saved it between our look and our opening: the file is the new one.
+                status = link_status(place)
+                if attempt == TRIES or not stat.S_ISREG(status.st_mode):
+                    raise
+                continue
+            try:
+                reading = read(fd, IN_MEMORY, patience)
+                entry = node(place, reading.status, self._owners, out.problems, fd)
+            finally:
+                os.close(fd)
+            assert isinstance(entry, manifest.File)
+            return Unhashed(path, entry, reading, begun)
+        raise AssertionError  # the last try returns or raises
+
+
+def hash_all(found: Found) -> None:
+    """Finish the entries of the files that were read, and have their contents by hash."""
+    for path, entry, reading, begun in found.unhashed:
+        sha = hashlib.sha256(reading.content).digest()
+        describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
+        found.records.append(spooled(path, entry))
+        found.files += 1
+        found.bytes_read += len(reading.content)
+        found.warned += [(path, warning) for warning in reading.warnings]
+        # A size that is not what it holds (proc(5), some of FUSE) says nothing the next time either.
+        sized = len(reading.content) == reading.status.st_size
+        if sized and not reading.warnings and settled(reading.status, begun):
+            found.states.append(state_of(reading.status, sha))
+        if reading.content:
+            found.contents[sha] = reading.content
+    found.unhashed.clear()
+
+
+def _made_up(path: bytes) -> bool:
+    """
+    Whether the kernel makes a path up as it goes (proc(5), sysfs(5)).
+
+    Links lead there from real trees, /etc/mtab to /proc/self/mounts on every
+    machine: what they lead to belongs to this process and moment. It is followed
+    only where a picker names it.
+    """
+    return path.startswith((b"/proc/", b"/sys/")) or path in (b"/proc", b"/sys")
+
+
+def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:
+    """What the catalog remembers of a file."""
+    return FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha)
+
+
+def settled(status: os.stat_result, begun: int) -> bool:
+    """
+    Whether a file read at `begun` (ns since 1970) had been left alone for 2 s (design, rule 7).
+
+    A write in the same tick of the file system's clock as the reading would
+    leave no trace: such a file is read again next time.
+    """
+    return begun - status.st_ctime_ns >= _SETTLED
+
+
+def describe_file(entry: manifest.File, status: os.stat_result, size: int, sha: bytes, warnings: Sequence[str]) -> None:
+    """Fill in what was learnt by reading the file."""
+    entry.size = size
+    entry.sha = sha.hex()
+    if status.st_nlink > 1:
+        entry.link = f"{status.st_dev:x}:{status.st_ino:x}"
+    if warnings:
+        entry.warnings = list(warnings)
+
+
+def moves(exc: Exception) -> bool:
+    """Whether an error may come of something that was moved, removed or replaced while it was looked at or opened."""
+    return isinstance(exc, Replaced) or (isinstance(exc, OSError) and exc.errno in _MOVED)
+
+
+def unreadable(path: bytes, exc: Exception) -> Problem:
+    """The problem of a path that is there and could not be examined or read."""
+    if isinstance(exc, OSError):
+        if exc.errno == errno.ENOENT:
+            return Problem("file.unreadable", path, "it was there at one look and gone at the next, each time")
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            return Problem(
+                "file.denied",
+                path,
+                "no permission to read it; run sysbackup as root or with CAP_DAC_READ_SEARCH",
+            )
+        return Problem("file.unreadable", path, exc.strerror or str(exc))
+    return Problem("file.unreadable", path, str(exc))

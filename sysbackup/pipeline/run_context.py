@@ -1,0 +1,32 @@
+"""What every stage of one run needs to know."""
+
+import threading
+from dataclasses import dataclass, field
+
+from sysbackup.config.sections import Config
+from sysbackup.contents.content_store import ContentStore
+from sysbackup.contents.naming import Naming
+from sysbackup.disk.sorting import Sorter
+from sysbackup.files.owners import Owners
+from sysbackup.model import Clock
+from sysbackup.pipeline.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """
+    One run: its settings, its names and locks, where its contents and its entries go, and what is counted.
+
+    `spool` takes the entries of the manifest. `stop`, once set, ends what work in
+    threads waits for. `rescan`: every file is read, whatever is known of it.
+    """
+
+    config: Config
+    clock: Clock
+    names: Naming
+    tally: Tally
+    contents: ContentStore
+    spool: Sorter
+    rescan: bool
+    owners: Owners = field(default_factory=Owners)
+    stop: threading.Event = field(default_factory=threading.Event)
