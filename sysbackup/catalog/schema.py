@@ -80,7 +80,6 @@ PRAGMA user_version = {VERSION};
 {_TABLES}
 """
 
-
 # Version 1 had no checksums, and at first no census.
 _EARLIER = 1
 _LATER_TABLES = frozenset({"census"})
@@ -103,7 +102,6 @@ _NOT_THE_FILE = frozenset(
         sqlite3.SQLITE_AUTH,
     }
 )
-
 
 # What a statement may raise: Python cannot even say what SQLite does where that quotes a name which is not UTF-8.
 SqlError = (sqlite3.Error, UnicodeDecodeError)

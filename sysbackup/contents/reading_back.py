@@ -5,10 +5,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import encodings
+from sysbackup.formats import encodings, pack
 from sysbackup.formats.encodings import Encoding
+from sysbackup.model import Location
 
 DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
+
+
+def encoding_at(place: Location) -> Encoding:
+    """
+    How the bytes at a place are encoded: in a pack as in all packs, whatever is said of it.
+
+    `FormatError` where that is no encoding.
+    """
+    return encodings.named(place.encoding) if place.span is None else pack.ENCODING
 
 
 def read_back(encoded: bytes | memoryview, sha: bytes, size: int, encoding: Encoding, *, alone: bool) -> bytes:

@@ -22,6 +22,7 @@ from sysbackup.contents.cache_directory import exclusive
 from sysbackup.contents.naming import Naming, naming
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import CatalogUnusable, ConfigError, SysbackupError
+from sysbackup.files.owners import Owners
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.ending import outlasting, tidied
 from sysbackup.pipeline.gathering import gather, gather_again
@@ -119,7 +120,7 @@ async def _run(
             _log_start(names, bucket)
             contents = await stack.enter_async_context(content_store(config, store, bucket, names, tally, clock))
             spool = stack.enter_context(Sorter(config.cache))
-            run = RunContext(config, clock, names, tally, contents, spool, rescan)
+            run = RunContext(config, clock, names, tally, contents, spool, Owners(), rescan)
             await contents.learn()
             for problem in found.problems:
                 tally.problem(problem)

@@ -27,6 +27,6 @@ class RunContext:
     tally: Tally
     contents: ContentStore
     spool: Sorter
+    owners: Owners
     rescan: bool
-    owners: Owners = field(default_factory=Owners)
     stop: threading.Event = field(default_factory=threading.Event)

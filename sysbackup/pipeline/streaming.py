@@ -28,7 +28,7 @@ from sysbackup.formats import keys, manifest
 from sysbackup.formats.encodings import Encoding
 from sysbackup.model import Location, Problem
 from sysbackup.pipeline.entries import spooled
-from sysbackup.pipeline.looking import describe_file, moves, settled, state_of, unreadable
+from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, unreadable
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.store.port import Body
 

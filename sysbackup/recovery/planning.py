@@ -18,9 +18,10 @@ from typing import Self
 from msgspec import UNSET
 
 from sysbackup.config.sections import MIB
+from sysbackup.contents.reading_back import encoding_at
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import FormatError
-from sysbackup.formats import encodings, keys, manifest, pack
+from sysbackup.formats import encodings, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
 from sysbackup.model import Span, brief
 from sysbackup.recovery.restore_report import Outcome
@@ -210,8 +211,7 @@ def _key(entry: File) -> bytes:
         if not keys.possible(at.key, at.version) or not encodings.is_known(at.encoding):
             version, name = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
             raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {name!r}")
-        # in a pack there is one encoding, whatever is said of it
-        encoding = at.encoding if span is None else pack.ENCODING.name
+        encoding = encoding_at(at).name
         head = at.key.encode() + b"\0" + (at.version or "").encode()
     link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
     return head + b"\0" + _TAIL.pack(*_spot(span), sha, entry.size, _ENCODINGS.index(encoding), link)

@@ -18,7 +18,7 @@ from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject, SystemClock
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options
@@ -35,7 +35,7 @@ KNOWN = b"a file that anybody may know, of some distribution\n" * 30
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

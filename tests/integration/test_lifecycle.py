@@ -21,7 +21,7 @@ from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.naming import Naming
 from sysbackup.model import SystemClock
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
@@ -44,7 +44,7 @@ HIDDEN = 9  # days: the first whole ones after promise and slack
 @pytest.fixture(autouse=True)
 def short_lived(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once, and a manifest's lock may end within a day."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     monkeypatch.setattr(Naming, "lasting", lambda names, _: names)
 
 

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts, looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Amounts, Summary, Tally, well
 from sysbackup.service import messages, status_text
@@ -320,7 +320,7 @@ def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pyt
 
 def test_what_a_run_leaves_for_the_next(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was examined: a file that two pickers name twice, what did not change unread, and a snapshotter's bytes."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     machine.write("a", os.urandom(1000))
     machine.write("b", os.urandom(2000))
     backups.picker(machine.config, machine.tree / "b", name="again")

@@ -18,7 +18,7 @@ import uvloop
 
 from sysbackup.cli.main import invoke
 from sysbackup.contents import shipping
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support import backups, comparing
 from tests.support.proxy import Fault, Proxy, proxying
 from tests.support.servers import OnServer, Server
@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little data makes parts, as much data does; and files count as left alone at once."""
     monkeypatch.setattr(shipping, "PART", 400)
     monkeypatch.setattr(moto.s3.models, "S3_UPLOAD_PART_MIN_SIZE", 1)
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.contents import census
 from sysbackup.formats import keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket
@@ -33,7 +33,7 @@ TRIALS = int(os.environ.get("SYSBACKUP_FLIPS", "2000"))
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine whose catalog knows far more contents than its tree has, as one that shares a bucket does."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     # the synthetic objects are in no bucket: that is another test's matter
     monkeypatch.setattr(census, "PAGES", 0)
     clock = ManualClock()
@@ -144,7 +144,7 @@ def test_no_column_can_be_other_than_it_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, column: str, value: object
 ) -> None:
     """A changed value of whatever type in every row: the catalog is set aside, and the run is complete."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock, {"pack_size": 5000})
     for n in range(20):
@@ -163,7 +163,7 @@ def test_no_column_can_be_other_than_it_was_written(
 
 def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows get their checksums; nothing is read or stored again for that."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock)
     for n in range(20):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import BucketUnusable
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket, MemoryStore
@@ -22,7 +22,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

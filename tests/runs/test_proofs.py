@@ -13,7 +13,7 @@ from sysbackup.contents import census, rebuilding
 from sysbackup.errors import AccessDenied, StoreError
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -25,7 +25,7 @@ LARGE = random.Random(0).randbytes(3 << 19)  # of those that are stored alone
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from sysbackup.contents import census
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -22,7 +22,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from sysbackup.catalog.rows import file_sum
 from sysbackup.formats import manifest
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support import backups
 from tests.support.dressing import posix_acl
 from tests.support.machines import Machine, opens
@@ -20,7 +20,7 @@ MIB = 1 << 20
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once: what was written before a run has not changed since."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

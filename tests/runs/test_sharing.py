@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from sysbackup.store.port import Version
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -23,7 +23,7 @@ MIDDLE = b"middle " * MIB
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sysbackup.errors import AccessDenied
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, StoredObject
-from sysbackup.pipeline import looking
+from sysbackup.pipeline import file_facts
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
@@ -28,7 +28,7 @@ MIDDLE = b"middle " * MIB
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once."""
-    monkeypatch.setattr(looking, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

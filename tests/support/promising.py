@@ -33,7 +33,7 @@ from sysbackup.contents import learning
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
 from sysbackup.model import Location, Lock, LockMode, Span
-from sysbackup.pipeline import gathering, looking
+from sysbackup.pipeline import file_facts, gathering, looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary
 from tests.support import backups
@@ -388,7 +388,7 @@ def tell_stories(kind: type[Promises], examples: int, beginning: int = 0) -> Non
         ):
             patch.setattr(module, name, bound)
         # Files are trusted at once, not 2 s later: `Troubled.noticed` sees to what those are for.
-        patch.setattr(looking, "_SETTLED", 0)
+        patch.setattr(file_facts, "_SETTLED", 0)
         structlog.configure(processors=[_drop])
         _decoded.clear()
         try:
