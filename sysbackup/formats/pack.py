@@ -57,7 +57,7 @@ class PackWriter:
         """How many contents are in it."""
         return len(self._contents)
 
-    def add(self, sha: bytes, member: bytes, size: int) -> None:
+    def add(self, sha: bytes, member: bytes | bytearray, size: int) -> None:
         """Append one content's gzip member; the caller has made sure that this content is not in it yet."""
         self._contents.append(Member(sha, size, Span(len(self._body), len(member))))
         self._body += member

@@ -1,0 +1,310 @@
+"""The content store: each content is stored once, whoever brings it, and found where the store has confirmed it."""
+
+import asyncio
+import gzip
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sysbackup.concurrency.budget import Hold
+from sysbackup.contents.keeping import Chosen, Keeper
+from sysbackup.contents.shipping import Refused, Source
+from sysbackup.errors import CatalogUnusable, StoreUnavailable, expected
+from sysbackup.formats import encodings, keys, pack
+from sysbackup.formats.encodings import Encoding
+from sysbackup.model import Location
+from sysbackup.store.port import Body
+from tests.support import backups
+from tests.support.clock import ManualClock
+from tests.support.failing import FailingStore, at
+from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.storing import Storing, storing
+
+KIB = 1 << 10
+
+
+def sha(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def by_hash(*contents: bytes) -> dict[bytes, bytes]:
+    return {sha(content): content for content in contents}
+
+
+async def kept(made: Storing, *contents: bytes) -> Chosen:
+    """Keep these contents, those of them that are not stored yet; all of it has arrived when this returns."""
+    async with made.contents.keeping() as keeper:
+        chosen = made.contents.choose(by_hash(*contents))
+        await keeper.keep(chosen, await made.contents.budget.take(chosen.held))
+        await keeper.flush()
+    return chosen
+
+
+def fetched(bucket: MemoryBucket, at: Location) -> bytes:
+    """The content at a place, as gzip(1) and dd(1) would have it."""
+    body = bucket.find(at.key, at.version).body
+    if at.span is not None:
+        body = body[at.span.offset : at.span.end]
+    return gzip.decompress(body) if at.encoding == "gzip" else body
+
+
+@pytest.fixture
+def bucket() -> MemoryBucket:
+    return MemoryBucket(ManualClock())
+
+
+def test_what_was_kept_is_found_and_is_the_same(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """Small in packs, larger alone, encoded where that pays: each at the place that is said, under the later lock."""
+    contents = [b"small", b"", os.urandom(300 * KIB), bytes(300 * KIB), b"text " * 100_000]
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket), {"pack_below": 200 * KIB}) as made:
+            await kept(made, *contents)
+            found = made.contents.find(map(sha, contents), promised=True)
+            assert {digest: fetched(bucket, place) for digest, place in found.items()} == by_hash(*contents)
+            assert [found[sha(c)].encoding for c in contents] == ["gzip", "gzip", None, "gzip", "gzip"]
+            assert [found[sha(c)].span is None for c in contents] == [False, False, True, True, True]
+            assert {stored.lock for stored in made.account.objects} == {made.names.contents}
+            assert (made.account.contents, made.account.plain) == (5, sum(map(len, contents)))
+            assert (made.account.sending, made.contents.budget.used) == (0, 0)
+
+    backups.run(work())
+
+
+def test_a_content_is_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """Not again in the same run, nor in the next, whatever it comes with; a lost catalog costs no second copy."""
+    store = MemoryStore(bucket)
+    big = os.urandom(300 * KIB)
+
+    async def work(*, new: bytes) -> Chosen:
+        async with storing(tmp_path, store, {"pack_below": 200 * KIB}) as made:
+            await kept(made, b"one", big, new)
+            again = await kept(made, b"one", big, new)
+            assert (again.small, again.alone) == ([], [])
+            return again
+
+    backups.run(work(new=b"two"))
+    before = {key: len(versions) for key, versions in bucket.objects.items()}
+    backups.run(work(new=b"one"))
+    assert {key: len(versions) for key, versions in bucket.objects.items()} == before
+    (tmp_path / "cache" / "catalog.sqlite").unlink()
+    backups.run(work(new=b"one"))
+    assert len(bucket.objects[keys.content_key(sha(big))]) == 1
+
+
+def test_threads_that_meet_at_a_content_choose_it_once(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """However many find it at the same time: exactly one is to store it."""
+    contents = [str(n).encode() for n in range(500)]
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket)) as made:
+            chosen: list[Chosen] = []
+            threads = [
+                threading.Thread(target=lambda: chosen.append(made.contents.choose(by_hash(*contents))))
+                for _ in range(8)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            found = [small.sha for each in chosen for small in each.small]
+            assert sorted(found) == sorted(map(sha, contents))
+
+    backups.run(work())
+
+
+def test_nothing_is_found_before_the_store_has_confirmed_it(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """A put that fails ends the keeping, and leaves nothing that a manifest could name."""
+    store = FailingStore(MemoryStore(bucket), at("put"))
+
+    async def work() -> None:
+        async with storing(tmp_path, store) as made:
+            with pytest.raises(ExceptionGroup) as failed:
+                await kept(made, b"one")
+            assert [type(error) for error in expected(failed.value) or []] == [StoreUnavailable]
+            assert made.contents.find([sha(b"one")]) == {}
+            assert made.account.objects == []
+
+    backups.run(work())
+
+
+def test_what_is_not_locked_for_long_enough_is_no_promise(tmp_path: Path) -> None:
+    """A later run may find it, but not write it into a manifest before it has seen to its lock."""
+    clock = ManualClock()
+    store = MemoryStore(MemoryBucket(clock))
+
+    async def work() -> None:
+        async with storing(tmp_path, store, clock=clock) as made:
+            await kept(made, b"one")
+        clock.turn(days=10)
+        async with storing(tmp_path, store, clock=clock) as made:
+            await kept(made, b"one")
+            assert made.contents.find([sha(b"one")]).keys() == {sha(b"one")}
+            with pytest.raises(CatalogUnusable):
+                made.contents.find([sha(b"one")], promised=True)
+
+            async def nothing_lost() -> None:
+                raise AssertionError
+
+            await made.contents.promise(nothing_lost)
+            (place,) = made.contents.find([sha(b"one")], promised=True).values()
+            lock = await store.lock_of(place.key, place.version)
+            assert lock is not None
+            assert lock.until >= clock.now() + timedelta(days=14)
+            assert made.account.renewed == 1
+
+    backups.run(work())
+
+
+# ---- streams
+
+
+class Stream:
+    """A large content that comes in pieces; refused at the end where it is `false`."""
+
+    def __init__(self, content: bytes, *, false: bool = False) -> None:
+        self.content, self.at, self.false, self.begun = content, 0, false, 0
+
+    async def begin(self) -> tuple[Encoding, Source]:
+        self.begun += 1
+        self.at = 0
+        return encodings.PLAIN, self
+
+    async def ready(self, size: int) -> None:
+        await asyncio.sleep(0)
+
+    async def take(self, size: int) -> Body:
+        piece = self.content[self.at : self.at + size]
+        self.at += len(piece)
+        return piece
+
+    async def approve(self) -> None:
+        if self.false:
+            raise Refused
+
+
+async def streamed(keeper: Keeper, streams: Sequence[Stream]) -> list[bool]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(keeper.keep_stream(sha(s.content), len(s.content), s.begin)) for s in streams]
+    return [task.result() for task in tasks]
+
+
+def test_equal_streams_that_meet_are_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """The others wait for the first; what is known already is not even read."""
+    content = os.urandom(20 << 20)
+    streams = [Stream(content) for _ in range(4)]
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket)) as made, made.contents.keeping() as keeper:
+            assert await streamed(keeper, streams) == [True] * 4
+            assert [s.begun for s in streams] == [1, 0, 0, 0]
+            assert await keeper.keep_stream(sha(content), len(content), streams[1].begin)
+            assert streams[1].begun == 0
+            assert fetched(bucket, made.contents.find([sha(content)])[sha(content)]) == content
+            assert made.contents.budget.used == 0
+            assert not made.contents.gaps
+
+    backups.run(work())
+
+
+@pytest.mark.parametrize("size", [100, 20 << 20], ids=["one object", "in parts"])
+def test_a_stream_that_was_refused_leaves_nothing(tmp_path: Path, bucket: MemoryBucket, size: int) -> None:
+    """Neither object nor upload nor claim: whoever waited for it tries for themselves."""
+    content = os.urandom(size)
+    false, true = Stream(content, false=True), Stream(content)
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket)) as made, made.contents.keeping() as keeper:
+            assert not await keeper.keep_stream(sha(content), size, false.begin)
+            assert (dict(bucket.objects), dict(bucket.uploads)) == ({}, {})
+            assert made.contents.find([sha(content)]) == {}
+            assert made.contents.gaps
+            assert await streamed(keeper, [Stream(content, false=True), true]) == [False, True]
+            assert made.contents.budget.used == 0
+        assert len(bucket.objects) == 1
+
+    backups.run(work())
+
+
+# ---- packs
+
+
+def test_packs_are_sent_when_they_are_full(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """Each is named by its hash, lists what is in it, and is no larger than it takes to be full."""
+    contents = [os.urandom(1000) for _ in range(100)]
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket), {"pack_size": 10_000}) as made:
+            async with made.contents.keeping() as keeper:
+                for content in contents:
+                    chosen = made.contents.choose(by_hash(content))
+                    await keeper.keep(chosen, await made.contents.budget.take(chosen.held))
+                await keeper.flush()
+                await keeper.flush()  # nothing is left: no empty pack
+            assert made.account.contents == 100
+
+    backups.run(work())
+    listed = {}
+    for key, (made,) in bucket.objects.items():
+        assert keys.pack_sha(key) == sha(made.body)
+        index = int(made.metadata[keys.PACK_INDEX])
+        assert index < 11_500
+        for member in pack.read_index(made.body[index:], index):
+            assert member.span is not None
+            listed[member.sha] = gzip.decompress(made.body[member.span.offset : member.span.end])
+    assert listed == by_hash(*contents)
+    assert len(bucket.objects) == 10
+
+
+def test_a_pack_takes_no_more_contents_than_its_list_may_name(
+    tmp_path: Path, bucket: MemoryBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small they are: its readers would refuse it."""
+    monkeypatch.setattr(pack, "CONTENTS_AT_MOST", 30)
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket)) as made:
+            await kept(made, *(str(n).encode() for n in range(100)))
+
+    backups.run(work())
+    assert len(bucket.objects) == 4
+
+
+def test_keeping_waits_while_the_store_takes_nothing(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """Memory stays within its bound, however much is brought: who brings it waits."""
+    going = asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def put(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
+            await going.wait()
+            return await super().put(*args, **kwargs)  # type: ignore[arg-type]
+
+    async def work() -> None:
+        total = 64 << 20
+        async with storing(tmp_path, Slow(bucket), {"pack_below": 0}, {"memory": total, "uploads": 2}) as made:
+            brought = 0
+
+            async def bring(keeper: Keeper) -> None:
+                nonlocal brought
+                for n in range(80):
+                    hold: Hold = await made.contents.budget.take(1 << 20)
+                    content = n.to_bytes(1) + os.urandom((1 << 20) - 1)
+                    await keeper.keep(made.contents.choose(by_hash(content)), hold)
+                    brought += 1
+
+            async with asyncio.TaskGroup() as group, made.contents.keeping() as keeper:
+                bringing = group.create_task(bring(keeper))
+                for _ in range(3000):
+                    await asyncio.sleep(0)
+                assert brought < 33
+                assert made.contents.budget.used <= total // 2
+                going.set()
+                await bringing
+            assert len(made.account.objects) == 80
+
+    backups.run(work())

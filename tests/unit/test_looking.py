@@ -1,0 +1,154 @@
+"""Looking: what lies at paths becomes entries and contents; what is known unchanged is not opened."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from sysbackup.files.owners import Owners
+from sysbackup.formats import manifest
+from sysbackup.model import FileState
+from sysbackup.pipeline import file_facts, looking
+from sysbackup.pipeline.entries import entry_in, is_unchanged
+from sysbackup.pipeline.looking import Found, Looker, hash_all
+
+MIB = 1 << 20
+
+
+class Remembering:
+    """`looking.Memory` of what earlier looks said was settled."""
+
+    def __init__(self) -> None:
+        self.states: dict[FileState, bytes] = {}
+        self.seen: set[bytes] = set()
+
+    def remember(self, found: Found) -> None:
+        self.states |= {state._replace(sha=b""): state.sha for state in found.states}
+
+    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
+        return {(s.device, s.inode): self.states[s] for s in states if s in self.states}
+
+    def first_seen(self, path: bytes) -> bool:
+        new = path not in self.seen
+        self.seen.add(path)
+        return new
+
+    def not_recorded(self, path: bytes) -> None:
+        self.seen.discard(path)
+
+
+@pytest.fixture
+def memory() -> Remembering:
+    return Remembering()
+
+
+@pytest.fixture
+def looker(memory: Remembering, monkeypatch: pytest.MonkeyPatch) -> Looker:
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
+    return Looker(memory, Owners(), 0.1, threading.Event())
+
+
+def looked(looker: Looker, *paths: Path, allowance: int = 8 * MIB) -> Found:
+    found = looker.look([bytes(path) for path in paths], allowance)
+    hash_all(found)
+    return found
+
+
+def entries(found: Found) -> dict[bytes, manifest.Entry]:
+    return {record[0]: entry_in(record) for record in found.records}
+
+
+def test_a_file_is_its_entry_and_its_content(looker: Looker, tmp_path: Path) -> None:
+    """Equal contents are there once, empty ones not at all; every directory above is recorded, once for all looks."""
+    (tmp_path / "a").write_text("equal")
+    (tmp_path / "b").write_text("equal")
+    (tmp_path / "empty").touch()
+    found = looked(looker, *(tmp_path / name for name in ("a", "b", "empty")))
+    assert found.contents == {hashlib.sha256(b"equal").digest(): b"equal"}
+    assert (found.files, found.bytes_read, found.bytes_unchanged) == (3, 10, 0)
+    said = entries(found)
+    assert {bytes(folder) for folder in tmp_path.parents} | {bytes(tmp_path)} <= said.keys()
+    one = said[bytes(tmp_path / "a")]
+    assert isinstance(one, manifest.File)
+    assert (one.size, one.sha, one.location) == (5, hashlib.sha256(b"equal").hexdigest(), None)
+    again = looked(looker, tmp_path / "a")
+    assert entries(again).keys() == {bytes(tmp_path / "a")}
+
+
+def test_what_is_unchanged_is_not_opened(looker: Looker, memory: Remembering, tmp_path: Path) -> None:
+    """Its entry is written from what is known; what may change without it (its owner, its rights) is read afresh."""
+    path = tmp_path / "file"
+    path.write_text("content")
+    memory.remember(looked(looker, path))
+    before = path.stat().st_atime_ns
+    found = looked(looker, path)
+    assert path.stat().st_atime_ns == before
+    assert (found.files, found.bytes_read, found.bytes_unchanged, found.contents) == (1, 0, 7, {})
+    (record,) = [record for record in found.records if record[0] == bytes(path)]
+    assert is_unchanged(record)
+    path.write_text("CONTENT")
+    assert looked(looker, path).bytes_read == 7
+
+
+def test_what_exceeds_the_allowance_waits(looker: Looker, tmp_path: Path) -> None:
+    """The rest of a batch is read another time; one file larger than all of it is taken when it is alone."""
+    for name in "abc":
+        (tmp_path / name).write_bytes(bytes(600))
+    paths = [tmp_path / name for name in "abc"]
+    found = looked(looker, *paths, allowance=1000)
+    assert (found.files, found.later) == (1, [(bytes(path), 600) for path in paths[1:]])
+
+
+def test_what_is_too_large_for_memory_is_not_read(
+    looker: Looker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is handed on by its path alone."""
+    monkeypatch.setattr(looking, "IN_MEMORY", 1000)
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1001))
+    found = looked(looker, path)
+    assert (found.large, found.files, found.contents) == ([bytes(path)], 0, {})
+
+
+def test_what_is_no_file_is_recorded_as_what_it_is(looker: Looker, tmp_path: Path) -> None:
+    """A link with what it leads to, a FIFO, a directory without what is in it; a socket is counted and left out."""
+    (tmp_path / "target").write_text("content")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory/inside").touch()
+    os.mknod(tmp_path / "socket", 0o140600)
+    found = looked(looker, *(tmp_path / name for name in ("link", "dangling", "fifo", "directory", "socket")))
+    said = entries(found)
+    kinds = {path.rpartition(b"/")[2].decode(): type(entry).__name__ for path, entry in said.items()}
+    assert kinds["link"] == kinds["dangling"] == "Link"
+    assert (kinds["target"], kinds["fifo"], kinds["directory"]) == ("File", "Fifo", "Directory")
+    assert "inside" not in kinds
+    assert "socket" not in kinds
+    assert found.sockets == 1
+
+
+def test_what_is_gone_is_no_problem_and_what_is_denied_is(looker: Looker, tmp_path: Path) -> None:
+    """Nobody can tell a path that went from one that never was; both are told of by their paths."""
+    found = looked(looker, tmp_path / "gone", tmp_path / "gone/below")
+    assert found.vanished == [bytes(tmp_path / "gone"), bytes(tmp_path / "gone/below")]
+    assert found.problems == []
+    found = looked(looker, Path("/" + "x" * 300))
+    assert [problem.source for problem in found.problems] == [b"/" + b"x" * 300]
+    assert found.vanished == []
+
+
+def test_a_file_that_was_just_written_is_read_again_the_next_time(
+    memory: Remembering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another write in the same tick of the clock would leave no trace (rule 7)."""
+    path = tmp_path / "file"
+    path.write_text("content")
+    found = looked(Looker(memory, Owners(), 0.1, threading.Event()), path)
+    assert (found.files, found.states) == (1, [])
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
+    assert len(looked(Looker(memory, Owners(), 0.1, threading.Event()), path).states) == 1
