@@ -30,7 +30,7 @@ from sysbackup.formats import gzipping, index, keys, manifest
 from sysbackup.formats.pack import Packed, PackWriter
 from sysbackup.model import Location, Lock, LockMode, StoredObject
 from sysbackup.pipeline.report import Amounts, Ended, Summary, badly, well
-from sysbackup.service import history, status
+from sysbackup.service import history, ledger, status
 from sysbackup.service.messages import Progress
 
 STARTED = datetime(2026, 11, 23, 4, 15, 0, 628907, tzinfo=UTC)
@@ -329,7 +329,7 @@ def runs() -> list[Ended]:
 
 
 def machine(directory: Path) -> None:
-    """What the machine itself keeps beside the catalog: the history, the status of a daemon, the key of its seal."""
+    """What the machine itself keeps beside the catalog: history, a run's mark, a daemon's status, the seal's key."""
     config = Config(directory=directory, cache=directory, state=directory, runtime=directory)
     for ended in runs():
         history.remember(config, ended)
@@ -355,6 +355,7 @@ def machine(directory: Path) -> None:
     )
     progress = Progress("backing up", "/srv/journal", 201, 202, 203, 204, 205, 42, 206.5, True, 207)
     current = status.Current(started=STARTED, run=WORKING, promise=PROMISE, progress=progress)
+    ledger.mark(config, current)
     status.write(directory / "status-waiting.json", idle)
     busy = {
         **{name: getattr(idle, name) for name in idle.__struct_fields__},

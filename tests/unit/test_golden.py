@@ -51,6 +51,7 @@ from sysbackup.recovery.history import find, runs
 from sysbackup.recovery.report import Options
 from sysbackup.recovery.restoring import restore
 from sysbackup.service.history import recall, recall_past
+from sysbackup.service.ledger import Ledger
 from sysbackup.service.messages import Progress
 from sysbackup.service.status import Current, Status
 from sysbackup.service.status import read as read_status
@@ -60,7 +61,7 @@ from tests.memory_store import MemoryBucket, MemoryStore
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-PINNED = "7650d94acabdc4117d5745da41ca9666decea130e2a2dd7d9b94079d3741550f"
+PINNED = "e497ccd199b12c17431ac6140bdf86636c13c2db8c1343a88c9bf877c5011db9"
 """The SHA-256 of their list, which has those of all the others (sha256sum -c SHA256SUMS)."""
 
 STARTED = datetime(2026, 11, 23, 4, 15, 0, 628907, tzinfo=UTC)
@@ -601,16 +602,17 @@ WAITING = Status(
     stale_after=129_600.0,
     conf=None,
 )
+CURRENT = Current(
+    started=STARTED,
+    run=WORKING,
+    promise=PROMISE,
+    progress=Progress("backing up", "/srv/journal", 201, 202, 203, 204, 205, 42, 206.5, True, 207),
+)
 RUNNING = replace(
     WAITING,
     state="running",
     asked=True,
-    current=Current(
-        started=STARTED,
-        run=WORKING,
-        promise=PROMISE,
-        progress=Progress("backing up", "/srv/journal", 201, 202, 203, 204, 205, 42, 206.5, True, 207),
-    ),
+    current=CURRENT,
     last=STOPPED,
     last_complete=COMPLETE,
     last_stored=INCOMPLETE,
@@ -624,3 +626,9 @@ RUNNING = replace(
 def test_the_status(name: str, said: Status) -> None:
     """What a daemon of that version has left is understood by the command of this one."""
     assert read_status(GOLDEN / f"status-{name}.json") == said
+
+
+def test_the_mark_of_a_run(config: Config) -> None:
+    """A run that died with a daemon of that version is heard of from this one."""
+    shutil.copyfile(GOLDEN / "running.json", config.state / "running.json")
+    assert run(Ledger(config).dead()) == CURRENT
