@@ -19,10 +19,10 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from sysbackup.catalog import shared
-from sysbackup.catalog.known import Catalog, FileState
-from sysbackup.catalog.presence import turned_to
-from sysbackup.config import Config
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.config.sections import Config
+from sysbackup.contents.learning import Trust, learn_all
+from sysbackup.contents.sealing import host_seal
 from sysbackup.formats import keys
 from sysbackup.formats.ends import ends
 from sysbackup.formats.index import Indexed, IndexReader, Seal
@@ -42,22 +42,20 @@ from sysbackup.formats.manifest import (
     Snapshot,
     end_in,
 )
-from sysbackup.formats.pack import Packed, read_index
-from sysbackup.model import Location, Lock, LockMode, StoredObject
-from sysbackup.pipeline.report import Amounts, Ended, Summary
-from sysbackup.pipeline.sealing import host_seal
-from sysbackup.pipeline.sharing import Trust, learn_all
-from sysbackup.recovery.history import find, runs
-from sysbackup.recovery.report import Options
+from sysbackup.formats.pack import read_index
+from sysbackup.model import FileState, Location, Lock, LockMode, Member, Span, StoredObject
+from sysbackup.pipeline.tally import Amounts, Ended, Summary
+from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
+from sysbackup.recovery.stored_runs import find, runs
 from sysbackup.service.history import recall, recall_past
 from sysbackup.service.ledger import Ledger
 from sysbackup.service.messages import Progress
-from sysbackup.service.status import Current, Status
-from sysbackup.service.status import read as read_status
-from tests.backups import run
-from tests.clock import ManualClock
-from tests.memory_store import MemoryBucket, MemoryStore
+from sysbackup.service.status_file import Current, Status
+from sysbackup.service.status_file import read as read_status
+from tests.support.backups import run
+from tests.support.clock import ManualClock
+from tests.support.memory_store import MemoryBucket, MemoryStore
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -103,10 +101,10 @@ PACK = StoredObject(
     Lock(LockMode.GOVERNANCE, LOCKED),
 )
 PACKED = (
-    Packed(hashlib.sha256(HOSTS).digest(), 0, 87, 140),
-    Packed(hashlib.sha256(NOISE).digest(), 87, 323, 300),
-    Packed(hashlib.sha256(LONG_NOISE).digest(), 410, 70_028, 70_000),
-    Packed(hashlib.sha256(TWINS).digest(), 70_438, 43, 63),
+    Member(hashlib.sha256(HOSTS).digest(), 140, Span(0, 87)),
+    Member(hashlib.sha256(NOISE).digest(), 300, Span(87, 323)),
+    Member(hashlib.sha256(LONG_NOISE).digest(), 70_000, Span(410, 70_028)),
+    Member(hashlib.sha256(TWINS).digest(), 63, Span(70_438, 43)),
 )
 
 
@@ -141,7 +139,9 @@ TWIN = OWNED | {
 
 def packed(number: int) -> dict[str, Any]:
     """What the entry of a file says of its content in the pack."""
-    sha, offset, length, size = PACKED[number]
+    sha, size, span = PACKED[number]
+    assert span is not None
+    offset, length = span
     where = {"key": PACK.key, "version": PACK.version, "offset": offset, "length": length, "encoding": "gzip"}
     return {"size": size, "sha": sha.hex()} | where
 
@@ -371,7 +371,7 @@ def test_what_a_manifest_means() -> None:
     assert [*nodes] == sorted(nodes)
     assert said.keys() == CONTENTS.keys()
     assert said[b"/etc/empty"].location is None
-    assert said[b"/etc/hosts"].location == Location(PACK.key, PACK.version, 0, 87, "gzip")
+    assert said[b"/etc/hosts"].location == Location(PACK.key, PACK.version, Span(0, 87), "gzip")
     assert said[b"/srv/alone"].location == Location(ALONES.key, ALONES.version)
     assert said[b"/srv/journal"].location == Location(JOURNALS.key, JOURNALS.version, encoding="gzip")
     assert said[b"/etc/hosts"].link is said[b"/etc/hosts"].warnings is said[b"/etc/hosts"].mode is UNSET
@@ -402,7 +402,7 @@ def test_the_pack() -> None:
     begin = int(json.loads(golden("bucket.json"))[PACK.key]["metadata"]["pack-index"])
     assert (begin, len(body)) == (70_481, PACK.size)
     assert read_index(body[begin:], begin) == list(PACKED)
-    found = [gzip.decompress(body[p.offset : p.offset + p.length]) for p in PACKED]
+    found = [gzip.decompress(body[p.span.offset : p.span.end]) for p in PACKED if p.span]
     assert found == [HOSTS, NOISE, LONG_NOISE, TWINS]
 
 
@@ -468,10 +468,10 @@ def test_indexes(seal: Seal, knowing: bool) -> None:
     """Each object with its lock and contents; whose word it is, and which lines the host knows for its own."""
     own = seal if knowing else None
     pack = Indexed(PACK, "gzip", PACKED, sealed=knowing)
-    journal = Indexed(JOURNALS, "gzip", (Packed(hashlib.sha256(JOURNAL).digest(), 0, 0, 1_080_000),), sealed=knowing)
-    plain = Indexed(ALONES, None, (Packed(hashlib.sha256(ALONE).digest(), 0, 0, 500),), sealed=knowing)
-    told = Indexed(TOLD, "gzip", (Packed(hashlib.sha256(BETAS_OWN).digest(), 0, 0, -1),), "beta")
-    betas = Indexed(BETAS_STORED, None, (Packed(hashlib.sha256(BETAS_OWN).digest(), 0, 0, 75),))
+    journal = Indexed(JOURNALS, "gzip", (Member(hashlib.sha256(JOURNAL).digest(), 1_080_000),), sealed=knowing)
+    plain = Indexed(ALONES, None, (Member(hashlib.sha256(ALONE).digest(), 500),), sealed=knowing)
+    told = Indexed(TOLD, "gzip", (Member(hashlib.sha256(BETAS_OWN).digest(), -1),), "beta")
+    betas = Indexed(BETAS_STORED, None, (Member(hashlib.sha256(BETAS_OWN).digest(), 75),))
     assert indexed(f"alpha/{WORKING}.00001", own) == [pack]
     assert indexed(f"alpha/{WORKING}", own) == [journal, plain, told]
     assert indexed(f"beta/{BETAS[:-8]}", own) == [betas]
@@ -490,15 +490,15 @@ def test_another_seal_is_a_strangers(host: str, where: str, key: bytes) -> None:
 def test_a_lost_catalog_is_built_from_the_index(tmp_path: Path, seal: Seal) -> None:
     """By a host that trusts its own word alone: it needs no other proof than its seal. Beta's word is nobody's."""
     store = MemoryStore(bucket())
-    with Catalog(tmp_path / "catalog.sqlite") as catalog:
-        catalog.begin(BUCKET, "alpha", Lock(LockMode.GOVERNANCE, PROMISE), STARTED, doubting=True)
+    with SqliteCatalog(tmp_path / "catalog.sqlite") as catalog:
+        session = catalog.begin(BUCKET, "alpha", Lock(LockMode.GOVERNANCE, PROMISE), STARTED, doubting=True)
         trust = Trust("alpha", ("own",), doubting=True, seal=seal)
-        assert run(learn_all(store, catalog, trust, ManualClock(STARTED + timedelta(days=1)))) == 2
-        found = shared.info(catalog)
+        assert run(learn_all(store, session.indexes, trust, ManualClock(STARTED + timedelta(days=1)))) == 2
+        found = catalog.info()
         assert (found.objects, found.contents, found.hosts, found.unpublished) == (3, 6, {"alpha": 3}, 0)
-        assert not shared.unproven(catalog)
-        located = catalog.locate([p.sha for p in PACKED], promised=True)
-        assert located == {p.sha: Location(PACK.key, PACK.version, p.offset, p.length, "gzip") for p in PACKED}
+        assert not session.indexes.unproven()
+        located = session.contents.locate([p.sha for p in PACKED], promised=True)
+        assert located == {p.sha: Location(PACK.key, PACK.version, p.span, "gzip") for p in PACKED}
 
 
 # ---- the catalog
@@ -514,23 +514,30 @@ def catalog_path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_the_catalog_is_looked_at(catalog_path: Path, read_only: bool) -> None:
-    """What it holds in all, by whose word, and how far the indexes were read; nothing is set aside."""
-    with Catalog(catalog_path, read_only=read_only) as catalog:
-        found = shared.info(catalog)
+    """What it holds in all, and by whose word; nothing is set aside."""
+    with SqliteCatalog(catalog_path, read_only=read_only) as catalog:
+        found = catalog.info()
         assert (found.objects, found.contents, found.files, found.bucket) == (4, 7, 3, BUCKET)
         assert found.stored == PACK.size + JOURNALS.size + ALONES.size + TOLD.size
         assert found.locks == (LOCKED, LOCKED + timedelta(days=1))
         assert found.hosts == {"alpha": 3, "beta": 1}
         assert found.unpublished == 0
-        assert catalog.next_lock_end(STARTED) == LOCKED
-        last = {"alpha": f"index/alpha/{WORKING}.jsonl.gz", "beta": f"index/beta/{BETAS[:-8]}.jsonl.gz"}
-        assert shared.last_read(catalog) == last
-        assert shared.still_locked(catalog, "alpha", STARTED) == last["alpha"]
-        assert shared.still_locked(catalog, "alpha", LOCKED) is None
-        assert shared.still_locked(catalog, "beta", STARTED) is None
-        assert shared.unproven(catalog)
-        assert turned_to(catalog) == PACK.key
     assert [*catalog_path.parent.glob("*unusable*")] == []
+
+
+def test_a_run_goes_on_from_the_catalog(catalog_path: Path) -> None:
+    """How far the indexes were read, where the last look at the bucket ended, and when locks end."""
+    with SqliteCatalog(catalog_path) as catalog:
+        session = catalog.begin(BUCKET, "alpha", Lock(LockMode.GOVERNANCE, PROMISE), STARTED)
+        assert session.next_lock_end(STARTED) == LOCKED
+        last = {"alpha": f"index/alpha/{WORKING}.jsonl.gz", "beta": f"index/beta/{BETAS[:-8]}.jsonl.gz"}
+        assert session.indexes.last_read() == last
+        assert session.indexes.still_locked(STARTED) == last["alpha"]
+        assert session.indexes.still_locked(LOCKED) is None
+        assert session.indexes.unproven()
+        assert session.presence.turned_to() == PACK.key
+        beta = catalog.begin(BUCKET, "beta", Lock(LockMode.GOVERNANCE, PROMISE), STARTED)
+        assert beta.indexes.still_locked(STARTED) is None
 
 
 def test_the_catalog_spares_what_is_known(catalog_path: Path) -> None:
@@ -543,19 +550,19 @@ def test_the_catalog_spares_what_is_known(catalog_path: Path) -> None:
     ]
     new = hashlib.sha256(b"new").digest()
     known = [*(p.sha for p in PACKED), *(hashlib.sha256(c).digest() for c in (JOURNAL, ALONE, BETAS_OWN))]
-    with Catalog(catalog_path) as catalog:
-        catalog.begin(BUCKET, "alpha", Lock(LockMode.GOVERNANCE, PROMISE), STARTED)
-        assert catalog.unchanged(same) == {
+    with SqliteCatalog(catalog_path) as catalog:
+        session = catalog.begin(BUCKET, "alpha", Lock(LockMode.GOVERNANCE, PROMISE), STARTED)
+        assert session.files.unchanged(same) == {
             (64_769, 42): hashlib.sha256(TWINS).digest(),
             (64_769, (1 << 64) - 2): hashlib.sha256(JOURNAL).digest(),
             (64_770, 42): hashlib.sha256().digest(),
         }
         changed = [state._replace(ctime=state.ctime + 1) for state in same]
-        assert catalog.unchanged(changed) == {}
-        assert catalog.claim([*known, new]) == {new}
-        located = catalog.locate(known)
+        assert session.files.unchanged(changed) == {}
+        assert session.contents.claim([*known, new]) == {new}
+        located = session.contents.locate(known)
         assert [located[sha] for sha in known] == [
-            *(Location(PACK.key, PACK.version, p.offset, p.length, "gzip") for p in PACKED),
+            *(Location(PACK.key, PACK.version, p.span, "gzip") for p in PACKED),
             Location(JOURNALS.key, JOURNALS.version, encoding="gzip"),
             Location(ALONES.key, ALONES.version),
             Location(TOLD.key, None, encoding="gzip"),
