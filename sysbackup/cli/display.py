@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup import logs
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import shown
-from sysbackup.pipeline.tally import Summary
 from sysbackup.service import messages, status_text
 
 

@@ -22,10 +22,10 @@ import click
 
 from sysbackup import __version__, logs
 from sysbackup.cli import streams
-from sysbackup.cli.event_loop import Stopped
 from sysbackup.cli.invocation import Invocation
 from sysbackup.cli.streams import NobodyReads
 from sysbackup.cli.terminal import say
+from sysbackup.concurrency.event_loop import Stopped
 from sysbackup.config.loading import config_directory
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.model import printable, shown

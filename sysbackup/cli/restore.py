@@ -18,13 +18,13 @@ from rich.progress import Progress as Bars
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, duration, size
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.list import list_command
 from sysbackup.cli.ls import Choice, json_option, ls_command, selected, version_option, whose_option
 from sysbackup.cli.output import into_descriptor, into_file
 from sysbackup.cli.streams import NobodyReads, Unprinted
 from sysbackup.cli.terminal import Terminal, put_json, say
+from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
 from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot

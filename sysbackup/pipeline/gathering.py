@@ -33,7 +33,7 @@ from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
 from sysbackup.pipeline.snapshotting import Snapshotting
 from sysbackup.pipeline.streaming import Streamer, finished
-from sysbackup.pipeline.tally import Tally
+from sysbackup.pipeline.tally import Stage, Tally
 from sysbackup.programs.running import Program
 from sysbackup.store.port import ObjectStore
 
@@ -110,7 +110,7 @@ class Gathering:
 
     async def gather(self, pickers: Sequence[Program], snapshotters: Sequence[Program]) -> list[manifest.Snapshot]:
         """Run every program, examine every path, store every content; returns the snapshots taken."""
-        self._tally.stage = "backing up"
+        self._tally.stage = Stage.BACKING_UP
         snapshots: list[manifest.Snapshot] = []
         picked: list[Picked] = []
         ended = asyncio.Event()
@@ -119,8 +119,8 @@ class Gathering:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._store_files(sender, lambda paths: self._pick_all(pickers, paths, picked)))
                 group.create_task(self._snapshot_all(sender, snapshotters, snapshots))
-            self._tally.gathered = self._tally.amounts()
-            self._tally.stage = "finishing"
+            self._tally.gathered = self._tally.counts()
+            self._tally.stage = Stage.FINISHING
             ended.set()
         for problem in filter(None, (each.problem for each in picked)):
             self._tally.problem(problem)
@@ -128,7 +128,7 @@ class Gathering:
 
     async def gather_again(self, paths: Iterable[bytes]) -> None:
         """Examine these paths, whose contents were thought to be stored and are not any more."""
-        self._tally.stage = "storing again what was gone"
+        self._tally.stage = Stage.STORING_AGAIN
 
         async def send(channel: Channel[Batch]) -> None:
             left = iter(paths)

@@ -115,7 +115,6 @@ class Renewing:
         if short and hardly_used and not due.leaving:
             await asyncio.to_thread(renewal.leave, self._catalog, due.number)
             self._lost += 1
-            self._tally.repacked += 1
             log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
         elif short or doubted:
             # of what is doubted, the lock is no more than another host's word either: it is read, and mended

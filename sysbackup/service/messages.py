@@ -3,7 +3,6 @@
 import base64
 import os
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -11,20 +10,17 @@ from typing import Any
 import msgspec
 
 from sysbackup.config.sections import Config
-from sysbackup.pipeline.tally import Ended, Tally
-from sysbackup.service.forecast import Forecast, Held, Outlook
+from sysbackup.formats.run_result import RunResult
+from sysbackup.model import RunIdentity
+from sysbackup.pipeline.tally import Tally
+from sysbackup.service.forecast import Forecast, Outlook, Yardstick
 
 CURRENT_AT_MOST = 300
 """Characters of a path in `Progress`: a message must fit into PIPE_BUF (pipe(7)), so that it is written whole."""
 
 
-class Began(msgspec.Struct, frozen=True, tag="began"):
-    """The run has a working name, and says until when it will promise; None: nothing."""
-
-    host: str
-    run: str
-    started: datetime
-    promise: datetime | None
+class Began(RunIdentity, frozen=True, tag="began"):
+    """The run has a working name, and says until when it will promise."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -50,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 class Over(msgspec.Struct, frozen=True, tag="over"):
     """The last word."""
 
-    ended: Ended
+    ended: RunResult
 
 
 Message = Began | Progress | Over
@@ -71,7 +67,7 @@ def write(message: Message) -> bytes:
 
 def began(tally: Tally) -> Began:
     """What a run says when its counts begin."""
-    return Began(tally.host, tally.run, tally.started, tally.promise)
+    return Began(*msgspec.structs.astuple(tally.identity))
 
 
 def progress(tally: Tally, outlook: Outlook) -> Progress:
@@ -91,10 +87,10 @@ def progress(tally: Tally, outlook: Outlook) -> Progress:
     )
 
 
-def following(tally: Tally, last: Held | None) -> Callable[[], Progress]:
+def following(tally: Tally, last: Yardstick | None) -> Callable[[], Progress]:
     """What says, at any time, how far the run is whose counts these are, judged by what the last one held."""
     forecast = Forecast(last, rescan=tally.rescan)
-    return lambda: progress(tally, forecast.look(tally.amounts(), monotonic(), gathered=tally.gathered is not None))
+    return lambda: progress(tally, forecast.look(tally.counts(), monotonic(), gathered=tally.gathered is not None))
 
 
 def write_config(config: Config) -> bytes:

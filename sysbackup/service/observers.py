@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from sysbackup.config.sections import Config
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats import run_result
+from sysbackup.formats.run_result import RunResult
 from sysbackup.service import hooks
 from sysbackup.service.history import no_attempt
 from sysbackup.service.messages import Began
@@ -54,9 +55,9 @@ class Telling:
             async with self._measuring:
                 await metrics.write()
             async with self._calling:
-                await hooks.call_all(config, hooks.STARTED, hooks.start_told(began))
+                await hooks.call_all(config, hooks.STARTED, run_result.start_told(began))
 
-    async def ended(self, ended: Ended) -> None:
+    async def ended(self, ended: RunResult) -> None:
         """See `Listener`. Where another run was in progress there is nothing to tell."""
         if no_attempt(ended):
             return
@@ -65,7 +66,7 @@ class Telling:
             async with self._measuring:
                 await metrics.write()
             async with self._calling:
-                await hooks.call_all(config, hooks.event(ended), hooks.end_told(ended))
+                await hooks.call_all(config, hooks.event(ended), run_result.end_told(ended))
 
     async def close(self) -> None:
         """See `Listener`."""

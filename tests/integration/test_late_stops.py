@@ -10,10 +10,11 @@ import pytest
 import uvloop
 
 from sysbackup.errors import AccessDenied, StoreUnavailable
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject, SystemClock
 from sysbackup.pipeline import ending
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary, Tally
+from sysbackup.pipeline.tally import Tally
 from sysbackup.recovery import stored_runs
 from sysbackup.store.port import NO_METADATA, Body, Version
 from tests.support import backups

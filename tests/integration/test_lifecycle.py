@@ -18,12 +18,12 @@ from structlog.testing import capture_logs
 
 from sysbackup.cli.connecting import open_store
 from sysbackup.config.sections import Config
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock
 from sysbackup.pipeline import examining
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.cache_directory import catalog_path
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore

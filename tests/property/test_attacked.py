@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, LockMode
 from sysbackup.pipeline import census
 from sysbackup.pipeline.rebuilding import rebuild
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from tests.support import backups
 from tests.support.attacker import MOVES, Attacker, Watched

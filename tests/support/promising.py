@@ -31,10 +31,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sysbackup.catalog import renewal
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Location, Lock, LockMode
 from sysbackup.pipeline import examining, gathering, sharing
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore

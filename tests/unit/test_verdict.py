@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sysbackup.pipeline.tally import Ended, Summary, well
+from sysbackup.formats.run_result import RunResult, Summary, with_manifest
 from sysbackup.service.messages import Progress
 from sysbackup.service.status_file import Current, Status
 from sysbackup.service.verdict import Facts, Verdict, report
@@ -16,7 +16,7 @@ HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
 
 
-def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) -> Ended:
+def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) -> RunResult:
     """A run that ended so long ago, with a manifest."""
     finished = START - ago
     started = finished - HOUR / 2
@@ -51,13 +51,13 @@ def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) ->
         price=0.0,
         next_lock_end=None,
     )
-    return well(summary)
+    return with_manifest(summary)
 
 
-def lost(ago: timedelta, outcome: str = "failed") -> Ended:
+def lost(ago: timedelta, outcome: str = "failed") -> RunResult:
     """A run that ended so long ago, without one."""
     instant = START - ago
-    return Ended(
+    return RunResult(
         outcome=outcome,
         exit_code=1,
         host="alpha",
@@ -68,7 +68,7 @@ def lost(ago: timedelta, outcome: str = "failed") -> Ended:
     )
 
 
-def interrupted(ago: timedelta) -> Ended:
+def interrupted(ago: timedelta) -> RunResult:
     """A `sysbackup run` that somebody stopped."""
     return msgspec.structs.replace(lost(ago, "stopped"), exit_code=130, reason="stopped by SIGINT")
 
@@ -96,7 +96,7 @@ RUNNING: dict[str, Any] = {
 }
 
 
-def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Verdict:
+def said(*past: RunResult, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Verdict:
     """The report on a daemon that knows this past, the latest run first; `more` is what its status says besides."""
     known: dict[str, Any] = {
         "last": past[0] if past else None,
