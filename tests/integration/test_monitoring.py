@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ import uvloop
 from sysbackup.formats import run_result
 from sysbackup.formats.run_result import with_manifest
 from sysbackup.model import worked_under
+from sysbackup.pipeline.cache_directory import catalog_path
 from sysbackup.service import metrics_endpoint
 from sysbackup.service.metrics_endpoint import MetricsEndpoint
 from tests.support import backups, daemons
@@ -293,6 +295,18 @@ def test_a_run_stopped_by_a_signal_is_told_of_and_keeps_its_exit_status(host: Ho
         found = json.loads(host.call("status", "--json").stdout)
         assert (found["verdict"], found["reasons"]) == ("stale", ["there is no complete backup yet"])
         assert [w for w in found["warnings"] if "stopped by hand" in w]
+
+
+def test_a_run_that_begins_again_is_told_of_once(host: Host, tmp_path: Path) -> None:
+    """Its catalog was about another bucket: hooks hear of one start and one end."""
+    told = watched(host, tmp_path)
+    host.program("pickers.d", "files", "#!/bin/sh\necho /etc/passwd\n")
+    assert host.call("run").returncode == 0
+    with closing(sqlite3.connect(catalog_path(host.base / "cache"))) as db, db:
+        db.execute("UPDATE bucket SET name = 'elsewhere'")
+    again = host.call("run")
+    assert (again.returncode, "catalog.set_aside" in again.stderr) == (0, True)
+    assert [event for event, _ in events(told)] == ["started", "succeeded"] * 2
 
 
 def test_a_signal_while_hooks_are_called_ends_them_and_not_what_the_run_came_to(host: Host, tmp_path: Path) -> None:
