@@ -250,7 +250,7 @@ def _problems(said: Verdict) -> Iterator[str]:
     yield click.style(f"{count(summary.problems, 'source')} of the last run could not be backed up as asked", dim=True)
     shown = summary.first_problems[:_PROBLEMS_AT_MOST]
     for problem in shown:
-        yield f"  {one_line(source(problem))}: {one_line(problem['reason'])}"
+        yield f"  {one_line(source(problem))}: {one_line(problem.get('reason', ''))}"
     if summary.problems > len(shown):
         yield f"  and {summary.problems - len(shown):,} more: all of them are in the manifest"
 

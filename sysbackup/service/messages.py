@@ -12,7 +12,7 @@ import msgspec
 from sysbackup.config.sections import Config
 from sysbackup.formats.run_result import RunResult
 from sysbackup.model import RunIdentity
-from sysbackup.pipeline.tally import Tally
+from sysbackup.pipeline.tally import Stage, Tally
 from sysbackup.service.forecast import Forecast, Outlook, Yardstick
 
 CURRENT_AT_MOST = 300
@@ -27,10 +27,11 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """
     What a run has done so far; sizes in bytes. `percent`, `seconds_left` and `beyond`: its `Outlook`.
 
-    `sending`: all is examined, and so many objects have yet to be stored.
+    `stage` is a `Stage`, or of another version. `sending`: all is examined, and so
+    many objects have yet to be stored.
     """
 
-    stage: str = "starting"
+    stage: str = Stage.STARTING
     current: str = ""
     files: int = 0
     bytes_read: int = 0

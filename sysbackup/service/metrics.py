@@ -35,7 +35,7 @@ WRITE_WITHIN = 10.0
 """Seconds that writing the textfile may take before it is left alone: a file system may hang."""
 
 
-class Metrics(Collector):
+class RunMetrics(Collector):
     """
     Follows runs, and says how they go.
 

@@ -12,7 +12,7 @@ from sysbackup.formats.run_result import RunResult
 from sysbackup.service import hooks
 from sysbackup.service.history import no_attempt
 from sysbackup.service.messages import Began
-from sysbackup.service.metrics import Metrics
+from sysbackup.service.metrics import RunMetrics
 from sysbackup.service.metrics_endpoint import MetricsEndpoint
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Telling:
     def __init__(self, *, single: bool = False) -> None:
         self._single = single
         self._config: Config | None = None
-        self._metrics: Metrics | None = None
+        self._metrics: RunMetrics | None = None
         self._endpoint: MetricsEndpoint | None = None
         # Both are fair: who comes first is first, so that events keep their order through one and the other.
         self._measuring = asyncio.Lock()
@@ -40,7 +40,7 @@ class Telling:
         """See `Listener`: what has to wait for something is done soon."""
         self._config = config
         if self._metrics is None:
-            self._metrics = Metrics(config, counting=not self._single)
+            self._metrics = RunMetrics(config, counting=not self._single)
             self._endpoint = MetricsEndpoint(self._metrics.exposition)
         self._metrics.configure(config)
         if not self._single:
@@ -84,7 +84,7 @@ class Telling:
             await metrics.write()
 
     @asynccontextmanager
-    async def _told(self, run: str | None) -> AsyncIterator[tuple[Config, Metrics]]:
+    async def _told(self, run: str | None) -> AsyncIterator[tuple[Config, RunMetrics]]:
         """All that is logged meanwhile names the run; a mistake of ours ends neither a run nor the daemon."""
         try:
             if self._config is None or self._metrics is None:

@@ -16,7 +16,7 @@ from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
 from sysbackup.formats.run_result import RunResult, with_manifest
 from sysbackup.service import history
-from sysbackup.service.metrics import Metrics
+from sysbackup.service.metrics import RunMetrics
 from sysbackup.service.observers import Telling
 from tests.support import backups
 from tests.support.clock import START
@@ -41,13 +41,13 @@ def values(text: str) -> dict[str, float]:
     return found
 
 
-def told(metrics: Metrics) -> dict[str, float]:
+def told(metrics: RunMetrics) -> dict[str, float]:
     return values(backups.run(metrics.exposition()).decode())
 
 
 def after(base: Path, *runs: RunResult) -> dict[str, float]:
     """What is told after these runs of one daemon."""
-    metrics = Metrics(configured(base), counting=True)
+    metrics = RunMetrics(configured(base), counting=True)
     for ended in runs:
         metrics.began()
         metrics.ended(ended)
@@ -127,7 +127,7 @@ def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
     config = configured(tmp_path)
     history.remember(config, with_manifest(summary()))
     history.remember(config, badly())
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     first = told(metrics)
     assert first["last_success_timestamp_seconds"] == START.timestamp() + 90
     assert first['last_run_outcome{outcome="failed"}'] == 1
@@ -143,7 +143,7 @@ def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
 def test_many_runs_of_others_do_not_bring_back_what_was_before_them(tmp_path: Path) -> None:
     """The daemon's own last run is no longer among those that are read: it is older, all the same."""
     config = configured(tmp_path)
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     own = with_manifest(summary())
     metrics.ended(own)
     history.remember(config, own)
@@ -159,7 +159,7 @@ def test_a_success_that_the_history_could_not_take_outlives_later_failures(tmp_p
     """Those of `sysbackup run`, which the history has."""
     config = configured(tmp_path)
     history.remember(config, with_manifest(summary()))
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     metrics.ended(with_manifest(summary(finished=START + timedelta(days=1))))
     history.remember(config, badly(finished=START + timedelta(days=2)))
     found = told(metrics)
@@ -170,7 +170,7 @@ def test_a_success_that_the_history_could_not_take_outlives_later_failures(tmp_p
 def test_a_run_with_many_problems_is_known_again(tmp_path: Path) -> None:
     """The history has less of it than the daemon has heard: it is the same run, and what follows it is later."""
     config = configured(tmp_path)
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     found = [{"event": "file.skipped", "path": "/srv/" + "x" * 5000, "reason": "no permission"}] * 50
     later = START + timedelta(days=300)  # so was the clock
     wrong = with_manifest(summary("incomplete", finished=later, first_problems=found))
@@ -184,7 +184,7 @@ def test_a_history_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypa
     """One warning, and as soon as it can be read what it says, though nobody has touched it."""
     config = configured(tmp_path)
     history.remember(config, with_manifest(summary()))
-    metrics = Metrics(config, counting=False)
+    metrics = RunMetrics(config, counting=False)
     readable = history.recall_past
 
     def unreadable(config: Config) -> Any:
@@ -231,7 +231,7 @@ def test_an_old_textfile_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> 
     path, fresh = config.metrics.textfile, tmp_path / "elsewhere.prom"
     assert path is not None
     path.parent.mkdir()
-    metrics = Metrics(config, counting=False)
+    metrics = RunMetrics(config, counting=False)
     backups.run(metrics.write())
     metrics.configure(msgspec.structs.replace(config, metrics=msgspec.structs.replace(config.metrics, textfile=fresh)))
     path.unlink()
@@ -249,7 +249,7 @@ def test_a_run_that_gave_way_to_another_is_no_run(tmp_path: Path) -> None:
     config = configured(tmp_path)
     history.remember(config, with_manifest(summary()))
     history.remember(config, badly(exit_code=75, run=None))
-    found = told(Metrics(config, counting=False))
+    found = told(RunMetrics(config, counting=False))
     assert found['last_run_outcome{outcome="complete"}'] == 1
     assert not [name for name in found if name.startswith("runs_total")]
 
@@ -290,7 +290,7 @@ def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     assert path is not None
 
     def warned() -> str:
-        metrics = Metrics(config, counting=False)
+        metrics = RunMetrics(config, counting=False)
         with structlog.testing.capture_logs() as said:
             backups.run(metrics.write())
         ((event, level, reason),) = ((line["event"], line["log_level"], line["reason"]) for line in said)
@@ -309,4 +309,4 @@ def test_the_last_success_is_found_behind_many_failures(tmp_path: Path) -> None:
     history.remember(config, with_manifest(summary()))
     for _ in range(40):
         history.remember(config, badly())
-    assert told(Metrics(config, counting=False))["last_success_timestamp_seconds"] == START.timestamp() + 90
+    assert told(RunMetrics(config, counting=False))["last_success_timestamp_seconds"] == START.timestamp() + 90

@@ -311,6 +311,16 @@ def test_what_somebody_should_know_is_a_warning() -> None:
     assert said(stored(HOUR), written=START - HOUR / 15, next=START + HOUR).warnings == []
 
 
+def test_a_manifest_that_may_be_stored_is_not_said_to_be_missing() -> None:
+    """The store had not answered when the run ended: who reads on finds the name to look for."""
+    reason = "stopped; its manifest was on its way as run-full, and may be stored: see sysbackup list"
+    late = msgspec.structs.replace(lost(HOUR, "stopped"), reason=reason, sent_as="run-full")
+    words = f"1 h ago, and its manifest may be stored all the same: {reason}"
+    assert said(late, stored(2 * HOUR)).reasons == [f"the last run was stopped {words}"]
+    by_hand = msgspec.structs.replace(late, exit_code=143)
+    assert said(by_hand, stored(2 * HOUR)).warnings == [f"the last run was stopped by hand {words}"]
+
+
 def test_a_run_stopped_by_hand_is_a_word_and_no_failure() -> None:
     """It says nothing of whether backups can be made."""
     found = said(interrupted(HOUR), stored(2 * HOUR))
