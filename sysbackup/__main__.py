@@ -32,7 +32,7 @@ def main() -> NoReturn:
 
 
 def _leave(number: int, _: object) -> NoReturn:
-    """A stop before there is anything to clean up: whoever has that replaces this handler (`cli.event_loop`)."""
+    """A stop before there is anything to clean up: who has that replaces this handler (`concurrency.event_loop`)."""
     with suppress(OSError):
         os.write(2, f"sysbackup: stopped by {signal.Signals(number).name}\n".encode())
     os._exit(128 + number)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from sysbackup.errors import UsageError
 
 
@@ -179,6 +181,20 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await sleep(seconds)
+
+
+class RunIdentity(msgspec.Struct, frozen=True):
+    """
+    Which run: of which host, its name, when it started, and until when nobody can delete what it stores.
+
+    `run` is the working name until the manifest is stored, then its full one.
+    `promise` is None where nothing is promised (`lock_mode = none`).
+    """
+
+    host: str
+    run: str
+    started: datetime
+    promise: datetime | None
 
 
 RUN_FORM = "%Y%m%dT%H%M%SZ"

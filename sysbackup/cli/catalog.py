@@ -7,9 +7,9 @@ from sysbackup.catalog.port import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, show_rows, size, when
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json
+from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.rebuilding import rebuild

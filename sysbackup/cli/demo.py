@@ -16,9 +16,9 @@ import click
 from sysbackup import logs
 from sysbackup.cli import process_setup
 from sysbackup.cli.display import count, duration, size
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal
+from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import GIB
 from sysbackup.demo.comparing import extent
 from sysbackup.demo.embedded import embedded_s3, environment_of_its_own

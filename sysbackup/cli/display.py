@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup import logs
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import shown
-from sysbackup.pipeline.tally import Summary
 from sysbackup.service import messages, status_text
 
 
@@ -54,8 +54,8 @@ def when(instant: datetime) -> str:
 
 def source(problem: Mapping[str, str]) -> str:
     """What could not be backed up: a path, or a program's name with what it is."""
-    kind = problem["event"].partition(".")[0]
-    return f"{kind} {problem['path']}" if kind in ("picker", "snapshotter") else problem["path"]
+    kind, path = problem.get("event", "").partition(".")[0], problem.get("path", "")
+    return f"{kind} {path}" if kind in ("picker", "snapshotter") else path
 
 
 def one_line(text: str) -> str:

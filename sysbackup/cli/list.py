@@ -12,10 +12,10 @@ from rich.text import Text
 
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, size, when
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import host_option, json_option
 from sysbackup.cli.terminal import Terminal, put_json, say
+from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
 from sysbackup.errors import RestoreError
 from sysbackup.model import LockMode, shown

@@ -12,9 +12,9 @@ from msgspec import UNSET
 
 from sysbackup.cli.chosen_run import choose
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import put, put_json, say
+from sysbackup.concurrency.event_loop import run
 from sysbackup.errors import FormatError, UsageError
 from sysbackup.files import acl
 from sysbackup.files.owners import Owners

@@ -22,10 +22,10 @@ import click
 
 from sysbackup import __version__, logs
 from sysbackup.cli import streams
-from sysbackup.cli.event_loop import Stopped
 from sysbackup.cli.invocation import Invocation
 from sysbackup.cli.streams import NobodyReads
 from sysbackup.cli.terminal import say
+from sysbackup.concurrency.event_loop import Stopped
 from sysbackup.config.loading import config_directory
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.model import printable, shown
@@ -35,11 +35,11 @@ _COMMANDS = {
     "daemon": ("sysbackup.cli.daemon:command", "Wait, and make backups when asked or scheduled."),
     "trigger": ("sysbackup.cli.trigger:command", "Have the daemon make a backup."),
     "status": ("sysbackup.cli.status:command", "Tell whether backups happen."),
-    "list": ("sysbackup.cli.restore:list_command", "List the backups in the bucket."),
-    "ls": ("sysbackup.cli.restore:ls_command", "List what a backup holds."),
+    "list": ("sysbackup.cli.list:list_command", "List the backups in the bucket."),
+    "ls": ("sysbackup.cli.ls:ls_command", "List what a backup holds."),
     "restore": ("sysbackup.cli.restore:restore_command", "Restore files from a backup."),
     "restore-snapshot": (
-        "sysbackup.cli.restore:restore_snapshot_command",
+        "sysbackup.cli.restore_snapshot:restore_snapshot_command",
         "Fetch a snapshot, or run its restore command with it.",
     ),
     "catalog": ("sysbackup.cli.catalog:command", "Show or rebuild the local cache of what is stored."),

@@ -1,9 +1,7 @@
-"""`sysbackup restore` and `sysbackup restore-snapshot`: back again."""
+"""`sysbackup restore`: files back again."""
 
 import os
-import sys
 import tempfile
-from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
@@ -18,27 +16,18 @@ from rich.progress import Progress as Bars
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, duration, size
-from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
-from sysbackup.cli.list import list_command
-from sysbackup.cli.ls import Choice, json_option, ls_command, selected, version_option, whose_option
-from sysbackup.cli.output import into_descriptor, into_file
-from sysbackup.cli.streams import NobodyReads, Unprinted
-from sysbackup.cli.terminal import Terminal, put_json, say
+from sysbackup.cli.ls import Choice, json_option, selected, version_option, whose_option
+from sysbackup.cli.terminal import Terminal, put_json
+from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
-from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
-from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
-from sysbackup.programs.running import pipe_into
-from sysbackup.recovery import snapshots, stored_runs
+from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import NAMED_IN_THE_WAY, Counts, Options, Report
 from sysbackup.recovery.restoring import restore
-from sysbackup.store.port import ObjectStore
-
-__all__ = ["list_command", "ls_command", "restore_command", "restore_snapshot_command"]
 
 
-class Summary(Struct, frozen=True):
+class RestoreSummary(Struct, frozen=True):
     """How a restore ended, as `restore --json` prints it."""
 
     run: str
@@ -103,50 +92,13 @@ def restore_command(
     if as_json:
         problems = tuple({"path": p.shown, "reason": p.reason} for p in report.problems)
         where = shown(os.fsencode(target))
-        summary = Summary(
+        summary = RestoreSummary(
             found.run, found.host, found.version, where, seconds, report.counts, report.warnings, problems
         )
         put_json(msgspec.json.encode(summary))
     else:
         _show(found, report, seconds)
     return report.exit_code
-
-
-@click.command("restore-snapshot")
-@click.argument("name", metavar="RUN")
-@click.argument("snapshot", metavar="NAME")
-@whose_option
-@version_option
-@click.option("--run", "through", is_flag=True, help="Pipe the data into the command recorded with the snapshot.")
-@click.option("--yes", is_flag=True, help="Run that command without asking.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the data to this file.")
-@click.option("--force", is_flag=True, help="Write to a terminal all the same, or over an existing FILE.")
-@pass_invocation
-def restore_snapshot_command(
-    invocation: Invocation,
-    *,
-    name: str,
-    snapshot: str,
-    host: str | None,
-    version: str | None,
-    through: bool,
-    yes: bool,
-    output: Path | None,
-    force: bool,
-) -> int:
-    """
-    Fetch what a snapshotter wrote: to standard output, a file, or its restore command.
-
-    The data are checked against their SHA-256 as they come; the last of them
-    are held back until it is known to be right. NAME is as `sysbackup ls` shows it.
-    """
-    config = invocation.config()
-    _check_destination(output, through=through, force=force)
-    found = run(_find(invocation, Choice(name, host, version), snapshot))
-    if through:
-        _confirm(found, yes=yes)
-    run(_pour(config, found, output, through=through, force=force))
-    return 0
 
 
 async def _restore(
@@ -160,74 +112,6 @@ async def _restore(
     async with open_store(invocation.config()) as store:
         found = await choice.find(store, invocation)
         return found, await restore(store, found, paths, target, options, watcher)
-
-
-async def _find(invocation: Invocation, choice: Choice, snapshot: str) -> Snapshot:
-    async with open_store(invocation.config()) as store:
-        found = await choice.find(store, invocation)
-        return await snapshots.find_snapshot(store, found, snapshot)
-
-
-async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
-    async with open_store(config) as store:
-        try:
-            await _pour_once(store, found, output, through=through, force=force)
-        except FormatError as exc:
-            # It may have been the way: a file begins anew, what went into a pipe cannot be called back.
-            if output is not None:
-                await _pour_once(store, found, output, through=through, force=force)
-            elif await snapshots.is_whole(store, found):
-                raise FormatError(
-                    f"snapshot {found.name!r} was damaged on its way here; in the bucket it is whole. Its end was held"
-                    " back: do not use what came before it, and fetch it again"
-                ) from exc
-            else:
-                raise
-
-
-async def _pour_once(store: ObjectStore, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
-    data = snapshots.data(store, found)
-    if output is not None:
-        await into_file(data, output, overwrite=force)
-    elif not through:
-        await _print(data)
-    elif status := await pipe_into(found.restore or "", data):
-        raise ProgramError(
-            f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
-        )
-
-
-async def _print(data: AsyncGenerator[bytes, None]) -> None:
-    try:
-        await into_descriptor(data, sys.stdout.fileno())
-    except BrokenPipeError:
-        raise NobodyReads from None
-    except OSError as exc:
-        raise Unprinted(f"cannot write to standard output: {exc.strerror}") from exc
-
-
-def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:
-    if through and output is not None:
-        raise UsageError("--run and --output exclude each other")
-    if output is not None and output.exists() and not force:
-        raise UsageError(f"{output} is there already: choose another name, or say --force")
-    if not through and output is None and sys.stdout.isatty() and not force:
-        raise UsageError("a snapshot's data are not for a terminal: redirect them, or say --output FILE or --force")
-
-
-def _confirm(found: Snapshot, *, yes: bool) -> None:
-    """Show the recorded command and ask, unless that was answered already."""
-    if not found.restore:
-        raise RestoreError(
-            f"no restore command was recorded with snapshot {found.name!r}; fetch its data without --run"
-        )
-    say(f"{count(found.size, 'byte')} go into: {shown(found.restore.encode())}")
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("nobody is there to be asked whether to run this command: say --yes")
-    if not click.confirm("Run this command now?", err=True):
-        raise RestoreError("the command was not run, and nothing was changed")
 
 
 def _spool(config: Config) -> Path:

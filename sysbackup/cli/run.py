@@ -4,25 +4,25 @@ import asyncio
 import os
 import signal
 from contextlib import nullcontext
-from datetime import datetime
 
 import click
-import msgspec
 import structlog
 
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import ProgressDisplay, show_summary
-from sysbackup.cli.event_loop import STOPPING, Stopped, run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put_json
+from sysbackup.concurrency.event_loop import STOPPING, Stopped, run
 from sysbackup.config.sections import Config
-from sysbackup.errors import BusyError, SpoolError, SysbackupError, expected
+from sysbackup.errors import SpoolError
+from sysbackup.formats.run_result import RunResult, Summary, printed
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Ended, Summary, Tally, badly, well
+from sysbackup.pipeline.tally import Tally
 from sysbackup.service import history, messages
 from sysbackup.service.observers import Telling
+from sysbackup.service.one_run import OneRun
 
 log = structlog.get_logger()
 
@@ -52,61 +52,49 @@ def command(invocation: Invocation, as_json: bool, rescan: bool) -> int:
     config = invocation.config()
     errors = Terminal(stderr=True)
     progress = ProgressDisplay(errors)
-    attempt = _Attempt(config, progress, SystemClock())
+    attempt = _ToldRun(config, progress, SystemClock())
     with progress.live(invocation.log_level) if errors.is_terminal else nullcontext():
         summary = attempt.make(rescan=rescan)
     if as_json:
-        put_json(msgspec.json.encode(summary))
+        put_json(printed(summary))
     else:
         show_summary(Terminal(), summary)
     return summary.exit_code
 
 
-class _Attempt:
+class _ToldRun:
     """A run, and all who hear of it. Whatever goes wrong with telling them changes nothing about the run."""
 
     def __init__(self, config: Config, progress: ProgressDisplay, clock: Clock) -> None:
         self._config = config
         self._progress = progress
         self._clock = clock
-        self._started: datetime = clock.now()
+        self._run = OneRun(config.content.host, clock, by_daemon=False)
         self._last = history.yardstick(config)
-        self._tally: Tally | None = None
         self._telling: set[asyncio.Task[None]] = set()
         self._told_late = False
 
     def make(self, *, rescan: bool) -> Summary:
-        """Make it and tell how it ended, also where it ends with an exception."""
+        """Make it and tell how it ended; what ended it without a manifest is raised then."""
         before = {number: signal.getsignal(number) for number in STOPPING}
         try:
-            return self._make(rescan=rescan)
+            made = self._run.make(self._back_up(rescan=rescan), self._too_late)
+            if not history.no_attempt(made.result):  # else the run that goes on tells how that one ends
+                self._tell(made.result, within=TELL_STOPPED_WITHIN if isinstance(made.error, Stopped) else None)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _make(self, *, rescan: bool) -> Summary:
-        try:
-            summary = run(self._back_up(rescan=rescan), afterwards=self._too_late)
-        except BusyError:
-            raise  # no attempt at a backup: the run that goes on tells how that one ends
-        except Stopped as stopped:
-            self._tell(self._badly("stopped", stopped.exit_code, str(stopped)), within=TELL_STOPPED_WITHIN)
-            raise
-        except Exception as error:
-            causes = expected(error)
-            status = causes[0].exit_code if causes else SysbackupError.exit_code
-            reason = "; ".join(map(str, causes)) if causes else f"{type(error).__name__}: {error}"
-            self._tell(self._badly("failed", status, reason))
-            raise
-        self._tell(well(summary))
-        return summary
+        if made.error is not None:
+            raise made.error
+        assert made.result.summary is not None
+        return made.result.summary
 
     async def _back_up(self, *, rescan: bool) -> Summary:
         telling = Telling(single=True)
         telling.configured(self._config)
 
         def watch(tally: Tally) -> None:
-            self._tally = tally
+            self._run.watch(tally)
             self._progress.watch(messages.following(tally, self._last))
             self._telling.add(asyncio.create_task(telling.began(messages.began(tally)), name="hooks"))
 
@@ -136,19 +124,7 @@ class _Attempt:
                 for task in pending:
                     task.cancel()
 
-    def _badly(self, outcome: str, status: int, reason: str) -> Ended:
-        tally = self._tally
-        return badly(
-            outcome,
-            status,
-            tally.at_the_end(reason) if tally else reason,
-            host=self._config.content.host,
-            run=tally.run if tally else None,
-            started=tally.started if tally else self._started,
-            finished=self._clock.now(),
-        )
-
-    def _tell(self, ended: Ended, within: float | None = None) -> None:
+    def _tell(self, ended: RunResult, within: float | None = None) -> None:
         try:
             history.remember(self._config, ended)
         except SpoolError as exc:
@@ -160,7 +136,7 @@ class _Attempt:
         except Exception:  # how the run ended stands, and is what our exit status says
             log.exception("telling.failed")
 
-    async def _tell_others(self, ended: Ended, within: float | None) -> None:
+    async def _tell_others(self, ended: RunResult, within: float | None) -> None:
         telling = Telling(single=True)
         telling.configured(self._config)
         try:

@@ -15,17 +15,17 @@ import structlog
 from sysbackup import logs
 from sysbackup.cli import process_setup
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.event_loop import Stopped, run
 from sysbackup.config.sections import Config
-from sysbackup.errors import expected
+from sysbackup.formats.run_result import RunResult, Summary, with_manifest
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Ended, Tally, badly, well
+from sysbackup.pipeline.tally import Tally
 from sysbackup.programs import adopting
 from sysbackup.programs.workers import HELD
 from sysbackup.service import history, messages
-from sysbackup.service.forecast import Held
+from sysbackup.service.forecast import Yardstick
 from sysbackup.service.messages import Message, Progress
+from sysbackup.service.one_run import NOT_BEGUN, OneRun
 from sysbackup.service.scheduler import KILL_AFTER
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ def _let_pass(*_: object) -> None:
 class _Voice:
     """Our word to the daemon, on a descriptor of its own: a stray print goes to the log."""
 
-    def __init__(self, last: Held | None) -> None:
+    def __init__(self, last: Yardstick | None) -> None:
         self._last = last
         self._fd = os.dup(1)
         os.dup2(2, 1)
@@ -85,53 +85,41 @@ class _Voice:
             while data:
                 data = data[os.write(self._fd, data) :]
 
-    def say_over(self, ended: Ended) -> None:
+    def say_over(self, ended: RunResult) -> None:
         """Say how it ended; only the first word on that counts."""
         if not self._over:
             self._over = True
             self.say(messages.Over(ended))
 
 
-def _ended(config: Config, voice: _Voice, clock: Clock) -> Ended:
-    started = clock.now()
-    try:
-        process_setup.prepare()
-        # Who tells us to stop from its end on is too late, and must hear how it ended all the same.
-        return run(_attempt(config, voice, clock), afterwards=_let_pass)
-    except Stopped as stopped:
-        outcome, status, reason = "stopped", 1, str(stopped)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the daemon must hear of it
-        outcome = "failed"
-        if causes := expected(error):
-            status, reason = causes[0].exit_code, "; ".join(str(cause) for cause in causes)
-        else:
-            traceback.print_exception(error)  # without local variables, which may hold credentials
-            status, reason = 1, f"this is a bug, please report it with the log: {type(error).__name__}: {error}"
-    tally = voice.tally
-    return badly(
-        outcome,
-        status,
-        tally.at_the_end(reason) if tally else reason,
-        host=config.content.host,
-        run=tally.run if tally else None,
-        started=tally.started if tally else started,
-        finished=clock.now(),
-    )
+def _ended(config: Config, voice: _Voice, clock: Clock) -> RunResult:
+    one = OneRun(config.content.host, clock, by_daemon=True)
+    # Who tells us to stop from its end on is too late, and must hear how it ended all the same.
+    made = one.make(_attempt(config, voice, clock, one), afterwards=_let_pass)
+    if made.bug is not None:
+        traceback.print_exception(made.bug)  # without local variables, which may hold credentials
+    return made.result
 
 
-async def _attempt(config: Config, voice: _Voice, clock: Clock) -> Ended:
+async def _attempt(config: Config, voice: _Voice, clock: Clock, one: OneRun) -> Summary:
+    process_setup.prepare()
     loop = asyncio.get_running_loop()
     # The daemon never writes again: what can be read is the end, which means that the daemon is gone.
     loop.add_reader(0, _orphaned, voice)
     # Python's own, not the loop's, which would leave a moment in the end in which it kills us.
     signal.signal(signal.SIGUSR2, lambda *_: loop.call_soon_threadsafe(_describe, voice))
     telling = loop.create_task(_tell(voice))
+
+    def watch(tally: Tally) -> None:
+        one.watch(tally)
+        voice.watch(tally)
+
     try:
         async with open_store(config) as store:
-            ended = well(await back_up(config, store, store.bucket, clock, voice.watch))
+            summary = await back_up(config, store, store.bucket, clock, watch)
             # Said here: a signal that comes later finds a run that has ended well.
-            voice.say_over(ended)
-            return ended
+            voice.say_over(with_manifest(summary))
+            return summary
     finally:
         signal.signal(signal.SIGUSR2, _let_pass)
         telling.cancel()
@@ -169,7 +157,7 @@ async def _tell(voice: _Voice) -> None:
 def _describe(voice: _Voice) -> None:
     tally = voice.tally
     if tally is None or voice.progress is None:
-        log.info("run.described", stage="starting: nothing is known of the bucket yet")
+        log.info("run.described", stage=NOT_BEGUN)
         return
     progress = voice.progress()
     log.info(

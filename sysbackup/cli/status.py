@@ -15,7 +15,8 @@ from sysbackup.cli.terminal import legible, put_json
 from sysbackup.config.loading import read_config
 from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats.lines import LaterFormat
+from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.programs import timers
 from sysbackup.service import client, history
 from sysbackup.service.status_file import Status, born, conf_changed, lives, status_path
@@ -28,8 +29,18 @@ _NAMED = ("RUNTIME_DIRECTORY", "SYSBACKUP_RUNTIME_DIR", "STATE_DIRECTORY", "SYSB
 
 _PROBLEMS_AT_MOST = 5
 _COLOURS = {FRESH: "green", STALE: "yellow", FAILING: "red"}
-_OUTCOMES = {"complete": "green", "incomplete": "yellow", "failed": "red", "stopped": "red"}
-_ENDINGS = {"complete": "complete", "incomplete": "with problems", "failed": "failed", "stopped": "was stopped"}
+_OUTCOMES: dict[str, str] = {
+    Outcome.COMPLETE: "green",
+    Outcome.INCOMPLETE: "yellow",
+    Outcome.FAILED: "red",
+    Outcome.STOPPED: "red",
+}
+_ENDINGS: dict[str, str] = {
+    Outcome.COMPLETE: "complete",
+    Outcome.INCOMPLETE: "with problems",
+    Outcome.FAILED: "failed",
+    Outcome.STOPPED: "was stopped",
+}
 
 
 @click.command("status")
@@ -48,13 +59,15 @@ def command(invocation: Invocation, *, as_json: bool) -> int:
     know, being neither root nor in the group that the daemon runs as.
 
     --json prints: verdict (fresh, stale, failing), exit_code, reasons,
-    warnings, time, daemon (waiting, running, stopping, dead, absent), pid,
+    warnings, time, daemon (waiting, running, stopping, dead, absent; unknown
+    where it is of a later version), pid,
     since, asked (one more run will follow), current (the run that goes on:
     run, started, promise, progress with percent and seconds_left), last,
     last_complete, last_stored, next, next_by (schedule, timer), promises
     (last_until, backups, first_end, last_end), refused, conf_changed (true
     where conf was not reloaded), stale_after (seconds), runs. Each run has
-    outcome, exit_code, host, run, started, finished, reason, summary.
+    outcome, exit_code, host, run, started, finished, reason, summary, and
+    sent_as, the name of a manifest that may be stored all the same.
     """
     streams.done_anyway()
     said = report(gather(invocation))
@@ -72,7 +85,11 @@ def gather(invocation: Invocation) -> Facts:
     warnings: list[str] = []
     places = _places(invocation, warnings)
     path = status_path(places)
-    status = client.look(path)
+    status, refused = None, None
+    try:
+        status = client.look(path)
+    except LaterFormat as exc:
+        refused = str(exc)
     alive = status is not None and _alive(status, warnings)
     if status is not None and alive:
         stale_after = status.stale_after
@@ -89,6 +106,7 @@ def gather(invocation: Invocation) -> Facts:
         next_timer=None if scheduled else timers.next_elapse(TIMER),
         warnings=warnings,
         conf_changed=conf_changed(status) if status is not None and alive else None,
+        refused=refused,
     )
 
 
@@ -134,9 +152,9 @@ def _places(invocation: Invocation, warnings: list[str]) -> Config:
     return system if there else own
 
 
-def _past(places: Config, warnings: list[str]) -> list[Ended]:
+def _past(places: Config, warnings: list[str]) -> list[RunResult]:
     try:
-        return history.recall(places)
+        return history.recall(places, later=warnings.append)
     except SpoolError as error:
         warnings.append(f"{error}: what stands here may not be all")
         return []
@@ -191,7 +209,7 @@ def _daemon(said: Verdict) -> str:
     return f"{said.daemon}, process {said.pid}, since {when(said.since)} ({up})"
 
 
-def _run(said: Verdict, ended: Ended | None) -> str:
+def _run(said: Verdict, ended: RunResult | None) -> str:
     if ended is None:
         return "none"
     ending = click.style(_ENDINGS.get(ended.outcome, ended.outcome), fg=_OUTCOMES.get(ended.outcome))
@@ -232,12 +250,12 @@ def _problems(said: Verdict) -> Iterator[str]:
     yield click.style(f"{count(summary.problems, 'source')} of the last run could not be backed up as asked", dim=True)
     shown = summary.first_problems[:_PROBLEMS_AT_MOST]
     for problem in shown:
-        yield f"  {one_line(source(problem))}: {one_line(problem['reason'])}"
+        yield f"  {one_line(source(problem))}: {one_line(problem.get('reason', ''))}"
     if summary.problems > len(shown):
         yield f"  and {summary.problems - len(shown):,} more: all of them are in the manifest"
 
 
-def _runs(runs: list[Ended]) -> Iterator[str]:
+def _runs(runs: list[RunResult]) -> Iterator[str]:
     for ended in runs:
         ending = click.style(f"{_ENDINGS.get(ended.outcome, ended.outcome):<13}", fg=_OUTCOMES.get(ended.outcome))
         took = duration((ended.finished - ended.started).total_seconds())

@@ -55,7 +55,7 @@ def unprinted() -> str | None:
     return _reason(output.failure)
 
 
-class _Steadfast(io.FileIO):
+class _Standard(io.FileIO):
     """Writes to a descriptor that is not ours to close; what fails is decided by `failed`."""
 
     def __init__(self, descriptor: int) -> None:
@@ -78,14 +78,14 @@ class _Steadfast(io.FileIO):
         raise NotImplementedError
 
 
-class _Errors(_Steadfast):
+class _Errors(_Standard):
     """Standard error: there is nowhere else to say that it cannot be written."""
 
     def failed(self, error: OSError) -> None:
         """Let it be: there may be room again for the next line."""
 
 
-class _Output(_Steadfast):
+class _Output(_Standard):
     """Standard output. After its first failure nothing more is written: half of the rest would be misread."""
 
     def __init__(self, descriptor: int) -> None:
@@ -94,7 +94,7 @@ class _Output(_Steadfast):
         self.failure: OSError | None = None
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """See `_Steadfast`."""
+        """See `_Standard`."""
         return super().write(data) if self.failure is None else memoryview(data).nbytes
 
     def failed(self, error: OSError) -> None:
@@ -112,7 +112,7 @@ def _output() -> _Output | None:
     return raw if isinstance(raw, _Output) else None
 
 
-def _text(raw: _Steadfast, like: TextIO) -> io.TextIOWrapper:
+def _text(raw: _Standard, like: TextIO) -> io.TextIOWrapper:
     line_buffering = bool(like.line_buffering)
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=like.encoding, errors=LEGIBLE, line_buffering=line_buffering

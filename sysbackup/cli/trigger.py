@@ -6,16 +6,16 @@ from time import monotonic
 from typing import Protocol
 
 import click
-import msgspec
 
 from sysbackup.cli import streams
 from sysbackup.cli.display import ProgressDisplay, doing, one_line, show_summary
-from sysbackup.cli.event_loop import Stopped, run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json, say
+from sysbackup.concurrency.event_loop import Stopped, run
 from sysbackup.errors import DaemonUnreachable, UsageError
+from sysbackup.formats.lines import LaterFormat
+from sysbackup.formats.run_result import Outcome, RunResult, printed
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.tally import Ended
 from sysbackup.service import client
 from sysbackup.service.control import Accepted, Going
 from sysbackup.service.messages import Over
@@ -43,7 +43,7 @@ def command(invocation: Invocation, *, wait: bool, as_json: bool) -> int:
     streams.done_anyway()
     places = invocation.places()
     if wait:
-        with suppress(DaemonUnreachable):  # told where it is asked
+        with suppress(DaemonUnreachable, LaterFormat):  # told where it is asked
             _warn_of_conf(client.look(status_path(places)))
         return _end(_wait(invocation, socket_path(places)), as_json=as_json)
     if as_json:
@@ -61,10 +61,10 @@ def _warn_of_conf(status: Status | None) -> None:
         say(f"{status.directory}/conf {NOT_RELOADED}")
 
 
-def _wait(invocation: Invocation, path: Path) -> Ended:
+def _wait(invocation: Invocation, path: Path) -> RunResult:
     console = Terminal(stderr=True)
     progress = ProgressDisplay(console)
-    screen: _Screen = _Live(progress, SystemClock()) if console.is_terminal else _Lines(SystemClock())
+    screen: _Follower = _Live(progress, SystemClock()) if console.is_terminal else _Lines(SystemClock())
     try:
         with progress.live(invocation.log_level) if console.is_terminal else nullcontext():
             return run(_follow(path, screen))
@@ -74,19 +74,20 @@ def _wait(invocation: Invocation, path: Path) -> Ended:
         raise
 
 
-def _end(ended: Ended, *, as_json: bool) -> int:
+def _end(ended: RunResult, *, as_json: bool) -> int:
     if as_json:
-        put_json(msgspec.json.encode(ended))
+        put_json(printed(ended))
     elif ended.summary is not None:
         show_summary(Terminal(), ended.summary)
     if ended.summary is None:
         what = f"the run {ended.run}" if ended.run else "the run"
-        how = "was stopped" if ended.outcome == "stopped" else "failed"
-        say(f"{what} {how}, there is no manifest of it: {one_line(ended.reason or 'nobody knows why')}")
+        how = "was stopped" if ended.outcome == Outcome.STOPPED else "failed"
+        what_of_it = "its manifest may be stored all the same" if ended.sent_as else "there is no manifest of it"
+        say(f"{what} {how}, {what_of_it}: {one_line(ended.reason or 'nobody knows why')}")
     return ended.exit_code
 
 
-async def _follow(path: Path, screen: "_Screen") -> Ended:
+async def _follow(path: Path, screen: "_Follower") -> RunResult:
     async with aclosing(client.ask(path)) as answers:
         async for answer in answers:
             if isinstance(answer, Over):
@@ -95,7 +96,7 @@ async def _follow(path: Path, screen: "_Screen") -> Ended:
     raise DaemonUnreachable("the daemon did not say how the run ended")  # `ask` says so itself
 
 
-class _Screen(Protocol):
+class _Follower(Protocol):
     """Shows how it goes; `accepted` once the daemon has said that the run will be made."""
 
     accepted: bool

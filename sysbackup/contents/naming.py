@@ -4,28 +4,41 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sysbackup.config.sections import Content
-from sysbackup.model import Lock, LockMode, working_name
+from sysbackup.model import Lock, LockMode, RunIdentity, working_name
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
     """
-    The run's host, working name (`model.working_name`) and start, and its two locks.
+    The run under its working name (`model.working_name`), and its two locks.
 
     `promise` is for what only this run names, `contents` for what later runs
     may reuse: longer by `renewal_slack`, so that renewals are rare.
     """
 
-    host: str
-    run: str
-    started: datetime
+    identity: RunIdentity
     promise: Lock
     contents: Lock
 
     @property
+    def host(self) -> str:
+        """Whose run it is."""
+        return self.identity.host
+
+    @property
+    def run(self) -> str:
+        """Its working name."""
+        return self.identity.run
+
+    @property
+    def started(self) -> datetime:
+        """When it started."""
+        return self.identity.started
+
+    @property
     def promised(self) -> datetime | None:
         """Until when nobody can delete what this run stores; None where nothing is locked."""
-        return None if self.promise.mode is LockMode.NONE else self.promise.until
+        return self.identity.promise
 
     def lasting(self, now: datetime) -> "Naming":
         """
@@ -43,10 +56,9 @@ class Naming:
 def naming(settings: Content, started: datetime) -> Naming:
     """The names and locks of a run that starts now. S3's dates have whole seconds, so the promise has too."""
     until = started.replace(microsecond=0) + timedelta(days=settings.days_retained)
+    promised = None if settings.lock_mode is LockMode.NONE else until
     return Naming(
-        settings.host,
-        working_name(started),
-        started,
+        RunIdentity(settings.host, working_name(started), started, promised),
         Lock(settings.lock_mode, until),
         Lock(settings.lock_mode, until + timedelta(seconds=settings.renewal_slack)),
     )

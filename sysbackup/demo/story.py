@@ -26,9 +26,9 @@ from sysbackup.demo.screen import Screen
 from sysbackup.demo.workspace import Workspace
 from sysbackup.errors import SysbackupError
 from sysbackup.formats.manifest import File, Log
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock, shown
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from sysbackup.programs.running import pipe_into
 from sysbackup.recovery import snapshots, stored_runs
 from sysbackup.recovery.restore_report import Options

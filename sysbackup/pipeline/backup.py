@@ -8,11 +8,12 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import structlog
 
 from sysbackup import logs
@@ -23,17 +24,20 @@ from sysbackup.contents.naming import Naming, naming
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import CatalogUnusable, ConfigError, SysbackupError
 from sysbackup.files.owners import Owners
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.ending import outlasting, tidied
 from sysbackup.pipeline.gathering import gather, gather_again
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.run_context import RunContext
-from sysbackup.pipeline.tally import Summary, Tally
+from sysbackup.pipeline.tally import Stage, Tally
 from sysbackup.programs.running import Program, find_programs
 from sysbackup.store.accounting import Requests
 from sysbackup.store.port import ObjectStore
 
 log = structlog.get_logger()
+
+_PROBLEMS_MEMORY = 4 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ async def back_up(
     """
     Back this machine up once; with `rescan` every file is read, whatever is known of it.
 
-    `watch` is given the counts, which grow while the run goes on. Raises
+    `watch` is given the counts, once; they grow while the run goes on, and where it
+    has to begin again they do too, under another name. Raises
     `SysbackupError` where the run failed: then there is no manifest of it that can be
     relied on. `Tally.sending_as` has the name of one that may be stored all the same: its
     answer was lost, or the run was stopped meanwhile. One whose name was disputed
@@ -88,52 +93,52 @@ async def back_up(
     found = programs(config)
     with exclusive(config.cache):
         before = Counter(store.requests.by_kind)
-        run = partial(_run, config, store, bucket, clock, watch, found, before, rescan=rescan)
-        try:
-            return await run()
-        except CatalogUnusable as exc:
-            # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
-            await store.check()
-            forget_all(config, str(exc))
-            return await run()
+        names = naming(config.content, clock.now())
+        with logs.about(run=names.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
+            tally = Tally(clock, problems, names.identity, rescan)
+            watch(tally)
+            run = partial(_run, config, store, bucket, tally, found, before)
+            try:
+                return await run(names)
+            except CatalogUnusable as exc:
+                # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
+                await store.check()
+                forget_all(config, str(exc))
+        # Another name: no key is written twice, and who has read this run's index as far as it went reads on.
+        names = naming(config.content, clock.now())
+        with logs.about(run=names.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
+            tally.begin_again(names.identity, problems)
+            return await run(names)
 
 
 async def _run(
     config: Config,
     store: ObjectStore,
     bucket: str,
-    clock: Clock,
-    watch: Callable[[Tally], None],
+    tally: Tally,
     found: Programs,
     before: "Counter[str]",
-    *,
-    rescan: bool,
+    names: Naming,
 ) -> Summary:
-    names = naming(config.content, clock.now())
+    clock = tally.clock
     try:
         async with AsyncExitStack() as stack:
-            stack.enter_context(logs.about(run=names.run))
-            problems = stack.enter_context(Sorter(config.cache, memory=4 << 20))
-            tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
-            tally.rescan = rescan
-            watch(tally)
             _log_start(names, bucket)
             contents = await stack.enter_async_context(content_store(config, store, bucket, names, tally, clock))
             spool = stack.enter_context(Sorter(config.cache))
-            run = RunContext(config, clock, names, tally, contents, spool, Owners(), rescan)
+            run = RunContext(config, clock, names, tally, contents, spool, Owners())
             await contents.learn()
             for problem in found.problems:
                 tally.problem(problem)
             snapshots = await gather(run, found.pickers, found.snapshotters)
-            tally.stage = "renewing locks"
+            tally.stage = Stage.RENEWING
             await contents.promise(partial(_store_lost, run))
-            tally.stage = "writing the manifest"
+            tally.stage = Stage.WRITING
             recorder = Recorder(run, snapshots, _from_thread(tally.problem))
             stored = await outlasting(_write(run, store, recorder), tally)
             tally.next_lock_end = await tidied(run)
-            requests = store.requests.since(before)
-            summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
-            tally.stage = "done"
+            summary = _summary(bucket, tally, recorder, stored, store.requests.since(before), config.prices)
+            tally.stage = Stage.DONE
     except BaseExceptionGroup as group:
         raise _first(group) from group
     return summary
@@ -185,52 +190,22 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _summary(
-    names: Naming,
-    bucket: str,
-    clock: Clock,
-    tally: Tally,
-    recorder: Recorder,
-    stored: StoredObject,
-    requests: Requests,
-    prices: Prices,
+    bucket: str, tally: Tally, recorder: Recorder, stored: StoredObject, requests: Requests, prices: Prices
 ) -> Summary:
-    finished = clock.now()
-    incomplete = tally.problems > 0
-    summary = Summary(
-        outcome="incomplete" if incomplete else "complete",
-        exit_code=3 if incomplete else 0,
-        host=names.host,
-        run=tally.run,
+    summary = msgspec.structs.replace(
+        tally.summary(tally.clock.now()),
         bucket=bucket,
-        started=names.started,
-        finished=finished,
-        seconds=round((finished - names.started).total_seconds(), 3),
-        promise=names.promised,
         manifest=stored.key,
         manifest_version=stored.version,
         entries=dict(recorder.counts),
         files=recorder.counts["f"],
         bytes=recorder.bytes,
         unchanged=recorder.unchanged,
-        read=tally.bytes_read,
         reused=max(0, recorder.bytes - tally.bytes_fresh),
-        renewed=tally.renewed,
-        contents=tally.contents,
         objects=tally.objects + 1,
         stored=tally.bytes_stored + stored.size,
-        snapshots=tally.snapshots,
-        sockets_skipped=tally.sockets,
-        warnings=tally.warnings,
-        problems=tally.problems,
-        first_problems=_told(tally.first_problems),
         requests=dict(requests.by_kind.most_common()),
         price=round(requests.price(prices), 6),
-        next_lock_end=tally.next_lock_end,
-        notes=tally.notes,
-        first_notes=_told(tally.first_notes),
-        examined=tally.gathered,
-        rescan=tally.rescan,
-        unseen=tally.unseen,
     )
     log.info(
         "run.finished",
@@ -247,7 +222,3 @@ def _summary(
         seconds=summary.seconds,
     )
     return summary
-
-
-def _told(found: Sequence[Problem]) -> list[dict[str, str]]:
-    return [{"event": p.event, "path": p.shown, "reason": p.reason} for p in found]

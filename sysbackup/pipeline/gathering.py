@@ -24,6 +24,7 @@ from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick_all
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.snapshotting import snapshot_all
 from sysbackup.pipeline.streaming import stream_all
+from sysbackup.pipeline.tally import Stage
 from sysbackup.programs.running import Program
 
 # Batches of paths that may wait for a worker, and paths of large files for a streamer.
@@ -39,7 +40,7 @@ async def gather(
     run: RunContext, pickers: Sequence[Program], snapshotters: Sequence[Program]
 ) -> list[manifest.Snapshot]:
     """Run every program, examine every path, store every content; returns the snapshots taken."""
-    run.tally.stage = "backing up"
+    run.tally.stage = Stage.BACKING_UP
     snapshots: list[manifest.Snapshot] = []
     picked: list[Picked] = []
     ended = asyncio.Event()
@@ -48,8 +49,8 @@ async def gather(
         async with asyncio.TaskGroup() as group:
             group.create_task(_keep_files(run, keeper, lambda paths: pick_all(run, pickers, paths, picked)))
             group.create_task(snapshot_all(run, keeper.sender, snapshotters, snapshots))
-        run.tally.gathered = run.tally.amounts()
-        run.tally.stage = "finishing"
+        run.tally.gathered = run.tally.counts()
+        run.tally.stage = Stage.FINISHING
         ended.set()
     for problem in filter(None, (each.problem for each in picked)):
         run.tally.problem(problem)
@@ -58,7 +59,7 @@ async def gather(
 
 async def gather_again(run: RunContext, paths: Iterable[bytes]) -> None:
     """Examine these paths, whose contents were thought to be stored and are not any more."""
-    run.tally.stage = "storing again what was gone"
+    run.tally.stage = Stage.STORING_AGAIN
 
     async def send(channel: Paths) -> None:
         left = iter(paths)
@@ -115,7 +116,7 @@ async def _examine_all(
 ) -> None:
     """Examine batches in threads; closes `large` behind the last."""
     lock_timeout = run.config.content.lock_timeout
-    examiner = Examiner(run.contents, run.spool, run.owners, lock_timeout, run.stop, rescan=run.rescan)
+    examiner = Examiner(run.contents, run.spool, run.owners, lock_timeout, run.stop, rescan=run.tally.rescan)
 
     async def examine() -> None:
         async for batch in paths:

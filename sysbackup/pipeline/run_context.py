@@ -18,7 +18,7 @@ class RunContext:
     One run: its settings, its names and locks, where its contents and its entries go, and what is counted.
 
     `spool` takes the entries of the manifest. `stop`, once set, ends what work in
-    threads waits for. `rescan`: every file is read, whatever is known of it.
+    threads waits for.
     """
 
     config: Config
@@ -28,5 +28,4 @@ class RunContext:
     contents: ContentStore
     spool: Sorter
     owners: Owners
-    rescan: bool
     stop: threading.Event = field(default_factory=threading.Event)

@@ -1,8 +1,9 @@
-"""What a run has done so far, and its summary at the end."""
+"""What a run has done so far, and what it knows of that at the end."""
 
+import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 
 import msgspec
@@ -10,7 +11,8 @@ import structlog
 
 from sysbackup.disk.sorting import Sorter
 from sysbackup.formats import manifest
-from sysbackup.model import Clock, Problem, StoredObject, plain, shown
+from sysbackup.formats.run_result import Counts, Outcome, Summary
+from sysbackup.model import Clock, Problem, RunIdentity, StoredObject, shown
 
 log = structlog.get_logger()
 
@@ -20,19 +22,16 @@ NOTES_AT_MOST = 10
 LOGGED_AT_MOST = 1000
 
 
-class Amounts(msgspec.Struct, frozen=True):
-    """
-    What a run has worked through: how far the next one is, is judged by that.
+class Stage(enum.StrEnum):
+    """What a run does now, in the words that people read."""
 
-    A file that two pickers name counts twice, unlike in the manifest, for it is
-    examined twice. `bytes` are those of all these files, `read` those of them
-    that had to be read, `snapshots` what snapshotters wrote.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    read: int = 0
-    snapshots: int = 0
+    STARTING = "starting"
+    BACKING_UP = "backing up"
+    FINISHING = "finishing"
+    STORING_AGAIN = "storing again what was gone"
+    RENEWING = "renewing locks"
+    WRITING = "writing the manifest"
+    DONE = "done"
 
 
 @dataclass(slots=True)
@@ -43,21 +42,18 @@ class Tally:
     `problems_spool` takes every problem and note, so that their number costs no
     memory. A note is of what was not there (any more) when it was to be read:
     nothing that exists is lacking, so the run is complete for all of them.
-    `run` is the working name until the manifest is stored, then its full one;
-    `sending_as` the full name of a manifest that is on its way, and may be stored
+    `identity` has the working name until the manifest is stored, then its full one;
+    `sending_as` is the full name of a manifest that is on its way, and may be stored
     already. `unseen` says what could not be seen of the manifest once it was stored.
-    `promise` is None where nothing is promised (`lock_mode = none`). `gathered`: what
-    was examined in all, once that is done and every snapshot is taken; `sending`
-    objects have yet to be stored then. `rescan`: every file is read.
+    `gathered`: what was examined in all, once that is done and every snapshot is taken;
+    `sending` objects have yet to be stored then. `rescan`: every file is read.
     """
 
     clock: Clock
     problems_spool: Sorter
-    host: str
-    run: str
-    started: datetime
-    promise: datetime | None
-    stage: str = "starting"
+    identity: RunIdentity
+    rescan: bool = False
+    stage: Stage = Stage.STARTING
     current: str = ""
     files: int = 0
     bytes_read: int = 0
@@ -71,8 +67,7 @@ class Tally:
     sending: int = 0
     bytes_stored: int = 0
     snapshots: int = 0
-    gathered: Amounts | None = None
-    rescan: bool = False
+    gathered: Counts | None = None
     sockets: int = 0
     problems: int = 0
     warnings: int = 0
@@ -82,6 +77,26 @@ class Tally:
     first_notes: list[Problem] = field(default_factory=list)
     sending_as: str | None = None
     unseen: str | None = None
+
+    @property
+    def host(self) -> str:
+        """Whose run it is."""
+        return self.identity.host
+
+    @property
+    def run(self) -> str:
+        """What it is called now."""
+        return self.identity.run
+
+    @run.setter
+    def run(self, name: str) -> None:
+        self.identity = msgspec.structs.replace(self.identity, run=name)
+
+    def begin_again(self, identity: RunIdentity, problems_spool: Sorter) -> None:
+        """Count from the beginning, under another name: whoever watches goes on watching this."""
+        fresh = Tally(self.clock, problems_spool, identity, self.rescan)
+        for each in fields(self):
+            setattr(self, each.name, getattr(fresh, each.name))
 
     def problem(self, problem: Problem) -> None:
         """Note what went wrong with one source."""
@@ -149,10 +164,10 @@ class Tally:
         finally:
             dealt_with(0)
 
-    def amounts(self) -> Amounts:
+    def counts(self) -> Counts:
         """What has been worked through so far."""
         read = self.bytes_read + self.bytes_under_way
-        return Amounts(self.files, self.bytes_unchanged + read, read, self.bytes_snapshots)
+        return Counts(self.files, self.bytes_unchanged + read, read, self.bytes_snapshots)
 
     def stored(self, stored: StoredObject, contents: int = 1, *, plain: int) -> None:
         """Note an object that the store has confirmed, and the `plain` bytes of its contents."""
@@ -167,107 +182,36 @@ class Tally:
         """The manifest's lines of all problems and notes, in the order of their coming."""
         return (line for _, line in self.problems_spool.sorted())
 
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    How one run went; `--json` prints it as it is.
-
-    `bytes` is what the manifest's files and snapshots hold together, `read` what
-    was read to find that out, `stored` what was newly sent, `reused` what the
-    files hold whose contents were stored already, all in bytes; `unchanged` files
-    were not even opened; `renewed` objects got a later lock; `price`
-    in US dollars for the requests alone. `next_lock_end` is the first end of a lock
-    that this machine knows of and that is still in force. `notes` counts the picked
-    paths that were gone when they were to be read, or never there. `promise` is
-    None where nothing is locked (`lock_mode = none`). `unseen` says what could not be seen
-    of the manifest once it was stored: no problem of a source, and not in the manifest.
-    `examined` is what the next run's progress is judged by; `rescan`: every file was read.
-    """
-
-    outcome: str
-    exit_code: int
-    host: str
-    run: str
-    bucket: str
-    started: datetime
-    finished: datetime
-    seconds: float
-    promise: datetime | None
-    manifest: str
-    manifest_version: str | None
-    entries: dict[str, int]
-    files: int
-    bytes: int
-    unchanged: int
-    read: int
-    reused: int
-    renewed: int
-    contents: int
-    objects: int
-    stored: int
-    snapshots: int
-    sockets_skipped: int
-    warnings: int
-    problems: int
-    first_problems: list[dict[str, str]]
-    requests: dict[str, int]
-    price: float
-    next_lock_end: datetime | None
-    notes: int = 0
-    first_notes: list[dict[str, str]] = []
-    examined: Amounts | None = None
-    rescan: bool = False
-    unseen: str | None = None
+    def summary(self, finished: datetime) -> Summary:
+        """All that is known here of a run whose manifest is stored; `backup` knows the rest."""
+        run = self.identity
+        return Summary(
+            outcome=Outcome.INCOMPLETE if self.problems else Outcome.COMPLETE,
+            exit_code=3 if self.problems else 0,
+            host=run.host,
+            run=run.run,
+            started=run.started,
+            finished=finished,
+            seconds=round((finished - run.started).total_seconds(), 3),
+            promise=run.promise,
+            read=self.bytes_read,
+            renewed=self.renewed,
+            contents=self.contents,
+            objects=self.objects,
+            stored=self.bytes_stored,
+            snapshots=self.snapshots,
+            sockets_skipped=self.sockets,
+            warnings=self.warnings,
+            problems=self.problems,
+            first_problems=[_told(problem) for problem in self.first_problems],
+            next_lock_end=self.next_lock_end,
+            notes=self.notes,
+            first_notes=[_told(note) for note in self.first_notes],
+            examined=self.gathered,
+            rescan=self.rescan,
+            unseen=self.unseen,
+        )
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    How one run ended, with a manifest or without one; a line of the history.
-
-    `outcome` is `complete`, `incomplete` (with a manifest, and with problems),
-    `failed` or `stopped`; these two have a `reason`, for people, and no
-    `summary`. `run` is the full name where there is a manifest, the working name
-    where there is none, and None where it came to no run at all.
-    """
-
-    outcome: str
-    exit_code: int
-    host: str
-    run: str | None
-    started: datetime
-    finished: datetime
-    reason: str | None = None
-    summary: Summary | None = None
-
-    @property
-    def stored(self) -> bool:
-        """Whether there is a manifest of it."""
-        return self.summary is not None
-
-
-def badly(
-    outcome: str, exit_code: int, reason: str, *, host: str, run: str | None, started: datetime, finished: datetime
-) -> Ended:
-    """The end of a run without a manifest: `failed` or `stopped`."""
-    return Ended(
-        outcome=outcome,
-        exit_code=exit_code,
-        host=host,
-        run=run,
-        started=started,
-        finished=finished,
-        reason=plain(reason),
-    )
-
-
-def well(summary: Summary) -> Ended:
-    """The end of a run that has stored its manifest."""
-    return Ended(
-        outcome=summary.outcome,
-        exit_code=summary.exit_code,
-        host=summary.host,
-        run=summary.run,
-        started=summary.started,
-        finished=summary.finished,
-        summary=summary,
-    )
+def _told(found: Problem) -> dict[str, str]:
+    return {"event": found.event, "path": found.shown, "reason": found.reason}

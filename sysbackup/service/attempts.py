@@ -16,12 +16,11 @@ import structlog
 
 from sysbackup.config.sections import Config
 from sysbackup.formats.lines import UNREADABLE
+from sysbackup.formats.run_result import RunResult
 from sysbackup.model import Clock
-from sysbackup.pipeline.tally import Ended, badly
 from sysbackup.programs import adopting
-from sysbackup.programs.running import signal_name
 from sysbackup.programs.workers import Worker, start_worker
-from sysbackup.service import messages
+from sysbackup.service import messages, one_run
 from sysbackup.service.messages import Began, Over, Progress
 
 log = structlog.get_logger()
@@ -36,7 +35,7 @@ Heard = Callable[[Began | Progress], None]
 class Attempt(Protocol):
     """One run under way."""
 
-    async def end(self) -> Ended:
+    async def end(self) -> RunResult:
         """Wait for its end, which always comes as a value: a run that fails is no error of the daemon's."""
         ...
 
@@ -87,10 +86,11 @@ class InProcess:
         self._started = clock.now()
         self._began: Began | None = None
         self._asked_to_stop = False
+        self._misheard = False
 
-    async def end(self) -> Ended:
+    async def end(self) -> RunResult:
         """See `Attempt`."""
-        ended: Ended | None = None
+        ended: RunResult | None = None
         try:
             ended = await self._listen()
             status = await self._status(over=ended is not None)
@@ -114,11 +114,11 @@ class InProcess:
     def describe(self) -> None:
         """See `Attempt`."""
         if self._began is None:  # it has no ear for that yet
-            log.info("run.described", stage="starting: nothing is known of the bucket yet")
+            log.info("run.described", stage=one_run.NOT_BEGUN)
         else:
             self._worker.signal(signal.SIGUSR2)
 
-    async def _listen(self) -> Ended | None:
+    async def _listen(self) -> RunResult | None:
         """What it says, up to its last word; None where it ends without one."""
         async with aclosing(self._worker.lines()) as lines:
             async for line in lines:
@@ -127,7 +127,9 @@ class InProcess:
                     return message.ended
                 if isinstance(message, Began):
                     self._began = message
-                if message is not None:
+                if message is None:
+                    self._misheard = True
+                else:
                     self._heard(message)
         return None
 
@@ -146,22 +148,15 @@ class InProcess:
             log.warning("programs.ended", processes=number, reason="the run had left them behind")
         adopting.reap_adopted()
 
-    def _lost(self, status: int) -> Ended:
-        """It did not live to tell how it ended."""
-        if not self._asked_to_stop:
-            outcome, reason = "failed", f"the process of the run {_death(status)}"
-        elif self._began is None:
-            outcome, reason = "stopped", "stopped before it had begun"
-        else:
-            outcome, reason = "stopped", "stopped before it had cleaned up: an unfinished upload may be left"
-        return badly(
-            outcome,
-            1,
-            reason,
-            host=self._host,
-            run=self._began.run if self._began else None,
-            started=self._began.started if self._began else self._started,
-            finished=self._clock.now(),
+    def _lost(self, status: int) -> RunResult:
+        return one_run.lost(
+            self._host,
+            self._began,
+            self._started,
+            self._clock.now(),
+            status=status,
+            asked_to_stop=self._asked_to_stop,
+            misheard=self._misheard,
         )
 
 
@@ -171,9 +166,3 @@ def _message(line: bytes) -> messages.Message | None:
     except UNREADABLE:
         log.warning("run.said", line=line[:200].decode("utf-8", "backslashreplace"))
         return None
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status} and said nothing"
-    return f"was killed by {signal_name(-status)}"

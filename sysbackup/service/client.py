@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from sysbackup.errors import DaemonUnreachable
-from sysbackup.formats.lines import UNREADABLE
+from sysbackup.formats.lines import UNREADABLE, LaterFormat
 from sysbackup.service.control import Accepted, Answer, Going, Refused, Request, address, written
 from sysbackup.service.messages import Over
 from sysbackup.service.status_file import Status, lives, read
@@ -27,7 +27,11 @@ _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
 def look(path: Path) -> Status | None:
-    """The status at `path`, if there is one. `DaemonUnreachable` where this user may not read it."""
+    """
+    The status at `path`, if there is one.
+
+    `DaemonUnreachable` where this user may not read it, `LaterFormat` where a later version has written it.
+    """
     try:
         return read(path)
     except OSError as exc:
@@ -44,7 +48,10 @@ def rouse(path: Path) -> Status:
     The signal reaches that very process, and no other that has got its number.
     `DaemonUnreachable` where there is none, or it is not ours to signal.
     """
-    status = look(path)
+    try:
+        status = look(path)
+    except LaterFormat as exc:
+        raise DaemonUnreachable(str(exc)) from exc
     if status is None:
         raise DaemonUnreachable(no_daemon(path.parent, f"{path} does not exist, or is damaged"))
     if status.state == "stopping" and lives(status):

@@ -17,7 +17,7 @@ that grew has passed that before its end, and then nobody can tell how much is l
 from dataclasses import dataclass
 from math import exp
 
-from sysbackup.pipeline.tally import Amounts
+from sysbackup.formats.run_result import Counts
 
 _FILE = 16 << 10
 """Bytes that are read in about the time that a look at a file takes: 30 µs from memory, milliseconds from a disk."""
@@ -36,10 +36,10 @@ _FARTHEST = 100 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Yardstick:
     """What the last run worked through, in how many seconds; none of it is negative. `rescan`: it read every file."""
 
-    amounts: Amounts
+    counts: Counts
     seconds: float
     rescan: bool = False
 
@@ -60,8 +60,8 @@ class Outlook:
 class Forecast:
     """The outlook of one run, whose `rescan` says whether it reads every file. Its percentage never falls."""
 
-    def __init__(self, last: Held | None, *, rescan: bool = False) -> None:
-        self._last = last.amounts if last is not None else Amounts()
+    def __init__(self, last: Yardstick | None, *, rescan: bool = False) -> None:
+        self._last = last.counts if last is not None else Counts()
         alike = last is not None and last.rescan == rescan
         belief = _BELIEF * self._last.bytes if alike else 0.0
         self._believed_bytes = belief
@@ -74,7 +74,7 @@ class Forecast:
         self._begun = self._at = 0.0
         self._seen = 0.0
 
-    def look(self, done: Amounts, now: float, *, gathered: bool) -> Outlook:
+    def look(self, done: Counts, now: float, *, gathered: bool) -> Outlook:
         """The outlook at `now` (a monotonic clock's seconds), with so much `done`; `gathered`: no more will come."""
         self._learn(_work(done), now)
         if not self._last.files and not self._last.snapshots:
@@ -89,18 +89,18 @@ class Forecast:
             return Outlook(self._percent, beyond=True)
         return Outlook(self._percent, self._left(rest))
 
-    def _rest(self, done: Amounts) -> float:
+    def _rest(self, done: Counts) -> float:
         """The work that is still to come, by what the last run held."""
         last = self._last
         files = _FILE * max(0, last.files - done.files)
         return files + self._to_read(done) * max(0, last.bytes - done.bytes) + max(0, last.snapshots - done.snapshots)
 
-    def _to_read(self, done: Amounts) -> float:
+    def _to_read(self, done: Counts) -> float:
         """The share of files' bytes that have to be read, 0 to 1."""
         seen = done.bytes + self._believed_bytes
         return 1.0 if self._rescan or not seen else (done.read + self._believed_read) / seen
 
-    def _beyond(self, done: Amounts) -> bool:
+    def _beyond(self, done: Counts) -> bool:
         last = self._last
         return done.files > last.files or done.bytes > last.bytes or done.snapshots > last.snapshots
 
@@ -122,5 +122,5 @@ class Forecast:
         return left if left <= _FARTHEST else None
 
 
-def _work(amounts: Amounts) -> float:
-    return float(_FILE * amounts.files + amounts.read + amounts.snapshots)
+def _work(counts: Counts) -> float:
+    return float(_FILE * counts.files + counts.read + counts.snapshots)

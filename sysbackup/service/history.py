@@ -8,7 +8,7 @@ another bucket, and just then people want to know when the last backup was.
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
@@ -19,10 +19,11 @@ import structlog
 
 from sysbackup.config.sections import Config
 from sysbackup.disk.ownership import leave_to_owner
-from sysbackup.errors import BusyError, SpoolError
-from sysbackup.formats.lines import UNREADABLE
-from sysbackup.pipeline.tally import Amounts, Ended
-from sysbackup.service.forecast import Held
+from sysbackup.errors import BusyError, FormatError, SpoolError
+from sysbackup.formats import run_result
+from sysbackup.formats.lines import LaterFormat
+from sysbackup.formats.run_result import Counts, Outcome, RunResult
+from sysbackup.service.forecast import Yardstick
 
 log = structlog.get_logger()
 
@@ -42,42 +43,40 @@ _ENOUGH = 16  # runs among which there is a complete one, as a rule
 
 _CREDIBLE = 1 << 62  # files, bytes or seconds: what is more, or less than none, comes of damage
 
-_lines = msgspec.json.Decoder(Ended)
-
 
 @dataclass(frozen=True, slots=True)
 class Past:
     """The last run, the last that was complete, and the last that stored a manifest."""
 
-    last: Ended | None = None
-    complete: Ended | None = None
-    stored: Ended | None = None
+    last: RunResult | None = None
+    complete: RunResult | None = None
+    stored: RunResult | None = None
 
-    def after(self, ended: Ended) -> "Past":
+    def after(self, ended: RunResult) -> "Past":
         """The same one run later."""
         return Past(
             ended,
-            ended if ended.outcome == "complete" else self.complete,
+            ended if ended.complete else self.complete,
             ended if ended.stored else self.stored,
         )
 
 
-def no_attempt(ended: Ended) -> bool:
+def no_attempt(ended: RunResult) -> bool:
     """Whether it found another run in progress: that one tells how backups go."""
     return ended.run is None and ended.exit_code == BusyError.exit_code
 
 
-def past(runs: Iterable[Ended]) -> Past:
+def past(runs: Iterable[RunResult]) -> Past:
     """What a history says, the latest run first as `history.recall` gives it."""
     attempts = [ended for ended in runs if not no_attempt(ended)]
     return Past(
         next(iter(attempts), None),
-        next((ended for ended in attempts if ended.outcome == "complete"), None),
+        next((ended for ended in attempts if ended.complete), None),
         next((ended for ended in attempts if ended.stored), None),
     )
 
 
-def brief(ended: Ended) -> Ended:
+def brief(ended: RunResult) -> RunResult:
     """
     As much of it as is remembered: ten problems at the most, of notes their number, of very long texts both ends.
 
@@ -118,10 +117,10 @@ def history_path(config: Config) -> Path:
     return config.state / "history.jsonl"
 
 
-def remember(config: Config, ended: Ended) -> None:
+def remember(config: Config, ended: RunResult) -> None:
     """Add a run (`brief`) to the history, and forget the oldest. `SpoolError` where the directory cannot take it."""
     path = history_path(config)
-    line = msgspec.json.encode(brief(ended)) + b"\n"
+    line = run_result.write(brief(ended))
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         with _held(path) as fd:
@@ -138,19 +137,32 @@ def remember(config: Config, ended: Ended) -> None:
         ) from exc
 
 
-def recall(config: Config, most: int = KEPT) -> list[Ended]:
-    """The last runs, the latest first; damaged lines are passed over. `SpoolError` where it may not be read."""
+def _log_later(reason: str) -> None:
+    log.warning("history.later", reason=reason)
+
+
+def recall(config: Config, most: int = KEPT, later: Callable[[str], None] = _log_later) -> list[RunResult]:
+    """
+    The last runs, the latest first; damaged lines are passed over. `SpoolError` where it may not be read.
+
+    What a later version has written cannot be understood, but is not passed over in
+    silence: `later` is told how many runs that concerns.
+    """
     path = history_path(config)
     try:
         with path.open("rb") as file:
-            return list(_last(file.fileno(), most))
+            runs, refused = _last(file.fileno(), most)
     except FileNotFoundError:
         return []
     except OSError as exc:
         raise SpoolError(f"cannot read the history of runs {path}: {exc.strerror}") from exc
+    if refused:
+        number = f"{len(refused)} runs are" if len(refused) > 1 else "1 run is"
+        later(f"{number} left out, which {path} tells of: {refused[0]}")
+    return runs
 
 
-def recall_past(config: Config) -> tuple[Past, list[Ended]]:
+def recall_past(config: Config) -> tuple[Past, list[RunResult]]:
     """What was last, and as much of the history as it took to know it: a thousand bad runs are 30 MiB of memory."""
     runs = recall(config, _ENOUGH)
     found = past(runs)
@@ -160,7 +172,7 @@ def recall_past(config: Config) -> tuple[Past, list[Ended]]:
     return found, runs
 
 
-def yardstick(config: Config) -> Held | None:
+def yardstick(config: Config) -> Yardstick | None:
     """
     What this host's last complete run held, or where there is none the last that stored a manifest.
 
@@ -172,25 +184,30 @@ def yardstick(config: Config) -> Held | None:
         log.debug("history.unreadable", reason=str(exc))
         return None
     mine = [ended.summary for ended in runs if ended.summary is not None and ended.host == config.content.host]
-    last = next((summary for summary in mine if summary.outcome == "complete"), mine[0] if mine else None)
+    last = next((summary for summary in mine if summary.outcome == Outcome.COMPLETE), mine[0] if mine else None)
     if last is None:
         return None
     # Before amounts were remembered: what the manifest held, a file that two pickers name but once.
-    held = last.examined or Amounts(last.files, last.bytes, last.read)
+    held = last.examined or Counts(last.files, last.bytes, last.read)
     files, size, read, snapshots = (max(0, min(amount, _CREDIBLE)) for amount in msgspec.structs.astuple(held))
     seconds = min(last.seconds, float(_CREDIBLE)) if last.seconds > 0 else 0.0
-    return Held(Amounts(files, size, min(read, size), snapshots), seconds, last.rescan)
+    return Yardstick(Counts(files, size, min(read, size), snapshots), seconds, last.rescan)
 
 
-def _last(fd: int, most: int) -> Iterator[Ended]:
+def _last(fd: int, most: int) -> tuple[list[RunResult], list[str]]:
+    """The last runs, and why those between them that a later version has written are refused."""
+    found: list[RunResult] = []
+    refused: list[str] = []
     for line in reversed(_tail(fd).splitlines()):
-        if most <= 0:
-            return
+        if len(found) >= most:
+            break
         try:
-            yield _lines.decode(line)
-        except UNREADABLE:
+            found.append(run_result.read(line))
+        except LaterFormat as exc:
+            refused.append(str(exc))
+        except FormatError:
             continue
-        most -= 1
+    return found, refused
 
 
 def _tail(fd: int) -> bytes:

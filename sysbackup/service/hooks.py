@@ -8,65 +8,24 @@ them is a warning in the log and nothing more.
 
 import asyncio
 
-import msgspec
 import structlog
 
 from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
+from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.model import shown
-from sysbackup.pipeline.tally import Ended
 from sysbackup.programs.running import call, find_programs
-from sysbackup.service.messages import Began
 
 log = structlog.get_logger()
 
 STARTED = "started"
 
-_EVENTS = {"complete": "succeeded", "incomplete": "incomplete"}
+_EVENTS: dict[str, str] = {Outcome.COMPLETE: "succeeded", Outcome.INCOMPLETE: "incomplete"}
 
 
-def event(ended: Ended) -> str:
+def event(ended: RunResult) -> str:
     """What hooks are called with at a run's end: `succeeded`, `incomplete`, or `failed`, stopped or not."""
     return _EVENTS.get(ended.outcome, "failed")
-
-
-def start_told(began: Began) -> bytes:
-    """What hooks read when a run begins: the keys of `end_told`, as far as they are known, and the promise."""
-    said = {
-        "outcome": None,
-        "exit_code": None,
-        "host": began.host,
-        "run": began.run,
-        "started": began.started,
-        "finished": None,
-        "seconds": None,
-        "reason": None,
-        "promise": began.promise,
-    }
-    return msgspec.json.encode(said) + b"\n"
-
-
-def end_told(ended: Ended) -> bytes:
-    """
-    What hooks read at a run's end.
-
-    Always `outcome`, `exit_code`, `host`, `run`, `started`, `finished`,
-    `seconds` and `reason`, null where there is none; and where there is a
-    manifest all that `sysbackup run --json` prints.
-    """
-    said: dict[str, object] = {
-        "outcome": ended.outcome,
-        "exit_code": ended.exit_code,
-        "host": ended.host,
-        "run": ended.run,
-        "started": ended.started,
-        "finished": ended.finished,
-        "seconds": round((ended.finished - ended.started).total_seconds(), 3),
-        "reason": ended.reason,
-    }
-    if ended.summary is not None:
-        said |= msgspec.structs.asdict(ended.summary)
-    return msgspec.json.encode(said) + b"\n"
 
 
 async def call_all(config: Config, what: str, told: bytes) -> None:

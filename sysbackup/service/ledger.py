@@ -16,8 +16,8 @@ from sysbackup.config.sections import Config
 from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.errors import SpoolError
 from sysbackup.formats.lines import UNREADABLE
+from sysbackup.formats.run_result import RunResult
 from sysbackup.model import plain
-from sysbackup.pipeline.tally import Ended
 from sysbackup.service import history
 from sysbackup.service.status_file import Current
 
@@ -40,7 +40,7 @@ class Ledger:
         """A run goes on."""
         await self._write(lambda: mark(self._config, current))
 
-    async def ended(self, ended: Ended) -> None:
+    async def ended(self, ended: RunResult) -> None:
         """It has ended."""
         await self._write(lambda: history.remember(self._config, ended), lambda: unmark(self._config))
 

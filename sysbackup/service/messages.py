@@ -3,7 +3,6 @@
 import base64
 import os
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -11,30 +10,28 @@ from typing import Any
 import msgspec
 
 from sysbackup.config.sections import Config
-from sysbackup.pipeline.tally import Ended, Tally
-from sysbackup.service.forecast import Forecast, Held, Outlook
+from sysbackup.formats.run_result import RunResult
+from sysbackup.model import RunIdentity
+from sysbackup.pipeline.tally import Stage, Tally
+from sysbackup.service.forecast import Forecast, Outlook, Yardstick
 
 CURRENT_AT_MOST = 300
 """Characters of a path in `Progress`: a message must fit into PIPE_BUF (pipe(7)), so that it is written whole."""
 
 
-class Began(msgspec.Struct, frozen=True, tag="began"):
-    """The run has a working name, and says until when it will promise; None: nothing."""
-
-    host: str
-    run: str
-    started: datetime
-    promise: datetime | None
+class Began(RunIdentity, frozen=True, tag="began"):
+    """The run has a working name, and says until when it will promise."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """
     What a run has done so far; sizes in bytes. `percent`, `seconds_left` and `beyond`: its `Outlook`.
 
-    `sending`: all is examined, and so many objects have yet to be stored.
+    `stage` is a `Stage`, or of another version. `sending`: all is examined, and so
+    many objects have yet to be stored.
     """
 
-    stage: str = "starting"
+    stage: str = Stage.STARTING
     current: str = ""
     files: int = 0
     bytes_read: int = 0
@@ -50,7 +47,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 class Over(msgspec.Struct, frozen=True, tag="over"):
     """The last word."""
 
-    ended: Ended
+    ended: RunResult
 
 
 Message = Began | Progress | Over
@@ -71,7 +68,7 @@ def write(message: Message) -> bytes:
 
 def began(tally: Tally) -> Began:
     """What a run says when its counts begin."""
-    return Began(tally.host, tally.run, tally.started, tally.promise)
+    return Began(*msgspec.structs.astuple(tally.identity))
 
 
 def progress(tally: Tally, outlook: Outlook) -> Progress:
@@ -91,10 +88,10 @@ def progress(tally: Tally, outlook: Outlook) -> Progress:
     )
 
 
-def following(tally: Tally, last: Held | None) -> Callable[[], Progress]:
+def following(tally: Tally, last: Yardstick | None) -> Callable[[], Progress]:
     """What says, at any time, how far the run is whose counts these are, judged by what the last one held."""
     forecast = Forecast(last, rescan=tally.rescan)
-    return lambda: progress(tally, forecast.look(tally.amounts(), monotonic(), gathered=tally.gathered is not None))
+    return lambda: progress(tally, forecast.look(tally.counts(), monotonic(), gathered=tally.gathered is not None))
 
 
 def write_config(config: Config) -> bytes:

@@ -22,13 +22,11 @@ from prometheus_client.registry import Collector
 from sysbackup import __version__
 from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.tally import Ended, Summary
+from sysbackup.formats.run_result import Outcome, RunResult, Summary
 from sysbackup.service import history
 from sysbackup.service.history import Past
 
 log = structlog.get_logger()
-
-OUTCOMES = ("complete", "incomplete", "failed", "stopped")
 
 # An event for the log: what could not be done with which file, and why.
 _Failure = tuple[str, Path, str]
@@ -37,7 +35,7 @@ WRITE_WITHIN = 10.0
 """Seconds that writing the textfile may take before it is left alone: a file system may hang."""
 
 
-class Metrics(Collector):
+class RunMetrics(Collector):
     """
     Follows runs, and says how they go.
 
@@ -67,7 +65,7 @@ class Metrics(Collector):
         """A run goes on."""
         self._running = True
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: RunResult) -> None:
         """A run has ended."""
         self._running = False
         self._counts[ended.host, ended.outcome] += 1
@@ -139,7 +137,7 @@ class Metrics(Collector):
             "sysbackup_runs", "Runs that ended since the daemon started.", labels=("host", "outcome")
         )
         # All outcomes from the beginning: what is not there yet cannot be seen to increase.
-        for key in sorted({*self._counts, *((host, outcome) for outcome in OUTCOMES)}):
+        for key in sorted({*self._counts, *((host, outcome.value) for outcome in Outcome)}):
             family.add_metric(key, self._counts[key])
         return family
 
@@ -168,7 +166,7 @@ class Metrics(Collector):
         )
 
 
-def _last(own: Ended | None, remembered: Ended | None, runs: list[Ended]) -> Ended | None:
+def _last(own: RunResult | None, remembered: RunResult | None, runs: list[RunResult]) -> RunResult | None:
     """The later one of what we know ourselves, which the history may not have been able to take, and what it says."""
     if own is None or remembered is None or own in runs:
         return remembered or own
@@ -181,12 +179,12 @@ def _gauge(subject: str, what: str, meaning: str, labels: dict[str, str], value:
     return family
 
 
-def _time(subject: str, meaning: str, ended: Ended | None, host: str) -> Metric:
+def _time(subject: str, meaning: str, ended: RunResult | None, host: str) -> Metric:
     known, value = (host, 0.0) if ended is None else (ended.host, ended.finished.timestamp())
     return _gauge(subject, "timestamp_seconds", meaning, {"host": known}, value)
 
 
-def _of_run(ended: Ended) -> Iterator[Metric]:
+def _of_run(ended: RunResult) -> Iterator[Metric]:
     """The last run, however it ended."""
     host = {"host": ended.host}
     seconds = (ended.finished - ended.started).total_seconds()
@@ -198,7 +196,7 @@ def _of_run(ended: Ended) -> Iterator[Metric]:
     family = GaugeMetricFamily(
         "sysbackup_last_run_outcome", "1 for how the last run ended.", labels=("host", "outcome")
     )
-    for outcome in OUTCOMES:
+    for outcome in Outcome:
         family.add_metric((ended.host, outcome), outcome == ended.outcome)
     yield family
 

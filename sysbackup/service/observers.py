@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import structlog
 
 from sysbackup.config.sections import Config
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats import run_result
+from sysbackup.formats.run_result import RunResult
 from sysbackup.service import hooks
 from sysbackup.service.history import no_attempt
 from sysbackup.service.messages import Began
-from sysbackup.service.metrics import Metrics
+from sysbackup.service.metrics import RunMetrics
 from sysbackup.service.metrics_endpoint import MetricsEndpoint
 
 log = structlog.get_logger()
@@ -28,7 +29,7 @@ class Telling:
     def __init__(self, *, single: bool = False) -> None:
         self._single = single
         self._config: Config | None = None
-        self._metrics: Metrics | None = None
+        self._metrics: RunMetrics | None = None
         self._endpoint: MetricsEndpoint | None = None
         # Both are fair: who comes first is first, so that events keep their order through one and the other.
         self._measuring = asyncio.Lock()
@@ -39,7 +40,7 @@ class Telling:
         """See `Listener`: what has to wait for something is done soon."""
         self._config = config
         if self._metrics is None:
-            self._metrics = Metrics(config, counting=not self._single)
+            self._metrics = RunMetrics(config, counting=not self._single)
             self._endpoint = MetricsEndpoint(self._metrics.exposition)
         self._metrics.configure(config)
         if not self._single:
@@ -54,9 +55,9 @@ class Telling:
             async with self._measuring:
                 await metrics.write()
             async with self._calling:
-                await hooks.call_all(config, hooks.STARTED, hooks.start_told(began))
+                await hooks.call_all(config, hooks.STARTED, run_result.start_told(began))
 
-    async def ended(self, ended: Ended) -> None:
+    async def ended(self, ended: RunResult) -> None:
         """See `Listener`. Where another run was in progress there is nothing to tell."""
         if no_attempt(ended):
             return
@@ -65,7 +66,7 @@ class Telling:
             async with self._measuring:
                 await metrics.write()
             async with self._calling:
-                await hooks.call_all(config, hooks.event(ended), hooks.end_told(ended))
+                await hooks.call_all(config, hooks.event(ended), run_result.end_told(ended))
 
     async def close(self) -> None:
         """See `Listener`."""
@@ -83,7 +84,7 @@ class Telling:
             await metrics.write()
 
     @asynccontextmanager
-    async def _told(self, run: str | None) -> AsyncIterator[tuple[Config, Metrics]]:
+    async def _told(self, run: str | None) -> AsyncIterator[tuple[Config, RunMetrics]]:
         """All that is logged meanwhile names the run; a mistake of ours ends neither a run nor the daemon."""
         try:
             if self._config is None or self._metrics is None:

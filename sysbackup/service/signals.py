@@ -19,7 +19,8 @@ from types import FrameType
 import structlog
 
 from sysbackup.programs import adopting
-from sysbackup.service.scheduler import KILL_AFTER, TELL_WITHIN, Scheduler
+from sysbackup.service.chronicle import TELL_WITHIN
+from sysbackup.service.scheduler import KILL_AFTER, Scheduler
 
 log = structlog.get_logger()
 

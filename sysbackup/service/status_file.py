@@ -7,31 +7,33 @@ daemon that was killed is known for what it is, whoever has that number now.
 
 import hashlib
 import os
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from sysbackup.config.sections import Config
-from sysbackup.formats.lines import UNREADABLE
-from sysbackup.pipeline.tally import Ended
+from sysbackup.config.sections import Config, Daemon
+from sysbackup.formats.lines import UNREADABLE, refuse_later
+from sysbackup.formats.run_result import Instant, RunResult
 from sysbackup.programs.process_table import look_up
 from sysbackup.service.messages import Progress
+
+FORMAT = 1
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
     """The run that goes on; `run` (its working name) and `promise` are None until it has one, or promises nothing."""
 
-    started: datetime
+    started: Instant
     run: str | None = None
-    promise: datetime | None = None
+    promise: Instant | None = None
     progress: Progress = Progress()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One moment of a daemon.
+    One moment of a daemon: its process, when, and what it does; all else has a default, as other versions may lack it.
 
+    `format` is that of all in it, the results of runs, too: it is raised with theirs.
     `state` is `waiting`, `running` or `stopping`; `born` the process's start as
     the kernel counts it (proc(5): stat's field 22). `next` is when the daemon
     itself will start a run, None where it waits to be triggered. `asked`: a run
@@ -41,21 +43,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `conf` is the `fingerprint` of the configuration in force, None where it is not known.
     """
 
-    format: int = 1
+    format: int = FORMAT
     pid: int
     born: int
-    since: datetime
-    written: datetime
-    directory: str
+    since: Instant
+    written: Instant
+    directory: str = ""
     state: str
-    asked: bool
-    current: Current | None
-    last: Ended | None
-    last_complete: Ended | None
-    last_stored: Ended | None
-    next: datetime | None
-    refused: list[str]
-    stale_after: float
+    asked: bool = False
+    current: Current | None = None
+    last: RunResult | None = None
+    last_complete: RunResult | None = None
+    last_stored: RunResult | None = None
+    next: Instant | None = None
+    refused: list[str] = []
+    stale_after: float = Daemon().stale_after
     conf: str | None = None
 
 
@@ -105,11 +107,16 @@ def read(path: Path) -> Status | None:
     """
     What the last daemon wrote there, whether it still lives or not (`lives`); None where none has, or it is damaged.
 
-    OSError, but for FileNotFoundError, where it may not be read.
+    OSError, but for FileNotFoundError, where it may not be read; `LaterFormat` where that was of a later version.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (FileNotFoundError, *UNREADABLE):
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    refuse_later(data, FORMAT, str(path))
+    try:
+        return msgspec.json.decode(data, type=Status)
+    except UNREADABLE:
         return None
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from sysbackup.config.units import duration_text
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.service.status_file import Current, Status
 
 FRESH, STALE, FAILING = "fresh", "stale", "failing"
@@ -50,17 +50,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     It was looked for in `runtime`. `past` is the history, the latest run first.
     `next_timer` is when systemd's timer elapses. `warnings` are what was in the way of knowing more.
     `conf_changed`: the file is not the one that the daemon works by; None where that is not known.
+    `refused` says why the daemon's status could not be understood, where there is one.
     """
 
     now: datetime
     runtime: str
     status: Status | None
     alive: bool
-    past: list[Ended]
+    past: list[RunResult]
     stale_after: float
     next_timer: datetime | None
     warnings: list[str]
     conf_changed: bool | None = None
+    refused: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +72,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     `verdict` is `fresh` (exit code 0), `stale` (1) or `failing` (2); `reasons`
     has a sentence for each thing that keeps it from being fresh, `warnings` for
     what else somebody should know. `daemon` is `waiting`, `running`,
-    `stopping`, `dead` (it left its status behind) or `absent`, `pid` and
+    `stopping`, `dead` (it left its status behind), `absent` or `unknown` (of a later version), `pid` and
     `since` its process and start. `current` is the run that goes on (how far it
     is: its `progress`, see `messages.Progress`), `asked`
     whether one more will follow it. `last` is this machine's last run,
@@ -94,16 +96,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
     asked: bool
     current: Current | None
-    last: Ended | None
-    last_complete: Ended | None
-    last_stored: Ended | None
+    last: RunResult | None
+    last_complete: RunResult | None
+    last_stored: RunResult | None
     next: datetime | None
     next_by: str | None
     promises: Promises
     refused: list[str]
     conf_changed: bool | None
     stale_after: float
-    runs: list[Ended]
+    runs: list[RunResult]
 
 
 def report(facts: Facts, most: int = 5) -> Verdict:
@@ -112,7 +114,7 @@ def report(facts: Facts, most: int = 5) -> Verdict:
     living = status if facts.alive else None
     runs = _runs(facts)
     last, last_complete, last_stored = _lasts(facts, runs)
-    failing = _failing(facts, last, next((e for e in _since(last, runs) if not _by_hand(e)), None))
+    failing = _failing(facts, last, next((e for e in _since(last, runs) if not e.by_hand), None))
     reasons = [*failing, *_stale(facts, last_complete, last_stored)]
     verdict = FAILING if failing else STALE if reasons else FRESH
     next_run, next_by = (living.next, "schedule") if living and living.next else (facts.next_timer, "timer")
@@ -122,7 +124,7 @@ def report(facts: Facts, most: int = 5) -> Verdict:
         reasons=reasons,
         warnings=[*_warnings(facts, living, last, next_run), *facts.warnings],
         time=now,
-        daemon=living.state if living else "dead" if status else "absent",
+        daemon=living.state if living else "dead" if status else "unknown" if facts.refused else "absent",
         pid=living.pid if living else None,
         since=living.since if living else None,
         asked=living is not None and living.asked,
@@ -151,7 +153,7 @@ def ago(seconds: float) -> str:
     return f"{roughly(seconds)} ago" if seconds >= 1 else "just now"
 
 
-def _runs(facts: Facts) -> list[Ended]:
+def _runs(facts: Facts) -> list[RunResult]:
     """The history, or where there is none to be read what the daemon remembers."""
     if facts.past or facts.status is None:
         return facts.past
@@ -160,17 +162,17 @@ def _runs(facts: Facts) -> list[Ended]:
     return [known[started] for started in sorted(known, reverse=True)]
 
 
-def _lasts(facts: Facts, runs: list[Ended]) -> tuple[Ended | None, Ended | None, Ended | None]:
+def _lasts(facts: Facts, runs: list[RunResult]) -> tuple[RunResult | None, RunResult | None, RunResult | None]:
     """The last run, the last complete one and the last with a manifest."""
     said = facts.status
     return (
         _last(said.last if said else None, runs),
-        _last(said.last_complete if said else None, [e for e in runs if e.outcome == "complete"]),
+        _last(said.last_complete if said else None, [e for e in runs if e.complete]),
         _last(said.last_stored if said else None, [e for e in runs if e.stored]),
     )
 
 
-def _last(said: Ended | None, remembered: list[Ended]) -> Ended | None:
+def _last(said: RunResult | None, remembered: list[RunResult]) -> RunResult | None:
     """
     The later of what the daemon says and what is in the history.
 
@@ -183,20 +185,17 @@ def _last(said: Ended | None, remembered: list[Ended]) -> Ended | None:
     return max(said, remembered[0], key=lambda ended: ended.finished)
 
 
-def _since(last: Ended | None, runs: list[Ended]) -> list[Ended]:
+def _since(last: RunResult | None, runs: list[RunResult]) -> list[RunResult]:
     """The runs with the last one first, which the history may lack."""
     return runs if last is None or last in runs else [last, *runs]
 
 
-def _by_hand(ended: Ended) -> bool:
-    """Whether somebody stopped a `sysbackup run` of their own: its status is then 128 and the signal's number."""
-    return ended.outcome == "stopped" and ended.exit_code > 128
-
-
-def _failing(facts: Facts, last: Ended | None, judged: Ended | None) -> list[str]:
+def _failing(facts: Facts, last: RunResult | None, judged: RunResult | None) -> list[str]:
     """`judged`: the last run that nobody stopped by hand, which says nothing of whether backups can be made."""
     found, status = [], facts.status
-    if status is None:
+    if facts.refused is not None:
+        found.append(f"nothing is known of the daemon: {facts.refused}")
+    elif status is None:
         found.append(f"no daemon runs: there is nothing in {facts.runtime}. {_START}")
     elif not facts.alive:
         during = " during a run" if status.current else ""
@@ -211,11 +210,15 @@ def _failing(facts: Facts, last: Ended | None, judged: Ended | None) -> list[str
         if up > facts.stale_after:
             found.append(f"the daemon started {ago(up)}, and there has been no run yet")
     if judged is not None and not judged.stored:
-        how = "was stopped" if judged.outcome == "stopped" else "failed"
+        how = "was stopped" if judged.outcome == Outcome.STOPPED else "failed"
         age = ago((facts.now - judged.finished).total_seconds())
         which = "the last run" if judged is last else "the last run that nobody stopped"
-        found.append(f"{which} {how} {age}, without a manifest: {judged.reason or 'nobody knows why'}")
+        found.append(f"{which} {how} {age}, {_unstored(judged)}: {judged.reason or 'nobody knows why'}")
     return found
+
+
+def _unstored(ended: RunResult) -> str:
+    return "and its manifest may be stored all the same" if ended.sent_as else "without a manifest"
 
 
 def _overdue(now: datetime, status: Status) -> datetime | None:
@@ -228,7 +231,7 @@ def _overdue(now: datetime, status: Status) -> datetime | None:
     return status.next if late else None
 
 
-def _stale(facts: Facts, complete: Ended | None, stored: Ended | None) -> list[str]:
+def _stale(facts: Facts, complete: RunResult | None, stored: RunResult | None) -> list[str]:
     limit = f"stale_after is {duration_text(facts.stale_after)}"
     if complete is None:
         return ["there is no complete backup yet" + (": each has had problems" if stored else "")]
@@ -239,14 +242,14 @@ def _stale(facts: Facts, complete: Ended | None, stored: Ended | None) -> list[s
     return [f"the last complete backup ended {ago(age)}: {limit}"] if age > facts.stale_after else []
 
 
-def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run: datetime | None) -> list[str]:
+def _warnings(facts: Facts, living: Status | None, last: RunResult | None, next_run: datetime | None) -> list[str]:
     found = []
     if last is not None and last.summary is not None and last.summary.problems:
         number = last.summary.problems
         found.append(f"the last run could not back up {number:,} source{'s' if number > 1 else ''} as asked")
-    if last is not None and _by_hand(last):
+    if last is not None and last.by_hand:
         age = ago((facts.now - last.finished).total_seconds())
-        found.append(f"the last run was stopped by hand {age}, without a manifest: {last.reason}")
+        found.append(f"the last run was stopped by hand {age}, {_unstored(last)}: {last.reason}")
     if living is None:
         return found
     found += [f"the daemon has refused a changed configuration: {mistake}" for mistake in living.refused]
@@ -262,7 +265,7 @@ def _warnings(facts: Facts, living: Status | None, last: Ended | None, next_run:
     return found
 
 
-def _promises(runs: list[Ended], stored: Ended | None, now: datetime) -> Promises:
+def _promises(runs: list[RunResult], stored: RunResult | None, now: datetime) -> Promises:
     promises = [e.summary.promise for e in runs if e.summary is not None]
     ends = sorted(end for end in promises if end is not None and end > now)
     return Promises(

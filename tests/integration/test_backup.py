@@ -21,10 +21,10 @@ from sysbackup.files.folders import Folders
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import Patience
 from sysbackup.formats import manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import FileState, Lock, LockMode, SystemClock
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.looking import Found, Looker
-from sysbackup.pipeline.tally import Summary
 from sysbackup.store.port import NO_METADATA, Upload
 from tests.support import backups, comparing, trees
 from tests.support.clock import ManualClock

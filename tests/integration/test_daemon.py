@@ -17,8 +17,8 @@ from typing import BinaryIO
 import pytest
 import uvloop
 
+from sysbackup.formats.run_result import RunResult
 from sysbackup.model import worked_under
-from sysbackup.pipeline.tally import Ended
 from sysbackup.programs.process_table import look_up
 from sysbackup.service.control import Request, address, written
 from tests.support import notified
@@ -38,7 +38,7 @@ def host(tmp_path: Path, moto: Server) -> Host:
     return found
 
 
-def backed_up(service: Running, code: int = 0) -> Ended:
+def backed_up(service: Running, code: int = 0) -> RunResult:
     """Have a run made by signal; how it ended."""
     before = service.until(lambda status: status.current is None).last
     service.signal(signal.SIGUSR1)

@@ -17,9 +17,9 @@ from sysbackup.contents import shipping
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import End, ManifestWriter, RunHeader
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import outlines
 from sysbackup.recovery.restore_report import Options

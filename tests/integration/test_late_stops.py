@@ -3,21 +3,24 @@
 import asyncio
 import json
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from sysbackup.errors import AccessDenied, StoreUnavailable
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject, SystemClock
 from sysbackup.pipeline import ending
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary, Tally
+from sysbackup.pipeline.tally import Tally
 from sysbackup.recovery import stored_runs
 from sysbackup.store.port import NO_METADATA, Body, Version
 from tests.support import backups
-from tests.support.daemons import SOON, Host, daemon
+from tests.support.daemons import ROOT, SOON, Host, command, daemon
 from tests.support.failing import FailingStore
 from tests.support.memory_store import MemoryBucket, MemoryStore
 from tests.support.processes import belonging
@@ -166,6 +169,18 @@ def host(tmp_path: Path, bucket: OnServer) -> Iterator[Host]:
     assert belonging(found.base) == {}
 
 
+@contextmanager
+def waiting(host: Host) -> Iterator["subprocess.Popen[str]"]:
+    """A client that has asked for a run, and waits for its end."""
+    with subprocess.Popen(
+        command("trigger", "--wait"), stderr=subprocess.PIPE, text=True, cwd=ROOT, env=host.environ()
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
 @pytest.mark.parametrize(
     ("request_line", "outcome"),
     [(r"^GET .*versions.*prefix=manifests", "complete"), (r"^PUT .*/manifests/", "stopped")],
@@ -176,11 +191,11 @@ def test_a_daemon_that_is_stopped_then(host: Host, bucket: OnServer, request_lin
     with proxying(bucket.server.endpoint) as proxy:
         proxy.fail(request_line, Fault.STALLED, *range(1, 100))
         host.configure({"s3": {"endpoint_url": proxy.url}})
-        with daemon(host) as service:
-            service.signal(signal.SIGUSR1)
+        with daemon(host) as service, waiting(host) as client:
             assert proxy.stalled.wait(SOON), service.said()
             service.signal(signal.SIGTERM)
             assert service.process.wait(SOON) == 0, service.said()
+            _, told = client.communicate(timeout=SOON)
     (line,) = map(json.loads, (host.state / "history.jsonl").read_text().splitlines())
     assert line["outcome"] == outcome
 
@@ -195,3 +210,9 @@ def test_a_daemon_that_is_stopped_then(host: Host, bucket: OnServer, request_lin
     else:
         assert listed == []  # the proxy has kept it
         assert f"its manifest was on its way as {line['run']}" in line["reason"]
+        assert line["sent_as"].startswith(line["run"])
+        seen = host.call("status").stdout
+        for words in (told, seen):
+            assert "its manifest may be stored all the same: stopped by SIGTERM" in words
+            assert "there is no manifest" not in words
+            assert "without a manifest" not in words

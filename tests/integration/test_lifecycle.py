@@ -20,10 +20,10 @@ from sysbackup.cli.connecting import open_store
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.naming import Naming
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock
 from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,9 +25,11 @@ import pytest
 import structlog
 import uvloop
 
+from sysbackup.contents.cache_directory import catalog_path
+from sysbackup.formats import run_result
+from sysbackup.formats.run_result import with_manifest
 from sysbackup.model import worked_under
-from sysbackup.pipeline.tally import well
-from sysbackup.service import hooks, metrics_endpoint
+from sysbackup.service import metrics_endpoint
 from sysbackup.service.metrics_endpoint import MetricsEndpoint
 from tests.support import backups, daemons
 from tests.support.daemons import Host
@@ -294,6 +297,18 @@ def test_a_run_stopped_by_a_signal_is_told_of_and_keeps_its_exit_status(host: Ho
         assert [w for w in found["warnings"] if "stopped by hand" in w]
 
 
+def test_a_run_that_begins_again_is_told_of_once(host: Host, tmp_path: Path) -> None:
+    """Its catalog was about another bucket: hooks hear of one start and one end."""
+    told = watched(host, tmp_path)
+    host.program("pickers.d", "files", "#!/bin/sh\necho /etc/passwd\n")
+    assert host.call("run").returncode == 0
+    with closing(sqlite3.connect(catalog_path(host.base / "cache"))) as db, db:
+        db.execute("UPDATE bucket SET name = 'elsewhere'")
+    again = host.call("run")
+    assert (again.returncode, "catalog.set_aside" in again.stderr) == (0, True)
+    assert [event for event, _ in events(told)] == ["started", "succeeded"] * 2
+
+
 def test_a_signal_while_hooks_are_called_ends_them_and_not_what_the_run_came_to(host: Host, tmp_path: Path) -> None:
     """The backup is made: the exit status says so, and the summary is printed."""
     host.program("pickers.d", "files", "#!/bin/sh\necho /etc/passwd\n")
@@ -440,11 +455,11 @@ def test_the_ping_says_each_event_where_such_services_expect_it(tmp_path: Path) 
     with pinged() as server:
         secret(tmp_path / "ping-url", f"http://127.0.0.1:{server.server_port}/check/\n")
         calls = [
-            ("started", hooks.start_told(BEGAN)),
-            ("succeeded", hooks.end_told(well(summary()))),
-            ("incomplete", hooks.end_told(well(summary("incomplete")))),
-            ("failed", hooks.end_told(badly(exit_code=77))),
-            ("failed", hooks.end_told(badly("stopped", exit_code=0))),
+            ("started", run_result.start_told(BEGAN)),
+            ("succeeded", run_result.end_told(with_manifest(summary()))),
+            ("incomplete", run_result.end_told(with_manifest(summary("incomplete")))),
+            ("failed", run_result.end_told(badly(exit_code=77))),
+            ("failed", run_result.end_told(badly("stopped", exit_code=0))),
         ]
         for event, told in calls:
             done = called(hook, event, told)
@@ -461,7 +476,7 @@ def test_the_ping_prefers_systemds_credentials_and_cuts_a_long_message(tmp_path:
     with pinged() as server:
         secret(tmp_path / "ping-url", "http://127.0.0.1:1/wrong")
         secret(credentials / "ping-url", f"http://127.0.0.1:{server.server_port}/right", 0o440)
-        told = hooks.end_told(badly(reason="x" * 100_000))
+        told = run_result.end_told(badly(reason="x" * 100_000))
         assert called(hook, "failed", told, CREDENTIALS_DIRECTORY=str(credentials)).returncode == 0
     assert server.got == [("/right/1", told[:10_000])]
 
@@ -469,7 +484,7 @@ def test_the_ping_prefers_systemds_credentials_and_cuts_a_long_message(tmp_path:
 def test_a_ping_that_cannot_be_sent_says_why_and_never_its_url(tmp_path: Path) -> None:
     """It is tried again; what it says goes to the log, and whoever knows the URL can send false signals."""
     hook = sample("ping", tmp_path)
-    told = hooks.end_told(well(summary()))
+    told = run_result.end_told(with_manifest(summary()))
 
     def why() -> str:
         done = called(hook, "succeeded", told)
@@ -506,9 +521,9 @@ def mailed(tmp_path: Path, event: str, told: bytes, status: int = 0) -> tuple[in
 
 def test_a_mail_is_sent_where_something_went_wrong_and_only_then(tmp_path: Path) -> None:
     """The subject has the host and the outcome, the body the reason or the first problems."""
-    assert mailed(tmp_path, "started", hooks.start_told(BEGAN)) == (0, "")
-    assert mailed(tmp_path, "succeeded", hooks.end_told(well(summary()))) == (0, "")
-    _, mail = mailed(tmp_path, "failed", hooks.end_told(badly()))
+    assert mailed(tmp_path, "started", run_result.start_told(BEGAN)) == (0, "")
+    assert mailed(tmp_path, "succeeded", run_result.end_told(with_manifest(summary()))) == (0, "")
+    _, mail = mailed(tmp_path, "failed", run_result.end_told(badly()))
     assert (tmp_path / "arguments").read_text() == "-t -i\n"
     head, _, body = mail.partition("\n\n")
     assert "To: root" in head.splitlines()
@@ -516,7 +531,7 @@ def test_a_mail_is_sent_where_something_went_wrong_and_only_then(tmp_path: Path)
     assert "There is no backup of this run: the store does not answer" in body
     found = [{"event": "file.skipped", "path": f"/srv/{n}", "reason": "no permission"} for n in range(50)]
     half = summary("incomplete", problems=1234, first_problems=found)
-    _, mail = mailed(tmp_path, "incomplete", hooks.end_told(well(half)))
+    _, mail = mailed(tmp_path, "incomplete", run_result.end_told(with_manifest(half)))
     assert "Subject: Backup of alpha: incomplete" in mail
     assert "1234 source(s) could not be backed up" in mail
     assert "  /srv/0: no permission" in mail
@@ -525,11 +540,11 @@ def test_a_mail_is_sent_where_something_went_wrong_and_only_then(tmp_path: Path)
 
 def test_a_mail_that_cannot_be_sent_is_a_failure_of_the_hook(tmp_path: Path) -> None:
     """Which is a warning in the log."""
-    status, _ = mailed(tmp_path, "failed", hooks.end_told(badly()), status=75)
+    status, _ = mailed(tmp_path, "failed", run_result.end_told(badly()), status=75)
     assert status == 1
     (tmp_path / "bin" / "sendmail").unlink()
     done = called(
-        tmp_path / "hooks.d" / "mail", "failed", hooks.end_told(badly()), PATH=os.path.dirname(sys.executable)
+        tmp_path / "hooks.d" / "mail", "failed", run_result.end_told(badly()), PATH=os.path.dirname(sys.executable)
     )
     assert (done.returncode, done.stderr) in (
         (1, "there is no program sendmail: install a mail system, or take this hook away\n"),
@@ -578,7 +593,7 @@ def test_in_the_services_sandbox_mail_goes_by_smtp(tmp_path: Path) -> None:
             env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
         )
 
-    told = hooks.end_told(badly()).decode()
+    told = run_result.end_told(badly()).decode()
     with Mails() as server, confined(server.server_address[1]) as process:
         taking = threading.Thread(target=server.handle_request)
         taking.start()

@@ -19,10 +19,11 @@ import msgspec
 import pytest
 import uvloop
 
+from sysbackup.formats.run_result import Counts, Summary, with_manifest
 from sysbackup.model import Lock, StoredObject
 from sysbackup.pipeline import file_facts, looking
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Amounts, Summary, Tally, well
+from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages, status_text
 from sysbackup.service.messages import Progress
 from sysbackup.store.port import NO_METADATA, Body
@@ -71,7 +72,7 @@ def remembered(host: Host, said: Summary) -> None:
     """A run that the history tells of."""
     host.state.mkdir(exist_ok=True)
     with (host.state / "history.jsonl").open("ab") as file:
-        file.write(msgspec.json.encode(well(said)) + b"\n")
+        file.write(msgspec.json.encode(with_manifest(said)) + b"\n")
 
 
 class Screen:
@@ -175,7 +176,7 @@ def test_a_daemons_run(host: Host) -> None:
 
 def test_what_the_last_run_took_is_told(host: Host) -> None:
     """Long before this one knows how fast it is: an hour for a hundred times as many files."""
-    remembered(host, summary(seconds=3600.0, examined=Amounts(400, 400 * 20_000, 400 * 20_000)))
+    remembered(host, summary(seconds=3600.0, examined=Counts(400, 400 * 20_000, 400 * 20_000)))
     with daemon(host) as service:
         assert host.call("trigger").returncode == 0
         found = service.until(lambda s: s.current is not None and s.current.progress.files == 4)
@@ -189,7 +190,7 @@ def test_what_the_last_run_took_is_told(host: Host) -> None:
 
 def test_a_tree_that_grew_says_so(host: Host) -> None:
     """More than the last run held: 99 %, and no time that nobody knows."""
-    remembered(host, summary(examined=Amounts(1, 20_000, 20_000)))
+    remembered(host, summary(examined=Counts(1, 20_000, 20_000)))
     with daemon(host) as service:
         assert host.call("trigger").returncode == 0
         found = service.until(lambda s: s.current is not None and s.current.progress.files == 4)
@@ -310,12 +311,12 @@ def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pyt
     monkeypatch.setattr(looking, "IN_MEMORY", 1 << 20)
     machine.write("large", os.urandom(3 << 20))
 
-    def look(tally: Tally, store: Slow) -> Amounts:
-        return tally.amounts()
+    def look(tally: Tally, store: Slow) -> Counts:
+        return tally.counts()
 
     summary, (waiting, over) = watched(machine, "content/", look)
-    assert waiting == Amounts(0, 3 << 20, 3 << 20)
-    assert over == summary.examined == Amounts(1, 3 << 20, 3 << 20)
+    assert waiting == Counts(0, 3 << 20, 3 << 20)
+    assert over == summary.examined == Counts(1, 3 << 20, 3 << 20)
 
 
 def test_what_a_run_leaves_for_the_next(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +331,6 @@ def test_what_a_run_leaves_for_the_next(machine: Machine, monkeypatch: pytest.Mo
     assert first.examined is not None
     assert (first.examined.files, first.examined.bytes, first.examined.snapshots) == (3, 5000, 5000)
     machine.write("a", os.urandom(1500))
-    assert machine.back_up().summary.examined == Amounts(3, 5500, 1500, 5000)
+    assert machine.back_up().summary.examined == Counts(3, 5500, 1500, 5000)
     again = machine.back_up(rescan=True).summary
-    assert (again.examined, again.rescan) == (Amounts(3, 5500, 5500, 5000), True)
+    assert (again.examined, again.rescan) == (Counts(3, 5500, 5500, 5000), True)

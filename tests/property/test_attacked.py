@@ -22,8 +22,8 @@ from hypothesis.stateful import invariant, rule
 from sysbackup.contents import census
 from sysbackup.contents.rebuilding import rebuild
 from sysbackup.errors import StoreError, StoreUnavailable
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, LockMode
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from tests.support import backups
 from tests.support.attacker import MOVES, Attacker, Watched

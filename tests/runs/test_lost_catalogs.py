@@ -8,9 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from sysbackup.errors import BucketUnusable
+from sysbackup.formats import manifest
 from sysbackup.pipeline import file_facts
+from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.tally import Stage, Tally
+from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket, MemoryStore
@@ -100,6 +105,31 @@ def test_a_catalog_that_cannot_be_used_is_set_aside(
     third = machine.back_up()
     assert third.summary.unchanged == third.summary.files
     assert not third.said("catalog.set_aside")
+
+
+def another_sum(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE objects SET sum = sum + 1")
+
+
+@pytest.mark.parametrize("spoil", [other_bucket, another_sum])
+def test_a_run_that_begins_again_is_watched_once(machine: Machine, spoil: Callable[[Path], None]) -> None:
+    """Found at its beginning, or in the middle: one run to whoever follows it, and nothing of it counts twice."""
+    backups.program(machine.config.pickers, "relative", "#!/bin/sh\necho not/absolute\n")
+    machine.back_up()
+    spoil(machine.catalog)
+    watched: list[Tally] = []
+    with capture_logs() as log:
+        store = MemoryStore(machine.bucket)
+        found = backups.run(back_up(machine.config, store, "bucket", machine.clock, watched.append))
+    assert [line["event"] for line in log].count("catalog.set_aside") == 1
+    (tally,) = watched
+    assert (tally.stage, tally.run) == (Stage.DONE, found.run)
+    assert (found.files, found.problems) == (401, 1)
+    assert found.examined is not None
+    assert found.examined.files == 401
+    said = backups.entries(store, found)
+    assert [entry.event for entry in said if isinstance(entry, manifest.Log)] == ["path.refused"]
 
 
 def test_random_damage_never_costs_a_backup(machine: Machine) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from sysbackup.cli.display import show_summary
 from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.pipeline import backup
-from sysbackup.pipeline.tally import Summary
 from tests.support import backups
 from tests.support.memory_store import MemoryBucket, MemoryStore
 

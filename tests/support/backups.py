@@ -13,9 +13,9 @@ import uvloop
 
 from sysbackup.config.sections import S3, Config, Content, Run
 from sysbackup.formats import manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore

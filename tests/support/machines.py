@@ -20,9 +20,9 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.formats import manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Location, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from sysbackup.recovery.restore_report import Report
 from sysbackup.store.port import ObjectStore
 from tests.support import backups

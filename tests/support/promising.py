@@ -32,10 +32,10 @@ from sysbackup.catalog import renewals
 from sysbackup.contents import learning
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
+from sysbackup.formats.run_result import Summary
 from sysbackup.model import Location, Lock, LockMode, Span
 from sysbackup.pipeline import file_facts, gathering, looking
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.tally import Summary
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore

@@ -33,9 +33,9 @@ async def staged(
     clock = clock or ManualClock()
     names = naming(config.content, clock.now())
     with Sorter(config.cache) as problems, Sorter(config.cache) as spool:
-        tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
+        tally = Tally(clock, problems, names.identity)
         async with content_store(config, store, "bucket", names, tally, clock) as contents:
-            yield RunContext(config, clock, names, tally, contents, spool, Owners(), rescan=False)
+            yield RunContext(config, clock, names, tally, contents, spool, Owners())
 
 
 def programmed(directory: Path, script: str, name: str = "program") -> Program:

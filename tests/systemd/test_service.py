@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sysbackup.formats import manifest
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats.run_result import RunResult
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
@@ -132,13 +132,13 @@ class Service:
         """A file in the snapshotters' TMPDIR, seen from outside."""
         return self.machine.root / SCRATCH.lstrip("/") / name
 
-    def past(self) -> list[Ended]:
+    def past(self) -> list[RunResult]:
         """How runs ended, the first one first."""
         try:
             text = (self.machine.root / "var/lib/sysbackup/history.jsonl").read_bytes()
         except FileNotFoundError:
             return []
-        return [msgspec.json.decode(line, type=Ended) for line in text.splitlines()]
+        return [msgspec.json.decode(line, type=RunResult) for line in text.splitlines()]
 
     def main(self) -> int:
         """The daemon's process, as it is numbered inside."""

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from sysbackup.config.sections import Config
 from sysbackup.errors import DaemonUnreachable, SpoolError
+from sysbackup.formats.run_result import RunResult
 from sysbackup.model import SystemClock
-from sysbackup.pipeline.tally import Ended
 from sysbackup.service import client as control_client
 from sysbackup.service import control
 from sysbackup.service.attempts import Heard
@@ -38,14 +38,14 @@ class Staged:
     def __init__(self, name: str, heard: Heard) -> None:
         now = SystemClock().now()
         self.began = Began("alpha", name, now, now)
-        self._over: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         heard(self.began)
         heard(Progress(stage="reading", files=7))
 
     def finish(self, outcome: str = "complete", reason: str | None = None) -> None:
         began = self.began
         status = 0 if outcome == "complete" else 1
-        ended = Ended(
+        ended = RunResult(
             outcome=outcome,
             exit_code=status,
             host=began.host,
@@ -57,7 +57,7 @@ class Staged:
         if not self._over.done():
             self._over.set_result(ended)
 
-    async def end(self) -> Ended:
+    async def end(self) -> RunResult:
         return await self._over
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ class Nobody:
 
     def configured(self, config: Config) -> None: ...
     async def began(self, began: Began) -> None: ...
-    async def ended(self, ended: Ended) -> None: ...
+    async def ended(self, ended: RunResult) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -96,7 +96,7 @@ class Noting(Scheduler):
         super().__init__(config, lambda: config, stage, Nobody(), SystemClock(), Notify({}), Past())
         self.asked: list[str] = []
 
-    def trigger(self, who: str) -> "asyncio.Future[Ended]":
+    def trigger(self, who: str) -> "asyncio.Future[RunResult]":
         self.asked.append(who)
         return super().trigger(who)
 
@@ -145,7 +145,7 @@ async def hear(path: Path, heard: list[Accepted | Going | Over] | None = None) -
     return heard
 
 
-def over(answers: list[Accepted | Going | Over]) -> Ended:
+def over(answers: list[Accepted | Going | Over]) -> RunResult:
     assert isinstance(answers[-1], Over)
     return answers[-1].ended
 

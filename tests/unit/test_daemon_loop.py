@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from sysbackup.config import sections as settings
 from sysbackup.config.sections import HOUR, MINUTE, Config
 from sysbackup.errors import ConfigError
-from sysbackup.pipeline.tally import Ended, Summary, well
-from sysbackup.service import history
+from sysbackup.formats.run_result import RunResult, Summary, with_manifest
+from sysbackup.service import chronicle, history
 from sysbackup.service import scheduler as daemons
 from sysbackup.service import status_file as statuses
 from sysbackup.service.attempts import Heard
@@ -39,10 +39,10 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def complete(started: datetime, finished: datetime, number: int = 0) -> Ended:
+def complete(started: datetime, finished: datetime, number: int = 0) -> RunResult:
     """The end of a run that went well."""
     run_name = f"{started:%Y%m%dT%H%M%SZ}-{number:04x}"
-    return well(
+    return with_manifest(
         Summary(
             outcome="complete",
             exit_code=0,
@@ -77,9 +77,9 @@ def complete(started: datetime, finished: datetime, number: int = 0) -> Ended:
     )
 
 
-def failed(started: datetime, finished: datetime, outcome: str = "failed") -> Ended:
+def failed(started: datetime, finished: datetime, outcome: str = "failed") -> RunResult:
     """The end of one that did not."""
-    return Ended(
+    return RunResult(
         outcome=outcome,
         exit_code=1,
         host="alpha",
@@ -93,7 +93,7 @@ def failed(started: datetime, finished: datetime, outcome: str = "failed") -> En
 class Play:
     """A run that lasts as long as it was told, on the clock of the test. An `Attempt`."""
 
-    def __init__(self, runs: "Runs", heard: Heard, ends: Callable[[datetime, datetime], Ended] | None) -> None:
+    def __init__(self, runs: "Runs", heard: Heard, ends: Callable[[datetime, datetime], RunResult] | None) -> None:
         self._runs = runs
         self._heard = heard
         self._ends = ends
@@ -101,7 +101,7 @@ class Play:
         self.over = asyncio.Event()
         self.said: list[str] = []
 
-    async def end(self) -> Ended:
+    async def end(self) -> RunResult:
         started, clock = self.started, self._runs.clock
         self._heard(Began("alpha", f"{started:%Y%m%dT%H%M%SZ}-0000", started, started + PROMISE))
         self._heard(Progress("backing up", files=12))
@@ -142,7 +142,7 @@ class Runs:
         self.lasting = 10 * MINUTE
         self.stubborn = False
         self.unstartable: OSError | None = None
-        self.ends: Callable[[datetime, datetime], Ended] | None = None
+        self.ends: Callable[[datetime, datetime], RunResult] | None = None
         self.held: asyncio.Event | None = None
         self.started: list[datetime] = []
         self.configs: list[Config] = []
@@ -174,7 +174,7 @@ class Ears:
     async def began(self, began: Began) -> None:
         self.events.append(f"began {began.started:%H:%M}")
 
-    async def ended(self, ended: Ended) -> None:
+    async def ended(self, ended: RunResult) -> None:
         self.events.append(f"{ended.outcome} {ended.finished:%H:%M}")
         if self.endless:
             await asyncio.Event().wait()
@@ -198,7 +198,7 @@ class AtOnce(ThreadPoolExecutor):
 class World:
     """A machine with a daemon."""
 
-    def __init__(self, base: Path, when: settings.Daemon, now: datetime, past: Sequence[Ended]) -> None:
+    def __init__(self, base: Path, when: settings.Daemon, now: datetime, past: Sequence[RunResult]) -> None:
         self.clock = WakingClock(now)
         self.runs = Runs(self.clock)
         self.heard = Ears()
@@ -244,7 +244,7 @@ class World:
         return found
 
 
-def _start(ended: Ended) -> datetime:
+def _start(ended: RunResult) -> datetime:
     return ended.started
 
 
@@ -254,7 +254,7 @@ def play(
     *,
     when: settings.Daemon = HOURLY,
     now: datetime = NOON,
-    past: Sequence[Ended] = (),
+    past: Sequence[RunResult] = (),
 ) -> World:
     """Have a daemon live through a scene, and end it."""
 
@@ -444,7 +444,7 @@ def test_what_fell_into_the_last_run_was_not_missed(tmp_path: Path) -> None:
 def test_another_run_in_progress_is_no_failure(tmp_path: Path) -> None:
     """`sysbackup run` by hand tells itself how it ends; whoever asked hears that there was no run for him."""
 
-    def busy(started: datetime, finished: datetime) -> Ended:
+    def busy(started: datetime, finished: datetime) -> RunResult:
         return msgspec.structs.replace(failed(started, finished), exit_code=75, run=None)
 
     async def scene(world: World) -> None:
@@ -463,7 +463,7 @@ def test_another_run_in_progress_is_no_failure(tmp_path: Path) -> None:
 def test_a_run_that_finds_another_in_progress_is_tried_again(tmp_path: Path, by: str) -> None:
     """Nobody hears of it who could ask again: so it is, each minute, until it is a backup."""
 
-    def busy(started: datetime, finished: datetime) -> Ended:
+    def busy(started: datetime, finished: datetime) -> RunResult:
         return msgspec.structs.replace(failed(started, finished), exit_code=75, run=None)
 
     async def scene(world: World) -> None:
@@ -732,7 +732,7 @@ def test_stop_while_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [failed, complete])
-def test_end_while_being_stopped(tmp_path: Path, ends: Callable[[datetime, datetime], Ended]) -> None:
+def test_end_while_being_stopped(tmp_path: Path, ends: Callable[[datetime, datetime], RunResult]) -> None:
     """A run that fails (or is complete) while it is being stopped is followed by no other, though one was asked for."""
 
     async def scene(world: World) -> None:
@@ -801,7 +801,7 @@ def test_stubborn_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_listener_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is told of a run and takes for ever holds up neither the next run nor the end."""
-    monkeypatch.setattr(daemons, "TELL_WITHIN", 0.0)
+    monkeypatch.setattr(chronicle, "TELL_WITHIN", 0.0)
 
     async def scene(world: World) -> None:
         world.heard.endless = True

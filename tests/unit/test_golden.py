@@ -43,8 +43,8 @@ from sysbackup.formats.manifest import (
     end_in,
 )
 from sysbackup.formats.pack import read_index
+from sysbackup.formats.run_result import Counts, RunResult, Summary
 from sysbackup.model import FileState, Location, Lock, LockMode, Member, Span, StoredObject
-from sysbackup.pipeline.tally import Amounts, Ended, Summary
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
 from sysbackup.recovery.stored_runs import find, runs
@@ -273,18 +273,18 @@ SUMMARY = Summary(
     next_lock_end=datetime(2026, 12, 4, 4, 15, tzinfo=UTC),
     notes=116,
     first_notes=[],
-    examined=Amounts(files=117, bytes=118, read=119, snapshots=120),
+    examined=Counts(files=117, bytes=118, read=119, snapshots=120),
     rescan=False,
     unseen=None,
 )
 
 
-def ended(summary: Summary | None = None, /, **fields: Any) -> Ended:
+def ended(summary: Summary | None = None, /, **fields: Any) -> RunResult:
     """The end of a run, with this summary where it stored a manifest."""
     if summary is None:
-        return Ended(host="alpha", started=STARTED, finished=STARTED + timedelta(seconds=5), **fields)
+        return RunResult(host="alpha", started=STARTED, finished=STARTED + timedelta(seconds=5), **fields)
     said = {name: getattr(summary, name) for name in ("outcome", "exit_code", "host", "run", "started", "finished")}
-    return Ended(summary=summary, **said)
+    return RunResult(summary=summary, **said)
 
 
 COMPLETE = ended(SUMMARY)

@@ -13,9 +13,9 @@ import pytest
 
 from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.tally import Amounts, Ended, Summary, badly, well
+from sysbackup.formats.run_result import Counts, Outcome, RunResult, Summary, with_manifest, without_manifest
 from sysbackup.service import history
-from sysbackup.service.forecast import Forecast, Held
+from sysbackup.service.forecast import Forecast, Yardstick
 from tests.support import backups
 from tests.support.clock import START
 from tests.unit.test_hooks import summary
@@ -23,14 +23,14 @@ from tests.unit.test_hooks import summary
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def ended(number: int, reason: str | None = None) -> Ended:
+def ended(number: int, reason: str | None = None) -> RunResult:
     at = NOON + timedelta(hours=number)
-    return Ended(
+    return RunResult(
         outcome="failed", exit_code=1, host="alpha", run=f"{number}", started=at, finished=at, reason=reason or "late"
     )
 
 
-def numbers(found: list[Ended]) -> list[int]:
+def numbers(found: list[RunResult]) -> list[int]:
     return [int(one.run or "-1") for one in found]
 
 
@@ -94,18 +94,18 @@ def test_long_lines_do_not_grow_it_without_end(tmp_path: Path, monkeypatch: pyte
     assert len(numbers(history.recall(config))) >= 8
 
 
-def hostile(number: int) -> Ended:
+def hostile(number: int) -> RunResult:
     """A run with problems at the longest paths that there are, of bytes that take the most room."""
     at = NOON + timedelta(hours=number)
     path = "/srv/" + "\\x1b" * 4000 + "é" * 100
     found = [{"event": "file.skipped", "path": path, "reason": "\x00" * 5000}] * 50
-    return well(summary("incomplete", finished=at, problems=5000, first_problems=found))
+    return with_manifest(summary("incomplete", finished=at, problems=5000, first_problems=found))
 
 
 def test_runs_with_many_problems_do_not_crowd_out_the_others(tmp_path: Path) -> None:
     """However long the names are that somebody gives to files: a thousand runs are remembered."""
     config = backups.configured(tmp_path)
-    complete = well(summary())
+    complete = with_manifest(summary())
     history.remember(config, complete)
     history.remember(config, hostile(1))
     path = history.history_path(config)
@@ -121,13 +121,13 @@ def test_runs_with_many_problems_do_not_crowd_out_the_others(tmp_path: Path) -> 
 def test_lines_of_before_there_were_notes_are_read(tmp_path: Path) -> None:
     """An upgrade forgets no run."""
     config = backups.configured(tmp_path)
-    history.remember(config, well(summary(notes=3, first_notes=[{"event": "e", "path": "/p", "reason": "r"}])))
+    history.remember(config, with_manifest(summary(notes=3, first_notes=[{"event": "e", "path": "/p", "reason": "r"}])))
     path = history.history_path(config)
     line = json.loads(path.read_bytes())
     assert line["summary"].pop("notes") == 3
     assert line["summary"].pop("first_notes") == []
     path.write_text(json.dumps(line) + "\n")
-    assert history.recall(config) == [well(summary())]
+    assert history.recall(config) == [with_manifest(summary())]
 
 
 def test_what_is_remembered_of_problems_can_be_read(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_remembered_of_problems_can_be_read(tmp_path: Path) -> None:
     config = backups.configured(tmp_path)
     names = ["/srv/" + "long/" * 500 + "file", "/srv/" + "long/" * 190, *(f"/srv/{n}" for n in range(48))]
     found = [{"event": "file.skipped", "path": name, "reason": "permission denied"} for name in names]
-    history.remember(config, well(summary("incomplete", problems=1234, first_problems=found)))
+    history.remember(config, with_manifest(summary("incomplete", problems=1234, first_problems=found)))
     (remembered,) = history.recall(config)
     assert remembered.summary is not None
     assert remembered.summary.problems == 1234
@@ -144,7 +144,7 @@ def test_what_is_remembered_of_problems_can_be_read(tmp_path: Path) -> None:
     assert path.startswith("/srv/long/long/")
     assert path.endswith("long/file")
     assert 1000 < len(path) <= 1024
-    whole = well(summary())
+    whole = with_manifest(summary())
     for ended in (remembered, hostile(1), whole):
         assert history.brief(history.brief(ended)) == history.brief(ended)
     assert history.brief(whole) == whole
@@ -240,7 +240,7 @@ def test_a_reason_that_is_no_text_is_remembered(tmp_path: Path) -> None:
     """An error names a path as the system gave it; its bytes need not be UTF-8."""
     config = backups.configured(tmp_path)
     reason = f"cannot read {os.fsdecode(b'/etc/b' + bytes([0xFC]) + b'ckup')}"
-    ended = badly("failed", 1, reason, host="alpha", run=None, started=START, finished=START)
+    ended = without_manifest(Outcome.FAILED, 1, reason, host="alpha", run=None, started=START, finished=START)
     history.remember(config, ended)
     assert [found.reason for found in history.recall(config)] == ["cannot read /etc/b\\udcfcckup"]
 
@@ -248,12 +248,12 @@ def test_a_reason_that_is_no_text_is_remembered(tmp_path: Path) -> None:
 # ---- what a run is judged by
 
 
-HELD = Amounts(5, 3000, 2000, 700)
+HELD = Counts(5, 3000, 2000, 700)
 
 
 def remembered(config: Config, *summaries: Summary) -> None:
     for said in summaries:
-        history.remember(config, well(said))
+        history.remember(config, with_manifest(said))
 
 
 def alpha(base: Path) -> Config:
@@ -264,23 +264,23 @@ def test_the_last_complete_run_of_this_host_is_the_yardstick(tmp_path: Path) -> 
     """Not another host's, nor one that lacks something, nor an attempt; how it was run is known, too."""
     config = alpha(tmp_path)
     assert history.yardstick(config) is None
-    remembered(config, summary(examined=Amounts(1)), summary(examined=HELD, rescan=True))
-    remembered(config, summary("incomplete", examined=Amounts(2)), summary(host="beta", examined=Amounts(3)))
+    remembered(config, summary(examined=Counts(1)), summary(examined=HELD, rescan=True))
+    remembered(config, summary("incomplete", examined=Counts(2)), summary(host="beta", examined=Counts(3)))
     history.remember(config, ended(1))
-    assert history.yardstick(config) == Held(HELD, 90.0, rescan=True)
+    assert history.yardstick(config) == Yardstick(HELD, 90.0, rescan=True)
     for number in range(100):
         history.remember(config, ended(number))
-    assert history.yardstick(config) == Held(HELD, 90.0, rescan=True)
+    assert history.yardstick(config) == Yardstick(HELD, 90.0, rescan=True)
 
 
 def test_where_none_was_complete_it_is_the_last_that_stored_a_manifest(tmp_path: Path) -> None:
     """A file that can never be read would keep every run from telling how far it is."""
     config = alpha(tmp_path)
-    remembered(config, summary("incomplete", examined=Amounts(1)), summary("incomplete", examined=HELD))
-    assert history.yardstick(config) == Held(HELD, 90.0)
+    remembered(config, summary("incomplete", examined=Counts(1)), summary("incomplete", examined=HELD))
+    assert history.yardstick(config) == Yardstick(HELD, 90.0)
     remembered(config, summary(host="beta"))
     history.remember(config, ended(1))
-    assert history.yardstick(config) == Held(HELD, 90.0)
+    assert history.yardstick(config) == Yardstick(HELD, 90.0)
 
 
 def test_lines_of_before_are_a_yardstick(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_lines_of_before_are_a_yardstick(tmp_path: Path) -> None:
     line = json.loads(path.read_bytes())
     del line["summary"]["examined"], line["summary"]["rescan"]
     path.write_text(json.dumps(line) + "\n")
-    assert history.yardstick(config) == Held(Amounts(3, 3000, 2000), 90.0)
+    assert history.yardstick(config) == Yardstick(Counts(3, 3000, 2000), 90.0)
 
 
 @pytest.mark.parametrize("number", [-1, -(10**30), 10**30, 0, 2**62])
@@ -306,7 +306,7 @@ def test_no_number_in_a_line_does_harm(tmp_path: Path, number: int) -> None:
     path.write_text(json.dumps(line) + "\n")
     forecast = Forecast(history.yardstick(config))
     for second in range(20):
-        outlook = forecast.look(Amounts(second, second, second, second), second, gathered=second > 15)
+        outlook = forecast.look(Counts(second, second, second, second), second, gathered=second > 15)
         assert outlook.percent is None or 0 <= outlook.percent <= 99
 
 

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from sysbackup.config.sections import Config, Daemon
-from sysbackup.pipeline.tally import Ended, Summary, well
+from sysbackup.formats.run_result import RunResult, Summary, with_manifest
 from sysbackup.service.messages import Began
 from sysbackup.service.observers import Telling
 from tests.support import backups
@@ -57,10 +57,10 @@ def summary(outcome: str = "complete", **fields: Any) -> Summary:
     return msgspec.structs.replace(said, **fields)
 
 
-def badly(outcome: str = "failed", **fields: Any) -> Ended:
+def badly(outcome: str = "failed", **fields: Any) -> RunResult:
     """The end of a run without a manifest, an hour later than that of `summary`."""
     later = START + timedelta(hours=1)
-    ended = Ended(
+    ended = RunResult(
         outcome=outcome,
         exit_code=1,
         host="alpha",
@@ -91,7 +91,7 @@ def told(config: Config) -> list[tuple[str, str, dict[str, Any]]]:
     return [(name, event, json.loads(text)) for name, event, text in lines]
 
 
-def tell(config: Config, *events: Began | Ended) -> list[Any]:
+def tell(config: Config, *events: Began | RunResult) -> list[Any]:
     """Tell of these, all at once as the daemon does; what was logged."""
 
     async def work() -> None:
@@ -131,7 +131,7 @@ def test_at_the_end_of_a_backup_all_of_its_summary_is_told(tmp_path: Path) -> No
     """What `sysbackup run --json` prints, and the reason, which there is none for."""
     config = configured(tmp_path)
     recorder(config)
-    tell(config, well(summary()), well(summary("incomplete")))
+    tell(config, with_manifest(summary()), with_manifest(summary("incomplete")))
     (_, good, first), (_, half, second) = told(config)
     assert (good, half) == ("succeeded", "incomplete")
     assert first == json.loads(msgspec.json.encode(summary())) | {"reason": None}
@@ -165,7 +165,7 @@ def test_hooks_are_called_by_name_one_at_a_time_and_events_keep_their_order(tmp_
         recorder(config, name)
     slow = f'#!/bin/sh\n[ $1 = started ] && sleep 0.5\necho "15-slow $1 $(cat)" >>{config.directory}/told\n'
     backups.program(config.hooks, "15-slow", slow)
-    tell(config, BEGAN, well(summary()))
+    tell(config, BEGAN, with_manifest(summary()))
     assert [(name, event) for name, event, _ in told(config)] == [
         ("10-a", "started"),
         ("15-slow", "started"),
@@ -202,7 +202,7 @@ def test_whatever_a_hook_does_is_a_warning_and_the_next_is_called(tmp_path: Path
 def test_without_hooks_there_is_nothing_to_say(tmp_path: Path) -> None:
     """No directory is as good as an empty one; one that is none is a warning."""
     config = configured(tmp_path)
-    assert tell(config, BEGAN, well(summary())) == []
+    assert tell(config, BEGAN, with_manifest(summary())) == []
     config.directory.mkdir()
     config.hooks.write_text("")
     (line,) = tell(config, badly())

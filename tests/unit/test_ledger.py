@@ -8,14 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from sysbackup.config.sections import Config
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats.run_result import RunResult
 from sysbackup.service import history, ledger
 from sysbackup.service.ledger import Ledger
 from sysbackup.service.status_file import Current
 from tests.support import backups
 from tests.support.clock import START
 
-ENDED = Ended(outcome="failed", exit_code=1, host="alpha", run="r", started=START, finished=START, reason="a test")
+ENDED = RunResult(outcome="failed", exit_code=1, host="alpha", run="r", started=START, finished=START, reason="a test")
 
 
 @pytest.fixture

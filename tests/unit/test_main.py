@@ -11,9 +11,9 @@ import pytest
 import structlog
 import uvloop
 
-from sysbackup.cli import event_loop
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.main import group, invoke
+from sysbackup.concurrency import event_loop
 from sysbackup.errors import AccessDenied, BusyError, ConfigError, StoreUnavailable, SysbackupError
 
 

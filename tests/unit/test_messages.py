@@ -9,8 +9,9 @@ import pytest
 
 from sysbackup.config.sections import S3, Aws, Config, Content, Daemon, Metrics, Run
 from sysbackup.disk.sorting import Sorter
-from sysbackup.model import LockMode, SystemClock
-from sysbackup.pipeline.tally import Ended, Tally
+from sysbackup.formats.run_result import RunResult
+from sysbackup.model import LockMode, RunIdentity, SystemClock
+from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages
 from sysbackup.service.forecast import Outlook
 from sysbackup.service.messages import Began, Message, Over, Progress
@@ -42,7 +43,7 @@ def test_a_configuration_arrives_as_it_was() -> None:
     assert back.metrics.listen == ("127.0.0.1", 9797)
 
 
-ENDED = Ended(
+ENDED = RunResult(
     outcome="failed",
     exit_code=77,
     host="alpha",
@@ -80,9 +81,9 @@ def test_what_is_no_message_is_refused(line: bytes) -> None:
 def test_progress_fits_into_a_pipe_at_once(tmp_path: Path, path: str) -> None:
     """However long a path is, and whatever it is made of: what is written whole is read whole (pipe(7), PIPE_BUF)."""
     with Sorter(tmp_path) as spool:
-        tally = Tally(SystemClock(), spool, "alpha", "20261123T120000Z-0000", NOON, NOON)
+        tally = Tally(SystemClock(), spool, RunIdentity("alpha", "20261123T120000Z-0000", NOON, NOON))
         tally.files = tally.bytes_read = tally.bytes_stored = tally.renewed = tally.problems = 2**63
         tally.reading(path.encode())
-        tally.gathered, tally.sending = tally.amounts(), 2**63
+        tally.gathered, tally.sending = tally.counts(), 2**63
         line = messages.write(messages.progress(tally, Outlook(99, 8_640_000.123, beyond=True)))
     assert len(line) <= select.PIPE_BUF

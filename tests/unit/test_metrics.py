@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sysbackup.config import sections
 from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
-from sysbackup.pipeline.tally import Ended, well
+from sysbackup.formats.run_result import RunResult, with_manifest
 from sysbackup.service import history
-from sysbackup.service.metrics import Metrics
+from sysbackup.service.metrics import RunMetrics
 from sysbackup.service.observers import Telling
 from tests.support import backups
 from tests.support.clock import START
@@ -41,13 +41,13 @@ def values(text: str) -> dict[str, float]:
     return found
 
 
-def told(metrics: Metrics) -> dict[str, float]:
+def told(metrics: RunMetrics) -> dict[str, float]:
     return values(backups.run(metrics.exposition()).decode())
 
 
-def after(base: Path, *runs: Ended) -> dict[str, float]:
+def after(base: Path, *runs: RunResult) -> dict[str, float]:
     """What is told after these runs of one daemon."""
-    metrics = Metrics(configured(base), counting=True)
+    metrics = RunMetrics(configured(base), counting=True)
     for ended in runs:
         metrics.began()
         metrics.ended(ended)
@@ -69,7 +69,7 @@ def test_a_daemon_without_a_past_tells_what_it_is(tmp_path: Path) -> None:
 
 def test_a_complete_run_tells_all_of_itself(tmp_path: Path) -> None:
     """Times since 1970 in seconds, sizes in bytes, requests by their kind."""
-    found = after(tmp_path, well(summary()))
+    found = after(tmp_path, with_manifest(summary()))
     start = START.timestamp()
     expected = {
         "last_run_start_timestamp_seconds": start,
@@ -102,8 +102,8 @@ def test_a_complete_run_tells_all_of_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("outcome", ["failed", "stopped"])
 def test_a_run_that_fails_leaves_the_last_good_one_as_it_was(tmp_path: Path, outcome: str) -> None:
     """It is the last run, and nothing else: neither a success nor a backup."""
-    good = after(tmp_path, well(summary()))
-    bad = after(tmp_path, well(summary()), badly(outcome))
+    good = after(tmp_path, with_manifest(summary()))
+    bad = after(tmp_path, with_manifest(summary()), badly(outcome))
     kept = {name for name in good if name.startswith(("last_success", "last_backup", "next_lock"))}
     assert {name: bad[name] for name in kept} == {name: good[name] for name in kept}
     assert bad["last_run_end_timestamp_seconds"] == START.timestamp() + 3605
@@ -115,7 +115,7 @@ def test_a_run_that_fails_leaves_the_last_good_one_as_it_was(tmp_path: Path, out
 def test_an_incomplete_run_is_a_backup_and_no_success(tmp_path: Path) -> None:
     """There is a manifest, and something is missing in it."""
     later = summary("incomplete", finished=START + timedelta(days=1), next_lock_end=None)
-    found = after(tmp_path, well(summary()), well(later))
+    found = after(tmp_path, with_manifest(summary()), with_manifest(later))
     assert found["last_success_timestamp_seconds"] == START.timestamp() + 90
     assert found["last_backup_timestamp_seconds"] == START.timestamp() + 86400
     assert (found["last_backup_problems"], found["last_run_exit_code"]) == (2, 3)
@@ -125,17 +125,17 @@ def test_an_incomplete_run_is_a_backup_and_no_success(tmp_path: Path) -> None:
 def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
     """And of those that `sysbackup run` makes beside it, as soon as they have ended; its own are not lost thereby."""
     config = configured(tmp_path)
-    history.remember(config, well(summary()))
+    history.remember(config, with_manifest(summary()))
     history.remember(config, badly())
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     first = told(metrics)
     assert first["last_success_timestamp_seconds"] == START.timestamp() + 90
     assert first['last_run_outcome{outcome="failed"}'] == 1
     assert first['runs_total{outcome="complete"}'] == 0
 
-    history.remember(config, well(summary(finished=START + timedelta(days=1))))
+    history.remember(config, with_manifest(summary(finished=START + timedelta(days=1))))
     assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 86400
-    metrics.ended(well(summary(finished=START + timedelta(days=2))))  # which the history could not take
+    metrics.ended(with_manifest(summary(finished=START + timedelta(days=2))))  # which the history could not take
     history.remember(config, badly())
     assert told(metrics)["last_success_timestamp_seconds"] == START.timestamp() + 2 * 86400
 
@@ -143,12 +143,12 @@ def test_a_new_daemon_knows_of_the_runs_before_it(tmp_path: Path) -> None:
 def test_many_runs_of_others_do_not_bring_back_what_was_before_them(tmp_path: Path) -> None:
     """The daemon's own last run is no longer among those that are read: it is older, all the same."""
     config = configured(tmp_path)
-    metrics = Metrics(config, counting=True)
-    own = well(summary())
+    metrics = RunMetrics(config, counting=True)
+    own = with_manifest(summary())
     metrics.ended(own)
     history.remember(config, own)
     for day in range(1, 18):
-        history.remember(config, well(summary(finished=START + timedelta(days=day))))
+        history.remember(config, with_manifest(summary(finished=START + timedelta(days=day))))
     found = told(metrics)
     latest = START.timestamp() + 17 * 86400
     assert found["last_success_timestamp_seconds"] == found["last_backup_timestamp_seconds"] == latest
@@ -158,9 +158,9 @@ def test_many_runs_of_others_do_not_bring_back_what_was_before_them(tmp_path: Pa
 def test_a_success_that_the_history_could_not_take_outlives_later_failures(tmp_path: Path) -> None:
     """Those of `sysbackup run`, which the history has."""
     config = configured(tmp_path)
-    history.remember(config, well(summary()))
-    metrics = Metrics(config, counting=True)
-    metrics.ended(well(summary(finished=START + timedelta(days=1))))
+    history.remember(config, with_manifest(summary()))
+    metrics = RunMetrics(config, counting=True)
+    metrics.ended(with_manifest(summary(finished=START + timedelta(days=1))))
     history.remember(config, badly(finished=START + timedelta(days=2)))
     found = told(metrics)
     assert found["last_success_timestamp_seconds"] == START.timestamp() + 86400
@@ -170,20 +170,21 @@ def test_a_success_that_the_history_could_not_take_outlives_later_failures(tmp_p
 def test_a_run_with_many_problems_is_known_again(tmp_path: Path) -> None:
     """The history has less of it than the daemon has heard: it is the same run, and what follows it is later."""
     config = configured(tmp_path)
-    metrics = Metrics(config, counting=True)
+    metrics = RunMetrics(config, counting=True)
     found = [{"event": "file.skipped", "path": "/srv/" + "x" * 5000, "reason": "no permission"}] * 50
-    wrong = well(summary("incomplete", finished=START + timedelta(days=300), first_problems=found))  # so was the clock
+    later = START + timedelta(days=300)  # so was the clock
+    wrong = with_manifest(summary("incomplete", finished=later, first_problems=found))
     metrics.ended(wrong)
     history.remember(config, wrong)
-    history.remember(config, well(summary()))
+    history.remember(config, with_manifest(summary()))
     assert told(metrics)["last_run_end_timestamp_seconds"] == START.timestamp() + 90
 
 
 def test_a_history_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One warning, and as soon as it can be read what it says, though nobody has touched it."""
     config = configured(tmp_path)
-    history.remember(config, well(summary()))
-    metrics = Metrics(config, counting=False)
+    history.remember(config, with_manifest(summary()))
+    metrics = RunMetrics(config, counting=False)
     readable = history.recall_past
 
     def unreadable(config: Config) -> Any:
@@ -214,7 +215,7 @@ def test_a_reload_leaves_no_old_textfile_behind(tmp_path: Path, moved: bool) -> 
         telling = Telling()
         for settings in (config, new):
             telling.configured(settings)
-            await telling.ended(well(summary()))
+            await telling.ended(with_manifest(summary()))
             assert path.exists() == (settings is config)
         await telling.close()
 
@@ -230,7 +231,7 @@ def test_an_old_textfile_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> 
     path, fresh = config.metrics.textfile, tmp_path / "elsewhere.prom"
     assert path is not None
     path.parent.mkdir()
-    metrics = Metrics(config, counting=False)
+    metrics = RunMetrics(config, counting=False)
     backups.run(metrics.write())
     metrics.configure(msgspec.structs.replace(config, metrics=msgspec.structs.replace(config.metrics, textfile=fresh)))
     path.unlink()
@@ -246,9 +247,9 @@ def test_an_old_textfile_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> 
 def test_a_run_that_gave_way_to_another_is_no_run(tmp_path: Path) -> None:
     """Whatever wrote it into the history: backups are not failing."""
     config = configured(tmp_path)
-    history.remember(config, well(summary()))
+    history.remember(config, with_manifest(summary()))
     history.remember(config, badly(exit_code=75, run=None))
-    found = told(Metrics(config, counting=False))
+    found = told(RunMetrics(config, counting=False))
     assert found['last_run_outcome{outcome="complete"}'] == 1
     assert not [name for name in found if name.startswith("runs_total")]
 
@@ -264,7 +265,7 @@ def test_the_textfile_is_replaced_as_a_whole_and_can_be_read_by_all(tmp_path: Pa
         telling = Telling(single=True)
         telling.configured(config)
         for event in events:
-            await (telling.ended(event) if isinstance(event, Ended) else telling.began(event))
+            await (telling.ended(event) if isinstance(event, RunResult) else telling.began(event))
         await telling.close()
 
     before = os.umask(0o077)
@@ -275,7 +276,7 @@ def test_the_textfile_is_replaced_as_a_whole_and_can_be_read_by_all(tmp_path: Pa
     assert values(path.read_text())["run_in_progress"] == 1
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     with path.open() as reader:
-        backups.run(work(BEGAN, well(summary())))
+        backups.run(work(BEGAN, with_manifest(summary())))
         assert values(reader.read())["run_in_progress"] == 1
     found = values(path.read_text())
     assert (found["run_in_progress"], found["last_backup_files"]) == (0, 3)
@@ -289,7 +290,7 @@ def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     assert path is not None
 
     def warned() -> str:
-        metrics = Metrics(config, counting=False)
+        metrics = RunMetrics(config, counting=False)
         with structlog.testing.capture_logs() as said:
             backups.run(metrics.write())
         ((event, level, reason),) = ((line["event"], line["log_level"], line["reason"]) for line in said)
@@ -305,7 +306,7 @@ def test_a_textfile_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 def test_the_last_success_is_found_behind_many_failures(tmp_path: Path) -> None:
     """It is what an alarm goes by, the longer ago the more."""
     config = configured(tmp_path)
-    history.remember(config, well(summary()))
+    history.remember(config, with_manifest(summary()))
     for _ in range(40):
         history.remember(config, badly())
-    assert told(Metrics(config, counting=False))["last_success_timestamp_seconds"] == START.timestamp() + 90
+    assert told(RunMetrics(config, counting=False))["last_success_timestamp_seconds"] == START.timestamp() + 90

@@ -8,7 +8,7 @@ import pytest
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.contents.cache_directory import catalog_path, exclusive
 from sysbackup.disk.ownership import leave_to_owner
-from sysbackup.pipeline.tally import Ended
+from sysbackup.formats.run_result import RunResult
 from sysbackup.service import history
 from tests.support import backups
 from tests.support.clock import START
@@ -26,7 +26,7 @@ def test_what_root_makes_in_the_services_directories_is_the_services(tmp_path: P
         os.chown(place, SERVICE, SERVICE)
     with exclusive(config.cache), SqliteCatalog(catalog_path(config.cache)):
         owners = {path.name: path.stat().st_uid for path in config.cache.iterdir()}
-    ended = Ended(outcome="failed", exit_code=1, host="alpha", run=None, started=START, finished=START, reason="")
+    ended = RunResult(outcome="failed", exit_code=1, host="alpha", run=None, started=START, finished=START, reason="")
     history.remember(config, ended)
     owners |= {path.name: path.stat().st_uid for path in config.state.iterdir()}
     assert owners.keys() >= {"run.lock", "catalog.sqlite", "catalog.sqlite-wal", "history.jsonl"}

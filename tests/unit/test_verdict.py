@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sysbackup.pipeline.tally import Ended, Summary, well
+from sysbackup.formats.run_result import RunResult, Summary, with_manifest
 from sysbackup.service.messages import Progress
 from sysbackup.service.status_file import Current, Status
 from sysbackup.service.verdict import Facts, Verdict, report
@@ -16,7 +16,7 @@ HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
 
 
-def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) -> Ended:
+def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) -> RunResult:
     """A run that ended so long ago, with a manifest."""
     finished = START - ago
     started = finished - HOUR / 2
@@ -51,13 +51,13 @@ def stored(ago: timedelta, problems: int = 0, promised: timedelta = 14 * DAY) ->
         price=0.0,
         next_lock_end=None,
     )
-    return well(summary)
+    return with_manifest(summary)
 
 
-def lost(ago: timedelta, outcome: str = "failed") -> Ended:
+def lost(ago: timedelta, outcome: str = "failed") -> RunResult:
     """A run that ended so long ago, without one."""
     instant = START - ago
-    return Ended(
+    return RunResult(
         outcome=outcome,
         exit_code=1,
         host="alpha",
@@ -68,7 +68,7 @@ def lost(ago: timedelta, outcome: str = "failed") -> Ended:
     )
 
 
-def interrupted(ago: timedelta) -> Ended:
+def interrupted(ago: timedelta) -> RunResult:
     """A `sysbackup run` that somebody stopped."""
     return msgspec.structs.replace(lost(ago, "stopped"), exit_code=130, reason="stopped by SIGINT")
 
@@ -96,7 +96,7 @@ RUNNING: dict[str, Any] = {
 }
 
 
-def said(*past: Ended, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Verdict:
+def said(*past: RunResult, alive: bool = True, left: bool = True, timer: Any = START + HOUR, **more: Any) -> Verdict:
     """The report on a daemon that knows this past, the latest run first; `more` is what its status says besides."""
     known: dict[str, Any] = {
         "last": past[0] if past else None,
@@ -309,6 +309,16 @@ def test_what_somebody_should_know_is_a_warning() -> None:
     silent = said(stored(HOUR), written=START - HOUR / 2, next=START + HOUR)
     assert silent.warnings == ["the daemon has said nothing for 30 min: it may hang, or was stopped (SIGSTOP)"]
     assert said(stored(HOUR), written=START - HOUR / 15, next=START + HOUR).warnings == []
+
+
+def test_a_manifest_that_may_be_stored_is_not_said_to_be_missing() -> None:
+    """The store had not answered when the run ended: who reads on finds the name to look for."""
+    reason = "stopped; its manifest was on its way as run-full, and may be stored: see sysbackup list"
+    late = msgspec.structs.replace(lost(HOUR, "stopped"), reason=reason, sent_as="run-full")
+    words = f"1 h ago, and its manifest may be stored all the same: {reason}"
+    assert said(late, stored(2 * HOUR)).reasons == [f"the last run was stopped {words}"]
+    by_hand = msgspec.structs.replace(late, exit_code=143)
+    assert said(by_hand, stored(2 * HOUR)).warnings == [f"the last run was stopped by hand {words}"]
 
 
 def test_a_run_stopped_by_hand_is_a_word_and_no_failure() -> None:
