@@ -1,4 +1,4 @@
-"""What a `MemoryCatalog` knows: objects, their contents, files and indexes in plain dicts."""
+"""What a `MemoryCatalog` knows, in plain dicts: objects, their contents, files and indexes; and what a run notes."""
 
 import enum
 import threading
@@ -128,6 +128,36 @@ class MemoryFile:
                 known.news = news
         self.contents |= {member.sha: (known.number, member) for member in contents}
         return refuted
+
+
+@dataclass
+class Run:
+    """What one run promises and notes; gone with it."""
+
+    host: str
+    promise: Lock
+    began: datetime
+    doubting: bool
+    used: set[bytes] = field(default_factory=set)
+    leaving: set[int] = field(default_factory=set)
+
+    def use(self, sha: bytes, holder: Object) -> None:
+        """The run reuses a content: noted where its object has to be seen to."""
+        if self.short(holder):
+            self.used.add(sha)
+
+    def short(self, known: Object) -> bool:
+        """Whether an object has to be seen to before the run may rely on it."""
+        firm = FIRMNESS.index(known.lock.mode) >= FIRMNESS.index(self.promise.mode)
+        return known.lock.until < self.promise.until or not firm or not self._trusted(known)
+
+    def holds(self, known: Object) -> bool:
+        """Whether a manifest may rely on an object: with `lock_mode = none`, whatever becomes of its lock."""
+        return known.lock.covers(self.promise) and self._trusted(known)
+
+    def _trusted(self, known: Object) -> bool:
+        named = known.stored.version is not None or self.promise.mode is LockMode.NONE
+        return named and (known.checked or not self.doubting)
 
 
 def second(moment: datetime) -> datetime:
