@@ -85,6 +85,8 @@ def _add(
     assert cursor.lastrowid is not None
     row = ObjectRow(cursor.lastrowid, *values)
     db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, row.number))
+    # the number may have been that of an object which this run has left, and which then was gone
+    db.execute("DELETE FROM leaving WHERE object = ?", (row.number,))
     return row
 
 

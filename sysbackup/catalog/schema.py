@@ -184,7 +184,7 @@ def _unusable(path: Path) -> str | None:
             if (reason := _foreign(db)) is not None:
                 return reason
             if _version(db) == VERSION:
-                db.execute("DELETE FROM used")  # every run begins with it; a byte of the header can forbid all writing
+                db.execute("DELETE FROM used")  # to write at all: a byte of the header can forbid it
                 return _damage(db, "quick_check")
             # There are no checksums to prove its rows by. This takes several times as long, but once.
             if (reason := _damage(db, "integrity_check")) is not None:

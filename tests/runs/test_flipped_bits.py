@@ -16,12 +16,12 @@ from sysbackup.contents import census
 from sysbackup.formats import keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 from sysbackup.pipeline import file_facts
+from tests.support.catalogs import of_version_1
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket
 from tests.support.mortal import remove
 from tests.support.promising import decoded
-from tests.unit.test_catalog_damage import of_version_1
 
 FILES = 60
 CONTENTS = 100_000

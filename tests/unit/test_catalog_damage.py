@@ -13,86 +13,29 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from sysbackup.catalog.known import Catalog, FileState
 
-from sysbackup.catalog import renewal, schema, shared, upgrading
-from sysbackup.catalog.rows import CatalogUnusable
-from sysbackup.errors import SpoolError
+from sysbackup.catalog import schema, upgrading
+from sysbackup.catalog.port import Info
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.errors import CatalogUnusable, SpoolError
 from sysbackup.formats.index import Indexed
-from sysbackup.model import Location, LockMode, Member, StoredObject
-from tests.unit.test_catalog import NOW, began, confirmed, members, pack, sha, until
+from sysbackup.model import FileState, Location, LockMode, Member, StoredObject
+from tests.support.catalogs import NOW, began, confirmed, members, of_version_1, pack, sha, until
 
 STATES = [FileState(1, n, 3, 4, 5, sha(n)) for n in range(40)]
-
-# As sysbackup made it before there were checksums.
-VERSION_1 = """
-PRAGMA application_id = 1935829827;
-PRAGMA user_version = 1;
-CREATE TABLE objects (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
-    version TEXT NOT NULL,       -- '' on stores without versions
-    size INTEGER NOT NULL,       -- of the body
-    mode TEXT NOT NULL,
-    until INTEGER NOT NULL,      -- of the lock, seconds since 1970
-    encoding TEXT,
-    host TEXT NOT NULL,          -- whose index, or whose run, told us of it
-    checked INTEGER NOT NULL,    -- 1: ours, or its contents were compared with their hashes
-    news INTEGER NOT NULL,       -- 1: stored or renewed by us, in no index yet; 2: in the one being published
-    UNIQUE (key, version)
-);
-CREATE INDEX objects_news ON objects (news) WHERE news > 0;
-CREATE TABLE contents (
-    sha BLOB PRIMARY KEY,        -- 32 bytes
-    object INTEGER NOT NULL,
-    start INTEGER,               -- of the member in its pack; NULL where the object is the content
-    length INTEGER,
-    size INTEGER NOT NULL        -- of the content; -1: not known
-) WITHOUT ROWID;
-CREATE INDEX contents_object ON contents (object);
-CREATE TABLE files (
-    device INTEGER NOT NULL,
-    inode INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    mtime INTEGER NOT NULL,      -- nanoseconds
-    ctime INTEGER NOT NULL,
-    sha BLOB NOT NULL,
-    seen INTEGER NOT NULL,       -- days since 1970
-    PRIMARY KEY (device, inode)
-) WITHOUT ROWID;
-CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
-    sha BLOB PRIMARY KEY
-) WITHOUT ROWID;
-CREATE TABLE leaving (           -- packs hardly used any more, whose living contents this run stores anew
-    object INTEGER PRIMARY KEY
-);
-CREATE TABLE indexes (
-    host TEXT PRIMARY KEY,
-    key TEXT NOT NULL,           -- the last index object of that host that was read or published
-    until INTEGER NOT NULL       -- of its lock, where it is our own; else 0
-) WITHOUT ROWID;
-CREATE TABLE bucket (
-    name TEXT PRIMARY KEY        -- the one bucket that all this is about
-) WITHOUT ROWID;
-"""
-CENSUS = """
-CREATE TABLE IF NOT EXISTS census (
-    key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
-);
-"""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A catalog with four packs of ten contents each, the forty files that hold them, and another host's object."""
     path = tmp_path / "catalog.sqlite"
-    with Catalog(path) as catalog:
-        began(catalog)
+    with SqliteCatalog(path) as catalog:
+        run = began(catalog)
         for n in range(4):
-            confirmed(catalog, pack(f"{n}", until(21)), *range(10 * n, 10 * n + 10))
-        shared.learn(catalog, "beta", [Indexed(pack("b", until(30)), "gzip", tuple(members(90, 91)))], NOW)
-        shared.published(catalog, "alpha", "index/alpha/20261123T041500Z-0000.jsonl.gz", NOW + timedelta(days=21))
-        catalog.remember(STATES)
+            confirmed(run, pack(f"{n}", until(21)), *range(10 * n, 10 * n + 10))
+        run.indexes.learn("beta", [Indexed(pack("b", until(30)), "gzip", tuple(members(90, 91)))], NOW)
+        run.indexes.published("index/alpha/20261123T041500Z-0000.jsonl.gz", NOW + timedelta(days=21))
+        run.files.remember(STATES)
     return path
 
 
@@ -112,7 +55,7 @@ class Answers:
     due: list[StoredObject]
     places: dict[bytes, Location]
     news: list[Indexed]
-    info: shared.Info
+    info: Info
 
 
 # What other hosts tell anew: more of an object of ours, which is ours to say, and an object of theirs.
@@ -124,26 +67,26 @@ TOLD = [
 
 def answers(path: Path) -> Answers:
     """All that runs ask a catalog for, and what they write to it."""
-    with Catalog(path) as catalog:
-        began(catalog, 25)
-        shared.restrict(catalog, lambda host: host in ("alpha", "beta"))
-        indexes = shared.last_read(catalog)
-        shared.still_locked(catalog, "alpha", NOW)
-        shared.learn(catalog, "beta", TOLD, NOW)
-        unchanged = catalog.unchanged(STATES)
-        catalog.claim([sha(n) for n in range(100)])
-        renewal.collect(catalog)
-        due = [(due.number, due.stored) for page in renewal.due(catalog) for due in page]
+    with SqliteCatalog(path) as catalog:
+        run = began(catalog, 25)
+        run.indexes.restrict(lambda host: host in ("alpha", "beta"))
+        indexes = run.indexes.last_read()
+        run.indexes.still_locked(NOW)
+        run.indexes.learn("beta", TOLD, NOW)
+        unchanged = run.files.unchanged(STATES)
+        run.contents.claim([sha(n) for n in range(100)])
+        run.renewals.collect()
+        due = [(due.number, due.stored) for page in run.renewals.due() for due in page]
         for number, _ in due:
-            renewal.contents(catalog, number)
-            renewal.renewed(catalog, number, until(50), checked=False)
-        places = catalog.locate([sha(n) for n in range(96)], promised=True)
-        confirmed(catalog, pack("new", until(21)), "new")
-        shared.begin_publishing(catalog)
-        news = [*shared.news(catalog)]
-        catalog.tidy(NOW)
-        catalog.next_lock_end(NOW)
-        return Answers(indexes, unchanged, [stored for _, stored in due], places, news, shared.info(catalog))
+            run.renewals.members(number)
+            run.renewals.renewed(number, until(50), checked=False)
+        places = run.contents.locate([sha(n) for n in range(96)], promised=True)
+        confirmed(run, pack("new", until(21)), "new")
+        run.indexes.begin_publishing()
+        news = [*run.indexes.news()]
+        run.tidy(NOW)
+        run.next_lock_end(NOW)
+        return Answers(indexes, unchanged, [stored for _, stored in due], places, news, catalog.info())
 
 
 Holds = dict[tuple[str, str | None], list[Member]]
@@ -163,7 +106,7 @@ def assert_true(found: Answers, holds: Holds) -> None:
     assert all(device == 1 and content == sha(inode) for (device, inode), content in found.unchanged.items())
     for content, at in found.places.items():
         packed = next(c for c in holds[at.key, at.version] if c.sha == content)
-        assert (at.offset, at.length, at.encoding) == (packed.offset, packed.length, "gzip")
+        assert (at.span, at.encoding) == (packed.span, "gzip")
     for stored in found.due:
         assert (stored.key, stored.version) in holds
     for told in found.news:
@@ -256,10 +199,11 @@ def test_flips_in_what_a_killed_run_left_beside_it(tmp_path: Path, seed: int) ->
     left = tmp_path / "left" / "catalog.sqlite"
     left.parent.mkdir()
     source = tmp_path / "catalog.sqlite"
-    running = began(Catalog(source))
+    running = SqliteCatalog(source)
+    run = began(running)
     for n in range(40):
-        confirmed(running, pack(f"w{n}", until(21)), n)
-        running.remember(STATES[n : n + 1])
+        confirmed(run, pack(f"w{n}", until(21)), n)
+        run.files.remember(STATES[n : n + 1])
     for ending in ("", "-wal"):
         shutil.copy(f"{source}{ending}", f"{left}{ending}")
     running.close()
@@ -292,59 +236,63 @@ def test_a_schema_with_another_letter_is_not_ours(path: Path, change: str, said:
     """A column of another name or type would be compared in another order. A later version's is set aside too."""
     changed(path, change)
     with pytest.raises(CatalogUnusable, match="the next run sets it aside"):
-        Catalog(path, read_only=True)
-    with capture_logs() as log, Catalog(path) as catalog:
-        assert shared.info(catalog).objects == 0
+        SqliteCatalog(path, read_only=True)
+    with capture_logs() as log, SqliteCatalog(path) as catalog:
+        assert catalog.info().objects == 0
     assert [(line["event"], said in line["reason"]) for line in log] == [("catalog.set_aside", True)]
 
 
 def test_a_lost_objects_contents_do_not_lie_in_the_next_one(path: Path) -> None:
     """SQLite gives its number to the next object: what lay in the lost one must not be looked for there."""
     changed(path, "DELETE FROM objects WHERE key = (SELECT key FROM objects ORDER BY id DESC LIMIT 1)")
-    with Catalog(path) as catalog:
-        began(catalog)
-        confirmed(catalog, pack("new", until(21)), "new")
+    with SqliteCatalog(path) as catalog:
+        run = began(catalog)
+        confirmed(run, pack("new", until(21)), "new")
         with pytest.raises(CatalogUnusable, match="contents"):
-            catalog.locate([sha(90)])
+            run.contents.locate([sha(90)])
 
 
 def test_no_lock_is_promised_that_ends_too_early(path: Path) -> None:
     """Whatever became of what the run noted for renewal: the last look is at the lock itself."""
-    with Catalog(path) as catalog:
-        catalog.begin("bucket", "alpha", until(25), NOW)
-        assert len(catalog.unchanged(STATES)) == 40
-        changed(path, "DELETE FROM used")
-        assert renewal.collect(catalog) == 0
-        assert len(catalog.locate([sha(1)])) == 1
+    with SqliteCatalog(path) as catalog:
+        run = began(catalog, 25)
+        assert len(run.files.unchanged(STATES)) == 40
+        with catalog._connection.held() as db:  # the notes are the connection's own: nobody else can reach them
+            assert db.execute("DELETE FROM used").rowcount == 40
+        assert run.renewals.collect() == 0
+        assert len(run.contents.locate([sha(1)])) == 1
         with pytest.raises(CatalogUnusable):
-            catalog.locate([sha(1)], promised=True)
-        catalog.begin("bucket", "alpha", until(25, LockMode.NONE), NOW)
-        assert len(catalog.locate([sha(1)], promised=True)) == 1
+            run.contents.locate([sha(1)], promised=True)
+        run = began(catalog, 25, LockMode.NONE)
+        assert len(run.contents.locate([sha(1)], promised=True)) == 1
 
 
 def test_a_catalog_without_its_bucket_is_nobodys(path: Path) -> None:
     """What it knows may be of any other."""
     changed(path, "DELETE FROM bucket")
-    with Catalog(path) as catalog, pytest.raises(CatalogUnusable):
+    with SqliteCatalog(path) as catalog, pytest.raises(CatalogUnusable):
         began(catalog)
 
 
 def test_looking_at_a_damaged_catalog_says_so(path: Path) -> None:
     """`sysbackup catalog info`: which file it is, and no text of it that nobody has checked."""
     changed(path, "UPDATE objects SET host = CAST(x'1b5b33316dff' AS TEXT)")
-    with Catalog(path, read_only=True) as catalog, pytest.raises(CatalogUnusable, match=r"catalog\.sqlite") as raised:
-        shared.info(catalog)
+    with (
+        SqliteCatalog(path, read_only=True) as catalog,
+        pytest.raises(CatalogUnusable, match=r"catalog\.sqlite") as raised,
+    ):
+        catalog.info()
     assert str(raised.value).isprintable()
 
 
 def test_files_of_a_far_future_are_remembered(path: Path) -> None:
     """From 2262 on, nanoseconds since 1970 are more than SQLite's integers hold."""
     states = [FileState(1, 100 + n, 3, time, time + 1, sha(1)) for n, time in enumerate((1 << 63, 1 << 64, -(1 << 70)))]
-    with Catalog(path) as catalog:
-        began(catalog)
-        catalog.remember(states)
-        assert len(catalog.unchanged(states)) == 3
-        assert catalog.unchanged([states[0]._replace(mtime=states[0].mtime + 1)]) == {}
+    with SqliteCatalog(path) as catalog:
+        files = began(catalog).files
+        files.remember(states)
+        assert len(files.unchanged(states)) == 3
+        assert files.unchanged([states[0]._replace(mtime=states[0].mtime + 1)]) == {}
 
 
 @pytest.mark.parametrize(
@@ -367,30 +315,12 @@ def test_a_catalog_that_may_not_be_written_is_kept(path: Path) -> None:
         pytest.skip("root may write to everything")
     path.chmod(0o400)
     with pytest.raises(SpoolError) as raised:
-        Catalog(path)
+        SqliteCatalog(path)
     assert not isinstance(raised.value, CatalogUnusable)
     assert path.read_bytes() == before
 
 
 # ---- version 1
-
-
-def of_version_1(path: Path, *, census: bool = False) -> Path:
-    """The same catalog as sysbackup made it before there were checksums."""
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    earlier = path.with_name("earlier")
-    with closing(sqlite3.connect(earlier, isolation_level=None)) as db:
-        db.executescript(VERSION_1 + CENSUS * census)
-        db.execute("ATTACH ? AS new", (str(path),))
-        for table in COLUMNS:
-            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
-            db.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
-        db.execute("DETACH new")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("INSERT INTO used VALUES (x'00')")
-    os.replace(earlier, path)
-    return path
 
 
 @pytest.mark.parametrize("census", [False, True])
@@ -399,7 +329,7 @@ def test_a_catalog_of_version_1_is_taken_over(path: Path, *, census: bool) -> No
     true = answers(copied(path, "true"))
     of_version_1(path, census=census)
     with pytest.raises(CatalogUnusable, match="the next run takes it over"):
-        Catalog(path, read_only=True)
+        SqliteCatalog(path, read_only=True)
     with capture_logs() as log:
         assert answers(path) == true
     assert [line["event"] for line in log] == ["catalog.taken_over"]
@@ -423,8 +353,8 @@ def test_a_catalog_of_version_1_is_taken_over(path: Path, *, census: bool) -> No
 def test_a_damaged_catalog_of_version_1_is_set_aside(path: Path, change: str) -> None:
     """What can be seen without checksums is not given one."""
     changed(of_version_1(path), change)
-    with capture_logs() as log, Catalog(path) as catalog:
-        assert shared.info(catalog).objects == 0
+    with capture_logs() as log, SqliteCatalog(path) as catalog:
+        assert catalog.info().objects == 0
     assert [line["event"] for line in log] == ["catalog.set_aside"]
     assert [file.name for file in path.parent.iterdir() if "taking" in file.name] == []
 
@@ -444,7 +374,7 @@ def test_a_taking_over_that_is_cut_off_leaves_the_earlier_one(
             monkeypatch.setattr(upgrading, "copy", lambda db, earlier: end(copy(db, earlier)))
         else:
             monkeypatch.setattr(Path, "replace", end)
-        Catalog(path)
+        SqliteCatalog(path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     assert answers(path) == true
@@ -453,7 +383,7 @@ def test_a_taking_over_that_is_cut_off_leaves_the_earlier_one(
 
 def test_taking_over_gives_up_on_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error for people; the catalog is as it was, and nothing half is left beside it."""
-    with Catalog(path) as catalog:
+    with SqliteCatalog(path) as catalog:
         confirmed(began(catalog), pack("large", until(21)), *range(1000, 3000))
     of_version_1(path)
 
@@ -464,7 +394,7 @@ def test_taking_over_gives_up_on_a_full_disk(path: Path, monkeypatch: pytest.Mon
     copy = upgrading.copy
     monkeypatch.setattr(upgrading, "copy", full)
     with pytest.raises(SpoolError, match="full") as raised:
-        Catalog(path)
+        SqliteCatalog(path)
     assert not isinstance(raised.value, CatalogUnusable)
     assert [file.name for file in path.parent.iterdir() if file.is_file()] == [path.name]
     with closing(sqlite3.connect(path)) as db:

@@ -1,0 +1,349 @@
+"""Two catalogs, in SQLite and in memory, that are told the same and asked the same say the same."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from sysbackup.catalog import connection, presence, renewals
+from sysbackup.catalog.known_files import EMPTY
+from sysbackup.catalog.port import Catalog, KnownObject, Session
+from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.errors import CatalogUnusable
+from sysbackup.formats import keys
+from sysbackup.formats.index import Indexed
+from sysbackup.model import FileState, Lock, LockMode, Member, Span, StoredObject
+from tests.support.catalogs import NOW, sha
+from tests.support.memory_catalog import MemoryCatalog
+from tests.support.memory_file import MemoryFile
+
+EXAMPLES = int(os.environ.get("SYSBACKUP_TWINS", "300"))
+STEPS = 40
+
+QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # no commit need wait for a disk
+
+# Few of each, so that what is told and asked meets what is known.
+NAMES = st.integers(0, 5)
+SOME = st.lists(NAMES, max_size=6)
+HOSTS = st.sampled_from(["alpha", "beta", "gamma"])
+MODES = st.sampled_from([LockMode.GOVERNANCE, LockMode.GOVERNANCE, LockMode.COMPLIANCE, LockMode.NONE])
+# Runs begin days apart, and every lock ends near a moment that is asked about: one second makes the difference.
+DAYS = st.sampled_from([-10, 0, 10, 20, 30, 60, 70, 90])
+SECONDS = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])
+# A run notes that it met a file where the last note is a week old: these are further apart.
+PASSING = st.sampled_from([0, 10, 20, 60])
+ENCODINGS = st.sampled_from([None, "gzip"])
+INDEXES = st.integers(0, 3)
+CHOICES = st.integers(0, 9)
+
+Locks = tuple[LockMode, int, float]
+LOCKS = st.tuples(MODES, DAYS, SECONDS)
+FILES = st.lists(
+    st.builds(
+        FileState,
+        st.integers(1, 2),
+        st.integers(1, 3),
+        st.integers(3, 4),
+        st.just(5),
+        st.integers(6, 7),
+        st.one_of(NAMES.map(sha), st.just(EMPTY)),
+    ),
+    max_size=4,
+)
+
+T = TypeVar("T")
+Some = TypeVar("Some", bound=KnownObject)
+
+
+def packed(name: int, version: str | None, lock: Lock) -> StoredObject:
+    return StoredObject(keys.pack_key(sha(f"pack {name}")), version, 1000 + name, lock, fresh=False)
+
+
+OBJECTS = st.tuples(st.integers(0, 3), st.sampled_from([None, "1", "2"]), LOCKS, ENCODINGS, SOME)
+"""Number, version, lock, encoding and contents of a pack, or with the number 3 of a content object."""
+
+
+def same_numbers(pages: Iterable[list[Some]]) -> tuple[list[Some], list[int]]:
+    """What is told of objects, and apart from it what this catalog calls them."""
+    found = [one for page in pages for one in page]
+    return [replace(one, number=0) for one in found], [one.number for one in found]
+
+
+class Twins(RuleBasedStateMachine):
+    """One story, told to both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._base = Path(tempfile.mkdtemp(prefix="twins-", dir=QUICK))
+        self._file = MemoryFile()
+        self._now = NOW
+        self._catalogs: list[Catalog] = []
+        self._runs: list[Session] = []
+
+    def teardown(self) -> None:
+        for catalog in self._catalogs:
+            catalog.close()
+        shutil.rmtree(self._base)
+
+    def _opened(self) -> list[Catalog]:
+        return [SqliteCatalog(self._base / "catalog.sqlite"), MemoryCatalog(self._file)]
+
+    def _begun(self, locks: Locks, host: str, *, doubting: bool) -> None:
+        mode, days, seconds = locks
+        promise = Lock(mode, self._now + timedelta(days=days, seconds=seconds))
+        self._runs = [c.begin("bucket", host, promise, self._now, doubting=doubting) for c in self._catalogs]
+
+    def _both(self, call: Callable[[Session], T]) -> T:
+        """The one answer of both."""
+        by_sqlite, by_memory = map(call, self._runs)
+        assert by_sqlite == by_memory
+        return by_sqlite
+
+    def _each(self, call: Callable[[Session, int], T], numbers: list[list[int]], choice: int) -> T | None:
+        """The same of a call about one object, which each calls by a number of its own; None where there is none."""
+        if not numbers[0]:
+            return None
+        chosen = [own[choice % len(own)] for own in numbers]
+        by_sqlite, by_memory = (call(run, number) for run, number in zip(self._runs, chosen, strict=True))
+        assert by_sqlite == by_memory
+        return by_sqlite
+
+    def _objects(self, ask: Callable[[Session], Iterable[list[Some]]]) -> tuple[list[Some], list[list[int]]]:
+        """The objects of the one answer of both, and the numbers that each has for them."""
+        by_sqlite, by_memory = (same_numbers(ask(run)) for run in self._runs)
+        assert by_sqlite[0] == by_memory[0]
+        return by_sqlite[0], [by_sqlite[1], by_memory[1]]
+
+    def _stored(
+        self, number: int, version: str | None, locks: Locks, names: Iterable[int]
+    ) -> tuple[StoredObject, list[Member]]:
+        lock = Lock(locks[0], self._now + timedelta(days=locks[1], seconds=locks[2]))
+        if number == 3:
+            (name,) = [*names][:1] or [0]
+            return StoredObject(keys.content_key(sha(name)), version, 50, lock), [Member(sha(name), 70)]
+        return packed(number, version, lock), [Member(sha(n), 250, Span(100 * n, 100)) for n in dict.fromkeys(names)]
+
+    # ---- runs
+
+    @initialize(locks=LOCKS, doubting=st.booleans())
+    def a_first_run_begins(self, locks: Locks, *, doubting: bool) -> None:
+        self._catalogs = self._opened()
+        self._begun(locks, "alpha", doubting=doubting)
+
+    @rule(locks=LOCKS, host=st.sampled_from(["alpha", "alpha", "beta"]), doubting=st.booleans(), days=PASSING)
+    def a_run_begins(self, locks: Locks, host: str, *, doubting: bool, days: int) -> None:
+        self._now += timedelta(days=days)
+        self._begun(locks, host, doubting=doubting)
+
+    @rule(locks=LOCKS, days=PASSING, killed=st.booleans())
+    def it_is_opened_again(self, locks: Locks, days: int, *, killed: bool) -> None:
+        self._now += timedelta(days=days)
+        before = self._catalogs
+        if not killed:
+            for catalog in before:
+                catalog.close()
+        self._catalogs = self._opened()
+        self._begun(locks, "alpha", doubting=False)
+        if killed:
+            for catalog in before:
+                catalog.close()
+
+    @rule()
+    def another_bucket(self) -> None:
+        for catalog in self._catalogs:
+            with pytest.raises(CatalogUnusable):
+                catalog.begin("elsewhere", "alpha", Lock(LockMode.NONE, self._now), self._now)
+
+    @rule()
+    def a_run_ends(self) -> None:
+        self._both(lambda run: run.tidy(self._now))
+
+    # ---- contents and files
+
+    @rule(names=SOME)
+    def claimed(self, names: list[int]) -> None:
+        self._both(lambda run: run.contents.claim(map(sha, names)))
+
+    @rule(name=NAMES)
+    def released(self, name: int) -> None:
+        self._both(lambda run: run.contents.release(sha(name)))
+
+    @rule(told=OBJECTS)
+    def confirmed(self, told: tuple[int, str | None, Locks, str | None, list[int]]) -> None:
+        number, version, locks, encoding, names = told
+        stored, contents = self._stored(number, version, locks, names)
+        self._both(lambda run: run.contents.confirm(stored, encoding, contents))
+
+    @rule(names=SOME, leaving=st.booleans())
+    def promised(self, names: list[int], *, leaving: bool) -> None:
+        def located(run: Session) -> object:
+            try:
+                return run.contents.locate(map(sha, names), leaving=leaving, promised=True)
+            except CatalogUnusable:
+                return CatalogUnusable
+
+        self._both(located)
+
+    @rule(states=FILES)
+    def remembered(self, states: list[FileState]) -> None:
+        self._both(lambda run: run.files.remember(states))
+
+    @rule(states=FILES)
+    def met(self, states: list[FileState]) -> None:
+        self._both(lambda run: run.files.unchanged(states))
+
+    # ---- what is due
+
+    def _due(self) -> list[list[int]]:
+        self._both(lambda run: run.renewals.collect())
+        _, numbers = self._objects(lambda run: run.renewals.due())
+        return numbers
+
+    @rule(choice=CHOICES, locks=LOCKS, checked=st.booleans())
+    def renewed(self, choice: int, locks: Locks, *, checked: bool) -> None:
+        lock = Lock(locks[0], self._now + timedelta(days=locks[1], seconds=locks[2]))
+        self._each(lambda run, number: run.renewals.renewed(number, lock, checked=checked), self._due(), choice)
+
+    @rule(choice=CHOICES)
+    def left(self, choice: int) -> None:
+        self._each(lambda run, number: run.renewals.leave(number), self._due(), choice)
+
+    @rule(choice=CHOICES, encoding=ENCODINGS)
+    def reencoded(self, choice: int, encoding: str | None) -> None:
+        self._each(lambda run, number: run.renewals.reencoded(number, encoding), self._due(), choice)
+
+    @rule(choice=CHOICES)
+    def lost(self, choice: int) -> None:
+        due = self._due()
+        self._each(lambda run, number: run.renewals.forget([number, number]), due, choice)
+        self._each(lambda run, number: run.renewals.reencoded(number, None), due, choice)
+        self._objects(lambda run: run.renewals.due())
+
+    # ---- indexes
+
+    @rule(
+        host=HOSTS,
+        said=st.lists(st.tuples(OBJECTS, st.one_of(st.none(), HOSTS), st.booleans()), max_size=3),
+        doubting=st.booleans(),
+    )
+    def learnt(
+        self,
+        host: str,
+        said: list[tuple[tuple[int, str | None, Locks, str | None, list[int]], str | None, bool]],
+        *,
+        doubting: bool,
+    ) -> None:
+        objects = []
+        for (number, version, locks, encoding, names), teller, sealed in said:
+            stored, contents = self._stored(number, version, locks, names)
+            objects.append(Indexed(stored, encoding, tuple(contents), teller, sealed and host == "alpha"))
+        self._both(lambda run: run.indexes.learn(host, objects, self._now, doubting=doubting))
+
+    @rule(hosts=st.dictionaries(HOSTS, INDEXES, max_size=2))
+    def read(self, hosts: dict[str, int]) -> None:
+        self._both(lambda run: run.indexes.read_up_to({host: f"index/{host}/{n}" for host, n in hosts.items()}))
+
+    @rule(hosts=st.sets(HOSTS, min_size=1))
+    def restricted(self, hosts: set[str]) -> None:
+        self._both(lambda run: run.indexes.restrict(hosts.__contains__))
+
+    @rule(host=HOSTS)
+    def host_forgotten(self, host: str) -> None:
+        self._both(lambda run: run.renewals.forget_host(host))
+
+    @rule()
+    def unproven_forgotten(self) -> None:
+        self._both(lambda run: run.indexes.forget_unproven())
+
+    @rule(told=OBJECTS, number=INDEXES, locks=st.one_of(st.none(), LOCKS), confirmed=st.booleans())
+    def published(
+        self,
+        told: tuple[int, str | None, Locks, str | None, list[int]],
+        number: int,
+        locks: Locks | None,
+        *,
+        confirmed: bool,
+    ) -> None:
+        self._both(lambda run: run.indexes.begin_publishing())
+        self.confirmed(told)  # what comes meanwhile
+        self._both(lambda run: [*run.indexes.news()])
+        if confirmed:
+            until = None if locks is None else self._now + timedelta(days=locks[1], seconds=locks[2])
+            self._both(lambda run: run.indexes.published(f"index/alpha/{number}", until))
+
+    # ---- the bucket
+
+    @rule(
+        found=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", "1", "2"])), max_size=5),
+        stretch=st.sampled_from([("", "\U0010ffff"), ("packs/", "packs/~"), ("content/", "packs/8")]),
+        choice=CHOICES,
+        forgetting=st.booleans(),
+    )
+    def looked_for(
+        self, found: list[tuple[int, str]], stretch: tuple[str, str], choice: int, *, forgetting: bool
+    ) -> None:
+        self._both(lambda run: run.presence.begin())
+        self._both(lambda run: run.presence.meet((keys.pack_key(sha(f"pack {n}")), version) for n, version in found))
+        _, numbers = self._objects(lambda run: run.presence.unmet(*stretch))
+        self._each(lambda run, number: run.renewals.members(number), numbers, choice)
+        if forgetting:
+            self._each(lambda run, number: run.renewals.forget([number]), numbers, choice)
+            self._objects(lambda run: run.presence.unmet(*stretch))
+
+    @rule(key=st.sampled_from(["", "content/1", "packs/2"]))
+    def turned(self, key: str) -> None:
+        self._both(lambda run: run.presence.turn_to(key))
+
+    @rule()
+    def sampled(self) -> None:
+        hosts = self._catalogs[1].info().hosts
+
+        def of(run: Session) -> int:
+            found = run.presence.one_of_each_host(self._now, len(hosts))
+            assert all(run.presence.any_known(key[:-1]) for key in found)
+            return len(found)
+
+        self._both(of)
+        assert {len(run.presence.one_of_each_host(self._now, 0)) for run in self._runs} == {0}
+
+    # ---- whatever was said before
+
+    @invariant()
+    def they_say_the_same(self) -> None:
+        infos = [catalog.info() for catalog in self._catalogs]
+        assert infos[1:] == infos[:-1]
+        everything = [sha(n) for n in range(6)]
+        moments: list[datetime] = [self._now + timedelta(seconds=s) for s in (-1, 0, 0.5, 1)]
+        for ask in _QUESTIONS:
+            self._both(ask)
+        self._both(lambda run: [run.contents.locate(everything, leaving=leaving) for leaving in (True, False)])
+        self._both(lambda run: [(run.next_lock_end(now), run.indexes.still_locked(now)) for now in moments])
+
+
+_QUESTIONS: list[Callable[[Session], object]] = [
+    lambda run: (run.contents.unfulfilled, run.contents.refuted),
+    lambda run: (run.indexes.last_read(), run.indexes.unproven()),
+    lambda run: run.presence.turned_to(),
+    lambda run: [run.presence.any_known(prefix) for prefix in ("content/", "packs/", "packs/8")],
+]
+
+
+def test_they_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they were told; in CI the same stories each time, others elsewhere."""
+    # so that few values are more than fit into a page, or into a statement
+    monkeypatch.setattr(connection, "_AT_ONCE", 3)
+    monkeypatch.setattr(presence, "_AT_ONCE", 2)
+    monkeypatch.setattr(renewals, "_PAGE", 2)
+    steps = settings(
+        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=[*HealthCheck]
+    )
+    run_state_machine_as_test(seed(0)(Twins) if "CI" in os.environ else Twins, settings=steps)

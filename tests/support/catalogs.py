@@ -1,0 +1,132 @@
+"""Catalogs of a few packs, the runs that fill them, and catalogs as earlier versions made them."""
+
+import hashlib
+import os
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sysbackup.catalog.port import Catalog, Session
+from sysbackup.formats import keys
+from sysbackup.formats.index import Indexed
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
+
+NOW = datetime(2026, 11, 23, 4, 15, tzinfo=UTC)
+
+# As sysbackup made it before there were checksums.
+_VERSION_1 = """
+PRAGMA application_id = 1935829827;
+PRAGMA user_version = 1;
+CREATE TABLE objects (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    version TEXT NOT NULL,       -- '' on stores without versions
+    size INTEGER NOT NULL,       -- of the body
+    mode TEXT NOT NULL,
+    until INTEGER NOT NULL,      -- of the lock, seconds since 1970
+    encoding TEXT,
+    host TEXT NOT NULL,          -- whose index, or whose run, told us of it
+    checked INTEGER NOT NULL,    -- 1: ours, or its contents were compared with their hashes
+    news INTEGER NOT NULL,       -- 1: stored or renewed by us, in no index yet; 2: in the one being published
+    UNIQUE (key, version)
+);
+CREATE INDEX objects_news ON objects (news) WHERE news > 0;
+CREATE TABLE contents (
+    sha BLOB PRIMARY KEY,        -- 32 bytes
+    object INTEGER NOT NULL,
+    start INTEGER,               -- of the member in its pack; NULL where the object is the content
+    length INTEGER,
+    size INTEGER NOT NULL        -- of the content; -1: not known
+) WITHOUT ROWID;
+CREATE INDEX contents_object ON contents (object);
+CREATE TABLE files (
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,      -- nanoseconds
+    ctime INTEGER NOT NULL,
+    sha BLOB NOT NULL,
+    seen INTEGER NOT NULL,       -- days since 1970
+    PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
+    sha BLOB PRIMARY KEY
+) WITHOUT ROWID;
+CREATE TABLE leaving (           -- packs hardly used any more, whose living contents this run stores anew
+    object INTEGER PRIMARY KEY
+);
+CREATE TABLE indexes (
+    host TEXT PRIMARY KEY,
+    key TEXT NOT NULL,           -- the last index object of that host that was read or published
+    until INTEGER NOT NULL       -- of its lock, where it is our own; else 0
+) WITHOUT ROWID;
+CREATE TABLE bucket (
+    name TEXT PRIMARY KEY        -- the one bucket that all this is about
+) WITHOUT ROWID;
+"""
+_CENSUS = """
+CREATE TABLE IF NOT EXISTS census (
+    key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
+);
+"""
+
+
+def until(days: float, mode: LockMode = LockMode.GOVERNANCE) -> Lock:
+    return Lock(mode, NOW + timedelta(days=days))
+
+
+def sha(name: object) -> bytes:
+    return hashlib.sha256(str(name).encode()).digest()
+
+
+def pack(name: str, lock: Lock, size: int = 10_000) -> StoredObject:
+    return StoredObject(keys.pack_key(sha(name)), f"version of {name}", size, lock)
+
+
+def members(*names: object) -> list[Member]:
+    """Contents in a pack, 100 bytes each, one after the other."""
+    return [Member(sha(name), 250, Span(100 * n, 100)) for n, name in enumerate(names)]
+
+
+def confirmed(session: Session, stored: StoredObject, *names: object) -> None:
+    """A pack with these contents is stored."""
+    assert len(session.contents.claim(map(sha, names))) == len(names)
+    session.contents.confirm(stored, "gzip", members(*names))
+
+
+def began(
+    catalog: Catalog, days: float = 14, mode: LockMode = LockMode.GOVERNANCE, *, doubting: bool = False
+) -> Session:
+    """A run begins now that promises that long."""
+    return catalog.begin("bucket", "alpha", until(days, mode), NOW, doubting=doubting)
+
+
+def due(session: Session) -> dict[str, int]:
+    """The objects that a run has to see to, and how many of their bytes it uses."""
+    session.renewals.collect()
+    return {found.stored.version or "": found.used for page in session.renewals.due() for found in page}
+
+
+def news(session: Session) -> list[Indexed]:
+    """What the next index tells."""
+    session.indexes.begin_publishing()
+    return [*session.indexes.news()]
+
+
+def of_version_1(path: Path, *, census: bool = False) -> Path:
+    """The same catalog as sysbackup made it before there were checksums."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    earlier = path.with_name("earlier")
+    with closing(sqlite3.connect(earlier, isolation_level=None)) as db:
+        db.executescript(_VERSION_1 + _CENSUS * census)
+        db.execute("ATTACH ? AS new", (str(path),))
+        for table in ("objects", "contents", "files", "indexes", "bucket"):
+            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
+            db.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
+        db.execute("DETACH new")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("INSERT INTO used VALUES (x'00')")
+    os.replace(earlier, path)
+    return path
