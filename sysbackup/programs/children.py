@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from sysbackup.concurrency.waits import settled
+
 FOR_GOOD = "SYSBACKUP_HOOK"
 """Set for programs that may leave something behind on purpose: see `adopting`."""
 
@@ -113,15 +115,8 @@ async def start(
         arguments = [b"/bin/sh", b"-c", _MOVE_INPUT, *arguments]
         streams = (data, *streams[1:])
     starting = _Starting(arguments, streams, environ, held, first)
-    cancelled: asyncio.CancelledError | None = None
-    while not starting.done.done():
-        try:
-            # A thread cannot be called back.
-            await asyncio.wait((starting.done,), timeout=None if cancelled is None else LATE)
-            if cancelled is not None:
-                break
-        except asyncio.CancelledError as caught:
-            cancelled = caught
+    # A thread cannot be called back.
+    cancelled = await settled(starting.done, patience=lambda: LATE)
     if cancelled is not None:
         starting.leave()
         raise cancelled

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 
-from sysbackup.concurrency.threads import Threads, tasks
+from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.task_groups import tasks
+from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.recovery.placing import Placer, where
 from sysbackup.recovery.placing_processes import Hands
@@ -23,37 +25,13 @@ _FEED = 1 << 20  # bytes of a large content per trip to a worker thread
 _DENIED = 32  # so many objects denied and none read: it will not get better
 
 
-class Allowance:
-    """How many reads, and bytes of them, may be in flight. One waits for it, many give back."""
-
-    def __init__(self, reads: int, size: int) -> None:
-        self._reads = reads
-        self._size = self._free = size
-        self._returned = asyncio.Event()
-
-    async def take(self, size: int) -> int:
-        """Wait for one read of `size` bytes; returns what to give back. More than there is counts as all."""
-        size = min(size, self._size)
-        while self._free < size or not self._reads:
-            self._returned.clear()
-            await self._returned.wait()
-        self._free -= size
-        self._reads -= 1
-        return size
-
-    def give_back(self, size: int) -> None:
-        """End one read."""
-        self._free += size
-        self._reads += 1
-        self._returned.set()
-
-
 class Fetcher:
     """
     Brings contents from the bucket to their places.
 
     `hands` write what was read whole, `placer` is for what streams; `told` gets
-    each job's outcome, on the event loop. With `looks` the target holds something
+    each job's outcome, on the event loop. `at_once` reads are in flight at the most,
+    and hold no more than `memory` grants. With `looks` the target holds something
     already: what of it is right is not fetched.
     """
 
@@ -65,8 +43,9 @@ class Fetcher:
         placer: Callable[[], Placer],
         hands: Hands,
         told: Callable[[Outcome], None],
-        allowance: Allowance,
+        memory: Budget,
         *,
+        at_once: int,
         looks: bool,
     ) -> None:
         self._store = store
@@ -76,7 +55,8 @@ class Fetcher:
         self._hands = hands
         self._looks = looks
         self._told = told
-        self._allowance = allowance
+        self._memory = memory
+        self._reads = asyncio.Semaphore(at_once)
         self._read = 0
         self._denied: list[AccessDenied] = []
 
@@ -89,12 +69,12 @@ class Fetcher:
         """
         async with tasks() as group:
             while (fetch := await planner.run(next, fetches, None)) is not None:
-                taken = await self._allowance.take(fetch.cost)
-                group.create_task(self._one(fetch, taken))
+                await self._reads.acquire()
+                group.create_task(self._one(fetch, await self._memory.take(fetch.cost)))
         if self._denied and not self._read:
             raise self._denied[0]
 
-    async def _one(self, fetch: Fetch, taken: int) -> None:
+    async def _one(self, fetch: Fetch, hold: Hold) -> None:
         try:
             if self._looks:
                 outcome, fetch = await self._placing.run(self._hands.look, fetch)
@@ -106,7 +86,8 @@ class Fetcher:
             else:
                 await self._hold(fetch)
         finally:
-            self._allowance.give_back(taken)
+            hold.release()
+            self._reads.release()
 
     async def _hold(self, fetch: Fetch) -> None:
         """What does not fit is read once more, before it is called damaged: it may have been the way."""

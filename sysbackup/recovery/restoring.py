@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 
+from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.flag import Flag
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import SysbackupError
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
-from sysbackup.recovery.fetching import Allowance, Fetcher
+from sysbackup.recovery.fetching import Fetcher
 from sysbackup.recovery.placing import Placer
 from sysbackup.recovery.placing_processes import Hands, Order, crew, looked, placed, through
 from sysbackup.recovery.planning import Plan
@@ -112,8 +113,10 @@ class _Restore:
                 writers = workers
                 hands = through(stack.enter_context(crew(workers, order, self._root, self._stop)))
             placing = stack.enter_context(Threads(writers, self._stop))
-            allowance = Allowance(options.fetches, options.memory)
-            fetcher = Fetcher(store, threads, placing, placer, hands, self._took, allowance, looks=looks)
+            memory = Budget(options.memory)
+            fetcher = Fetcher(
+                store, threads, placing, placer, hands, self._took, memory, at_once=options.fetches, looks=looks
+            )
             await fetcher.bring(self._plan.fetches(), planner)
 
     def unmatched(self, path: bytes) -> None:
