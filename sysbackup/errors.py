@@ -113,7 +113,7 @@ class StoreUnavailable(StoreError):
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors that a group holds, those of groups in it too, in order; an error that is no group stands for itself."""
+    """The errors that a group holds, those of groups in it too, in order; what is no group stands for itself."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from leaves(part)

@@ -10,9 +10,7 @@ T = TypeVar("T")
 _AGAIN = 4.0
 
 
-async def outlast(
-    work: Awaitable[T], *, told: Callable[[], object] | None = None, seconds: float | None = None
-) -> T:
+async def outlast(work: Awaitable[T], *, told: Callable[[], object] | None = None, seconds: float | None = None) -> T:
     """
     The result of `work`, which a cancellation of the caller does not cut short.
 
@@ -39,10 +37,11 @@ async def settled(
     """
     Wait until `job` is done, however often we are cancelled; returns the first cancellation, None where there was none.
 
-    At that one `told` is called, for the job to end by itself what waiting it
-    does, and `patience`, for how many seconds it may still take (None: as many
-    as it needs). After these it is cancelled, and waited for all the same; `hurried`,
-    it is so at the second cancellation already. The job of a thread cannot be cancelled, and must be given all its time.
+    At the first one `told` is called, for the job to end what waiting it does, and
+    `patience`, for how many seconds the job may still take (None: as many as it
+    needs). After these it is cancelled, and waited for all the same; with `hurried`
+    at a second cancellation already. What a thread does cannot be cancelled: it
+    must be given all the time it needs.
     """
     loop = asyncio.get_running_loop()
     first: asyncio.CancelledError | None = None

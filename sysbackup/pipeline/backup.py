@@ -19,9 +19,10 @@ from sysbackup import logs
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.catalog.schema import set_aside
+from sysbackup.concurrency.waits import outlast
 from sysbackup.config.sections import Config, Prices
 from sysbackup.disk.sorting import Sorter, spooling
-from sysbackup.errors import ConfigError, SysbackupError
+from sysbackup.errors import ConfigError, foremost
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.cache_directory import bucket_identity, catalog_path, exclusive
 from sysbackup.pipeline.census import count_all, look_for_all
@@ -32,7 +33,6 @@ from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
-from sysbackup.pipeline.streaming import finished
 from sysbackup.pipeline.tally import Summary, Tally
 from sysbackup.programs.running import Program, find_programs
 from sysbackup.store.accounting import Requests
@@ -158,7 +158,7 @@ async def _run(
             summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise foremost(group) from group
     return summary
 
 
@@ -166,7 +166,7 @@ async def _catalog(config: Config) -> Catalog:
     """The catalog, opened in a thread: every page of it is looked over."""
     opening = asyncio.get_running_loop().run_in_executor(None, Catalog, catalog_path(config.cache))
     try:
-        return await finished(opening)
+        return await outlast(opening)
     except asyncio.CancelledError:
         opening.add_done_callback(lambda job: None if job.exception() else job.result().close())
         raise
@@ -214,19 +214,6 @@ async def _store_lost(gathering: Gathering, spool: Sorter, catalog: Catalog, con
         # Set down first: the spool may not be read and added to at the same time.
         await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(spool, catalog)))
         await gathering.gather_again(path for path, _ in gone.sorted())
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that people are to see: ours before others, the first before the rest."""
-    leaves: list[BaseException] = []
-    heap: list[BaseException] = [group]
-    while heap:
-        error = heap.pop()
-        if isinstance(error, BaseExceptionGroup):
-            heap += reversed(error.exceptions)
-        else:
-            leaves.append(error)
-    return next((e for e in leaves if isinstance(e, SysbackupError)), leaves[0])
 
 
 def _summary(

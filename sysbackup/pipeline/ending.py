@@ -7,7 +7,6 @@ that the manifest has: nobody else could tell that name.
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,9 +15,9 @@ import structlog
 from sysbackup.catalog.known import Catalog
 from sysbackup.catalog.rows import CatalogUnusable
 from sysbackup.catalog.schema import set_aside
+from sysbackup.concurrency.waits import outlast, settled
 from sysbackup.errors import AccessDenied, BucketUnusable, SpoolError, StoreError, expected
 from sysbackup.pipeline.naming import Naming
-from sysbackup.pipeline.streaming import finished
 from sysbackup.pipeline.tally import Tally
 
 log = structlog.get_logger()
@@ -52,21 +51,13 @@ async def outlasting(writing: Coroutine[Any, Any, T], tally: Tally) -> T:
 
 
 async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        patience = _WITHIN if tally.sending_as else 0.0
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task], timeout=patience)
-            if not task.done():
-                task.cancel()
-            patience = _WITHIN
-        if task.cancelled():
-            raise
-        result = task.result()
+    cancelled = await settled(task, patience=lambda: _WITHIN if tally.sending_as else 0.0, hurried=True)
+    if cancelled is not None and task.cancelled():
+        raise cancelled
+    result = task.result()
+    if cancelled is not None:
         _outlived()
-        return result
+    return result
 
 
 async def tidied(catalog: Catalog, names: Naming) -> datetime | None:
@@ -77,8 +68,8 @@ async def tidied(catalog: Catalog, names: Naming) -> datetime | None:
     """
     loop = asyncio.get_running_loop()
     try:
-        await finished(loop.run_in_executor(None, catalog.tidy, names.started))
-        return await finished(loop.run_in_executor(None, catalog.next_lock_end, names.started))
+        await outlast(loop.run_in_executor(None, catalog.tidy, names.started))
+        return await outlast(loop.run_in_executor(None, catalog.next_lock_end, names.started))
     except asyncio.CancelledError:
         _outlived()
         return None

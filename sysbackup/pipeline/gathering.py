@@ -18,6 +18,7 @@ from itertools import islice
 from sysbackup.catalog.known import Catalog
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.channel import Channel
+from sysbackup.concurrency.waits import outlast
 from sysbackup.config.sections import Config
 from sysbackup.disk.sorting import Sorter
 from sysbackup.files.owners import Owners
@@ -32,7 +33,7 @@ from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick
 from sysbackup.pipeline.sharing import publish
 from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freight
 from sysbackup.pipeline.snapshotting import Snapshotting
-from sysbackup.pipeline.streaming import Streamer, finished
+from sysbackup.pipeline.streaming import Streamer
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.running import Program
 from sysbackup.store.port import ObjectStore
@@ -223,8 +224,9 @@ class Gathering:
                 self._tally.reading(todo[0])
                 hold = await self._budget.take(allowance)
                 try:
-                    found = await finished(
-                        loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance), self._stop
+                    found = await outlast(
+                        loop.run_in_executor(stage.pool, stage.examiner.examine, todo, allowance),
+                        told=self._stop.set,
                     )
                 except BaseException:
                     hold.release()

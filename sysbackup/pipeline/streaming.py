@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from sysbackup.catalog.known import Catalog
+from sysbackup.concurrency.waits import outlast
 from sysbackup.disk.sorting import Sorter
 from sysbackup.files import reading
 from sysbackup.files.folders import Folders, missing
@@ -40,24 +41,6 @@ T = TypeVar("T")
 _SLICE = 64 << 20
 
 
-async def finished(job: "asyncio.Future[T]", stop: threading.Event | None = None) -> T:
-    """
-    What a thread's job returns; a cancellation waits for its end first.
-
-    What the job works on, a descriptor above all, may be closed after this.
-    `stop` is set by a cancellation, for the job to end what waiting it does.
-    """
-    try:
-        return await asyncio.shield(job)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop.set()
-        # An error of its own is of no interest any more; asyncio would log that nobody has looked at it.
-        job.add_done_callback(lambda job: job.cancelled() or job.exception())
-        await asyncio.wait([job])
-        raise
-
-
 class _Twice:
     """The second reading as a stream's source: approved if it saw what the first one did."""
 
@@ -70,7 +53,7 @@ class _Twice:
         """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
-        body = await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
+        body = await outlast(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
         self._dealt_with((self._file.size + self._file.position) // 2)
         return body
 
@@ -129,7 +112,7 @@ class Streamer:
                     return
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._stop)
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._pool, work), told=self._stop.set)
 
     async def _try(self, path: bytes, *, last: bool) -> bool:
         async with AsyncExitStack() as stack:
@@ -230,7 +213,7 @@ class _Once:
         """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._take, size))
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._pool, self._take, size))
 
     def _take(self, size: int) -> bytes:
         parts = []
