@@ -6,12 +6,10 @@ took with one: seven system calls for each file, and as many changes of hands.
 """
 
 import importlib
-import os
 import queue
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -20,18 +18,16 @@ from typing import Self
 from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import ProgramError
 from sysbackup.programs.children import environment
+from sysbackup.programs.own_python import own_python
 
 _LENGTHS = struct.Struct(">QQ")
 _LEAVING = 10.0  # seconds that a process gets to leave after its last job
-
-# The same modules as here, wherever they were found; `python -c` would look into the working directory.
-_BEGIN = "import sys; sys.path[:] = sys.argv[3:]; from sysbackup.programs import pool; pool.serve(*sys.argv[1:3])"
 
 Work = Callable[[bytes, bytearray], bytes]
 """Does one job, from what it is told and the data that belong to it; returns the answer."""
 
 
-class Crew:
+class ProcessPool:
     """
     A few processes that do one kind of work. A context manager; leaving it ends them.
 
@@ -41,14 +37,14 @@ class Crew:
     """
 
     def __init__(self, number: int, kind: str, order: bytes, descriptor: int, stop: Flag) -> None:
-        self._idle: queue.SimpleQueue[_Mate] = queue.SimpleQueue()
-        self._all: list[_Mate] = []
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._all: list[_Process] = []
         try:
             for _ in range(number):
-                mate = _Mate(kind, descriptor, stop)
-                self._all.append(mate)
-                mate.send(order)
-                self._idle.put(mate)
+                process = _Process(kind, descriptor, stop)
+                self._all.append(process)
+                process.send(order)
+                self._idle.put(process)
         except BaseException:
             self._end()
             raise
@@ -66,29 +62,29 @@ class Crew:
         To be called by no more threads than there are processes. `ProgramError`
         where the process did not live to answer.
         """
-        mate = self._idle.get()
+        process = self._idle.get()
         try:
-            mate.send(told, data)
-            return mate.answer()
+            process.send(told, data)
+            return process.answer()
         finally:
-            self._idle.put(mate)
+            self._idle.put(process)
 
     def _end(self) -> None:
-        for mate in self._all:
-            mate.channel.close()
-        for mate in self._all:
-            mate.leave()
+        for process in self._all:
+            process.channel.close()
+        for process in self._all:
+            process.leave()
 
 
-class _Mate:
+class _Process:
     """One process, seen from here."""
 
     def __init__(self, kind: str, descriptor: int, stop: Flag) -> None:
         self.channel, theirs = socket.socketpair()
         try:
-            path = [os.path.abspath(entry) for entry in sys.path]
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, kind, f"{theirs.fileno()},{descriptor},{stop.descriptor}", *path],
+            numbers = f"{theirs.fileno()},{descriptor},{stop.descriptor}"
+            self._popen = subprocess.Popen(
+                own_python(f"{__name__}:serve", kind, numbers),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), descriptor, stop.descriptor),
@@ -119,15 +115,15 @@ class _Mate:
     def leave(self) -> None:
         """Wait until the process, whose channel is closed, has left."""
         try:
-            self._process.wait(_LEAVING)
+            self._popen.wait(_LEAVING)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._popen.kill()
+            self._popen.wait()
 
     def _lost(self) -> ProgramError:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        status = self._process.returncode
+            self._popen.wait(1.0)
+        status = self._popen.returncode
         return ProgramError(
             f"a helper process of sysbackup ended unexpectedly (status {status}; was it killed for want of memory?)"
         )

@@ -79,7 +79,7 @@ class Running:
         if self._ending is None:
             return self._failure
         for inlet in self._inlets:
-            inlet.pour(_ignore)
+            inlet.drain(_ignore)
         return await asyncio.shield(self._ending)
 
     async def start(self, program: Program, *, with_data: bool) -> None:
@@ -106,7 +106,7 @@ class Running:
                 os.close(descriptor)
         self._name = shown(program.name)
         self._said = StandardError(program.name)
-        self._errors.pour(self._said.feed)
+        self._errors.drain(self._said.feed)
         self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
 
     async def leave(self) -> None:
@@ -176,7 +176,7 @@ class Running:
 
     async def _stop(self, child: Child, grace: float) -> None:
         for inlet in self._inlets:
-            inlet.pour(_ignore)  # what writes to a full pipe cannot end
+            inlet.drain(_ignore)  # what writes to a full pipe cannot end
         await child.end(grace, [inlet.ended for inlet in self._inlets])
 
     def _verdict(self, child: Child, *, silent: bool, cut_off: bool, left: "_Left | None") -> str | None:
@@ -264,7 +264,7 @@ async def _told(
     child, outlet, inlet = started
     left = False
     said = StandardError(program.name)
-    inlet.pour(said.feed)
+    inlet.drain(said.feed)
     why: str | None = None
     try:
         async with asyncio.timeout_at(until):

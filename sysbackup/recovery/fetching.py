@@ -14,7 +14,7 @@ from sysbackup.concurrency.task_groups import tasks
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.recovery.placing import Placer, where
-from sysbackup.recovery.placing_processes import Hands
+from sysbackup.recovery.placing_processes import TargetWork
 from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.refusals import reason
 from sysbackup.recovery.restore_report import Outcome
@@ -29,7 +29,7 @@ class Fetcher:
     """
     Brings contents from the bucket to their places.
 
-    `hands` write what was read whole, `placer` is for what streams; `told` gets
+    `target` writes what was read whole, `placer` is for what streams; `told` gets
     each job's outcome, on the event loop. `at_once` reads are in flight at the most,
     and hold no more than `memory` grants. With `looks` the target holds something
     already: what of it is right is not fetched.
@@ -41,7 +41,7 @@ class Fetcher:
         threads: Threads,
         placing: Threads,
         placer: Callable[[], Placer],
-        hands: Hands,
+        target: TargetWork,
         told: Callable[[Outcome], None],
         memory: Budget,
         *,
@@ -52,7 +52,7 @@ class Fetcher:
         self._threads = threads
         self._placing = placing
         self._placer = placer
-        self._hands = hands
+        self._target = target
         self._looks = looks
         self._told = told
         self._memory = memory
@@ -77,7 +77,7 @@ class Fetcher:
     async def _one(self, fetch: Fetch, hold: Hold) -> None:
         try:
             if self._looks:
-                outcome, fetch = await self._placing.run(self._hands.look, fetch)
+                outcome, fetch = await self._placing.run(self._target.look, fetch)
                 self._told(outcome)
             if not fetch.contents:
                 return
@@ -108,7 +108,7 @@ class Fetcher:
             reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
             self._told(await self._threads.run(self._fail, fetch, reasons))
             return {}
-        placed = await self._placing.run(self._hands.place, fetch, data)
+        placed = await self._placing.run(self._target.place, fetch, data)
         self._told(placed.outcome)
         return placed.damaged
 
@@ -139,7 +139,7 @@ class Fetcher:
         """Whether the content is dealt with. Not so where it does not fit and this was not the last try."""
         try:
             if await self._threads.run(stream.begin):
-                await self._pour(fetch, stream)
+                await self._feed(fetch, stream)
         except FormatError as exc:
             if not last:
                 return False
@@ -152,7 +152,7 @@ class Fetcher:
             stream.close()
         return True
 
-    async def _pour(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
+    async def _feed(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
         waiting = bytearray()
