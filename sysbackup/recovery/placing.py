@@ -23,7 +23,7 @@ _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 DIFFERS = "what the bucket holds is not what was backed up: the SHA-256 differs"
 
 
-class Source(Protocol):
+class VerifiedContent(Protocol):
     """A content that is known to be right and can be written more than once."""
 
     def pieces(self) -> Iterator[bytes]:
@@ -80,7 +80,7 @@ class Placer:
             self.place(wanted, content)
         return damaged
 
-    def place(self, wanted: Wanted, content: Source, ready: Draft | None = None) -> None:
+    def place(self, wanted: Wanted, content: VerifiedContent, ready: Draft | None = None) -> None:
         """Write all files that want this content; `ready` is the first of them, complete but for its name."""
         for group in wanted.groups:
             if self._stop.is_set():
@@ -117,7 +117,7 @@ class Placer:
         wanted.groups = []
         return None
 
-    def _make(self, group: list[bytes], content: Source, ready: Draft | None) -> None:
+    def _make(self, group: list[bytes], content: VerifiedContent, ready: Draft | None) -> None:
         """One file under all its names. `ready` stays open: it may be what others are copied from."""
         made: list[Draft] = []
         linked: Draft | None = None
@@ -140,7 +140,7 @@ class Placer:
             for draft in made:
                 draft.close()
 
-    def _write(self, path: bytes, content: Source) -> Draft:
+    def _write(self, path: bytes, content: VerifiedContent) -> Draft:
         draft = Draft(self._walker.reach(split(path)[0]))
         try:
             for piece in content.pieces():
