@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.display import count, duration, size
+from sysbackup.cli.display import count
 from sysbackup.cli.event_loop import run
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.list import list_command
@@ -26,6 +26,7 @@ from sysbackup.cli.output import into_descriptor, into_file
 from sysbackup.cli.streams import NobodyReads, Unprinted
 from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount, elapsed
 from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
@@ -285,8 +286,8 @@ def _show(found: stored_runs.StoredRun, report: Report, seconds: float) -> None:
     good = report.exit_code == 0
     mark, colour = ("✔", "green") if good else ("!", "yellow")
     console.print(
-        f"[{colour}]{mark}[/] Restored {count(counts.files, 'file')} ({size(counts.bytes)}) of {found.run}"
-        f" in {duration(seconds)}.",
+        f"[{colour}]{mark}[/] Restored {count(counts.files, 'file')} ({amount(counts.bytes)}) of {found.run}"
+        f" in {elapsed(seconds)}.",
         highlight=False,
     )
     others = {
