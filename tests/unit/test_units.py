@@ -117,7 +117,14 @@ def test_amounts_stand_beside_each_other(number: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (8.44, "8.4 s"), (60, "1 min 0 s"), (200.9, "3 min 20 s"), (3600, "1 h 0 min"), (93900, "26 h 5 min")],
+    [
+        (0, "0.0 s"),
+        (8.44, "8.4 s"),
+        (60, "1 min 0 s"),
+        (200.9, "3 min 20 s"),
+        (3600, "1 h 0 min"),
+        (93900, "26 h 5 min"),
+    ],
 )
 def test_what_something_took_is_said_in_two_units(seconds: float, text: str) -> None:
     """Nothing is rounded up: what took 59 s and a bit did not take a minute more."""
