@@ -25,7 +25,7 @@ FORMAT = 1
 
 VANISHED = "file.vanished"
 
-# A line holds one file. What we write into it is bounded: 1 MiB of extended attributes (`files.nodes`), which base64
+# A line holds one file. What we write into it is bounded: 1 MiB of extended attributes (`files.xattrs`), which base64
 # and escapes make 3 at the most; two ACLs of 64 KiB (acl(5)), 8,191 entries each with names of up to 256 bytes; a path
 # of 64 KiB (`programs.picker_output`), whose control characters take six bytes each.
 LINE_LIMIT = 8 << 20

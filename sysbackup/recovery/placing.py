@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import FormatError
-from sysbackup.files.dressing import Dresser
+from sysbackup.files.applying import Applier
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
@@ -41,10 +41,10 @@ class Placer:
     def __init__(self, root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._walker = Walker(root)
-        self._dresser = Dresser(owners, self.outcome.lack)
+        self._applier = Applier(owners, self.outcome.lack)
         self._stop = stop
         self._overwrite = overwrite
-        self._present = Present(self._walker, self._dresser, self.outcome, overwrite=overwrite)
+        self._present = Present(self._walker, self._applier, self.outcome, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         return self
@@ -151,9 +151,9 @@ class Placer:
         return draft
 
     def _finish(self, draft: Draft, entry: File, path: bytes) -> None:
-        """Dress a complete draft and give it its name."""
+        """Give a complete draft all that its entry says, and its name."""
         draft.settle()
-        self._dresser.dress(draft.fd, entry, path)
+        self._applier.apply(draft.fd, entry, path)
         draft.publish(split(path)[1], overwrite=self._overwrite)
         self.outcome.files += 1
         self.outcome.size += entry.size
