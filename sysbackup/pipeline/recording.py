@@ -21,6 +21,7 @@ from sysbackup.disk.sorting import Record, Sorter
 from sysbackup.errors import StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.shipping import Pieces, Sender
@@ -81,7 +82,7 @@ class Recorder:
         return self._compressed(run)
 
     def _compressed(self, run: str) -> Iterator[bytes]:
-        writer = manifest.ManifestWriter()
+        writer = ManifestWriter()
         for line in self._lines(run):
             yield writer.add(line)
         yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._tally.problems))

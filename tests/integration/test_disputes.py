@@ -15,7 +15,8 @@ import pytest
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest import End, ManifestWriter, RunHeader
+from sysbackup.formats.manifest import End, RunHeader
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
 from sysbackup.pipeline import shipping
 from sysbackup.pipeline.backup import back_up

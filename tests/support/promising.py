@@ -31,6 +31,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sysbackup.catalog import renewal
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.model import Location, Lock, LockMode
 from sysbackup.pipeline import examining, gathering, sharing
 from sysbackup.pipeline.backup import back_up
@@ -294,7 +295,7 @@ class Promises(RuleBasedStateMachine):
             kept = next((k for k in versions if not k.marker and k.modified >= started), None)
             if kept is None or not key.startswith("manifests/"):
                 continue
-            reader = manifest.ManifestReader()
+            reader = ManifestReader()
             header, *entries = reader.feed(kept.body)
             reader.finish()
             assert isinstance(header, manifest.RunHeader)
