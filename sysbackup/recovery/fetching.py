@@ -13,9 +13,9 @@ from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.task_groups import tasks
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer, where
 from sysbackup.recovery.placing_processes import TargetWork
-from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.refusals import reason
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.streamed import Doubted, Streamed

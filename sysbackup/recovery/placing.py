@@ -14,7 +14,7 @@ from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
 from sysbackup.formats import gzipping
 from sysbackup.formats.manifest import File
-from sysbackup.recovery.planning import Fetch, Wanted, file_of
+from sysbackup.recovery.fetches import Fetch, Wanted, file_of
 from sysbackup.recovery.present import Present
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome

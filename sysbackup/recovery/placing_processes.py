@@ -10,8 +10,8 @@ from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import RestoreError
 from sysbackup.files.owners import Owners
 from sysbackup.programs.pool import ProcessPool, Work
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer
-from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.restore_report import Outcome
 
 

@@ -8,7 +8,6 @@ or fetched. Its entries wait in sorted spools, so their number costs no memory.
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,14 +22,10 @@ from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
 from sysbackup.model import brief
+from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
 
-# A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
-HELD = 8 * MIB
-
-_GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
-_RANGE = 32 * MIB  # no single read is longer
 _PATHS = 4096  # paths per fetch; their entries wait in memory
 _ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attributes
 _LINKED = 32 * MIB  # bytes of their entries at most: memory is not for the manifest to spend
@@ -42,69 +37,6 @@ _NO_LINK = bytes(16)
 _NO_PLACE = b"\0"  # no key, no version: an empty file
 
 _MOST = (1 << 63) - 1
-
-
-@dataclass(slots=True)
-class Wanted:
-    """
-    One content and who wants it.
-
-    `offset` and `length` are of its bytes in the object; None: all of it.
-    `groups` holds for each file to be made its encoded entries: more than one
-    where they are hard links to one inode. `gzip` is what the manifest says of
-    the bytes; of an object of its own (no `offset`) they may be either.
-    """
-
-    sha: bytes
-    size: int
-    gzip: bool
-    offset: int | None
-    length: int | None
-    groups: list[list[bytes]] = field(default_factory=list)
-
-    @property
-    def stored_most(self) -> int:
-        """The most bytes that this content can take in its object."""
-        return gzipping.largest(self.size) if self.length is None else self.length
-
-
-@dataclass(slots=True)
-class Fetch:
-    """
-    What one read of one object brings. `key` is empty for empty files, which need none.
-
-    `start` and `length` are the range to read; `length` None: to the end. `said` is how many bytes the entries have.
-    """
-
-    key: str
-    version: str | None
-    start: int = 0
-    length: int | None = None
-    contents: list[Wanted] = field(default_factory=list)
-    said: int = 0
-
-    @property
-    def streams(self) -> bool:
-        """Whether its one content is too large to be held."""
-        return len(self.contents) == 1 and self.contents[0].size > HELD
-
-    @property
-    def cost(self) -> int:
-        """The most bytes it holds in memory."""
-        if self.streams:
-            return 8 * MIB + self.said
-        largest = max(wanted.size for wanted in self.contents)
-        return self.said + largest + (self.contents[0].stored_most if self.length is None else self.length)
-
-    def part(self, contents: list[Wanted]) -> "Fetch":
-        """A read of some of its contents, no longer than it must be; what it may cost is not more."""
-        said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
-        fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
-        ends = [(w.offset, w.offset + w.length) for w in contents if w.offset is not None and w.length is not None]
-        if ends and self.length is not None:
-            fetch.start = min(begin for begin, _ in ends)
-            fetch.length = max(end for _, end in ends) - fetch.start
-        return fetch
 
 
 class Plan:
@@ -174,23 +106,15 @@ class Plan:
         paths = 0
         for key, lines in _groups(self._contents.sorted()):
             where, wanted = _place(key), _wanted(key)
-            if fetch is None or paths >= _PATHS or fetch.said >= _ENTRIES or not _joins(fetch, where, wanted):
+            if fetch is None or paths >= _PATHS or fetch.said >= _ENTRIES or not joins(fetch, where, wanted):
                 if fetch is not None:
                     yield fetch
-                fetch = _begin(where, wanted)
+                fetch = begun(where, wanted)
                 paths = 0
-            _join(fetch, wanted, lines)
+            join(fetch, wanted, lines)
             paths += len(lines)
         if fetch is not None:
             yield fetch
-
-
-def file_of(line: bytes) -> File:
-    """The file that a plan has set down as `line`."""
-    entry = manifest.decode(line)
-    if not isinstance(entry, File):
-        raise TypeError(entry)
-    return entry
 
 
 def _key(entry: File) -> bytes:
@@ -264,40 +188,3 @@ def _place(key: bytes) -> tuple[str, str | None]:
 def _wanted(key: bytes) -> Wanted:
     offset, length, sha, size, gzip, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
     return Wanted(sha, size, gzip, offset - 1 if offset else None, length if offset else None)
-
-
-def _begin(where: tuple[str, str | None], first: Wanted) -> Fetch:
-    return Fetch(where[0], where[1], first.offset or 0, first.length)
-
-
-def _joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
-    """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
-    if (fetch.key, fetch.version) != where:
-        return False
-    if _same(fetch.contents[-1], wanted):
-        return True
-    if fetch.length is None or wanted.offset is None or wanted.length is None:
-        return False
-    if fetch.streams or wanted.size > HELD:
-        return False
-    near = wanted.offset <= fetch.start + fetch.length + _GAP
-    return near and wanted.offset + wanted.length - fetch.start <= _RANGE
-
-
-def _join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
-    if not fetch.contents or not _same(fetch.contents[-1], wanted):
-        fetch.contents.append(wanted)
-        if wanted.offset is not None and wanted.length is not None:
-            fetch.length = max(fetch.length or 0, wanted.offset + wanted.length - fetch.start)
-    fetch.contents[-1].groups.append(lines)
-    fetch.said += sum(map(len, lines))
-
-
-def _same(one: Wanted, other: Wanted) -> bool:
-    return (one.offset, one.length, one.sha, one.size, one.gzip) == (
-        other.offset,
-        other.length,
-        other.sha,
-        other.size,
-        other.gzip,
-    )

@@ -17,7 +17,7 @@ from sysbackup.files.folders import proc_path
 from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, Walker, split
 from sysbackup.files.writing import cannot_link, in_the_way, put_link
 from sysbackup.formats.manifest import CharDevice, Fifo, File, FileNode, Link
-from sysbackup.recovery.planning import Wanted, file_of
+from sysbackup.recovery.fetches import Wanted, file_of
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from sysbackup.errors import FormatError
 from sysbackup.files.writing import Draft
 from sysbackup.formats import gzipping
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import DIFFERS, Placer, where
-from sysbackup.recovery.planning import Fetch
 
 _PIECE = 1 << 20
 
