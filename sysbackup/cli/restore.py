@@ -30,7 +30,7 @@ from sysbackup.config.units import amount, elapsed
 from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Problem, shown
-from sysbackup.programs.running import pipe_into
+from sysbackup.programs.piping import pipe_into
 from sysbackup.recovery import snapshots, stored_runs
 from sysbackup.recovery.restore_report import NAMED_IN_THE_WAY, Counts, Options, Report
 from sysbackup.recovery.restoring import restore

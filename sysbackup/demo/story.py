@@ -30,7 +30,7 @@ from sysbackup.formats.manifest import File, Log
 from sysbackup.model import SystemClock, shown
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary
-from sysbackup.programs.running import pipe_into
+from sysbackup.programs.piping import pipe_into
 from sysbackup.recovery import snapshots, stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore

@@ -34,7 +34,7 @@ from sysbackup.pipeline.renewing import Doubt, Renewing
 from sysbackup.pipeline.sealing import host_seal
 from sysbackup.pipeline.sharing import Trust, learn_all, publish
 from sysbackup.pipeline.tally import Summary, Tally
-from sysbackup.programs.running import Program, find_programs
+from sysbackup.programs.discovery import Program, find_programs
 from sysbackup.store.accounting import Requests
 from sysbackup.store.port import ObjectStore
 

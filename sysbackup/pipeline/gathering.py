@@ -35,7 +35,7 @@ from sysbackup.pipeline.shipping import Freight, Sender, Shipment, upload_freigh
 from sysbackup.pipeline.snapshotting import Snapshotting
 from sysbackup.pipeline.streaming import Streamer
 from sysbackup.pipeline.tally import Tally
-from sysbackup.programs.running import Program
+from sysbackup.programs.discovery import Program
 from sysbackup.store.port import ObjectStore
 
 # Large files stored at the same time: two keep both disk and network busy without holding parts of many.

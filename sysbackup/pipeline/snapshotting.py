@@ -26,7 +26,8 @@ from sysbackup.model import Clock, Problem, shown
 from sysbackup.pipeline.naming import Naming
 from sysbackup.pipeline.shipping import Refused, Sender
 from sysbackup.pipeline.tally import Tally
-from sysbackup.programs.running import Program, Running, running
+from sysbackup.programs.discovery import Program
+from sysbackup.programs.running import Running, running
 from sysbackup.store.port import Body
 
 log = structlog.get_logger()

@@ -6,9 +6,10 @@ import signal
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
-from sysbackup.programs.children import FOR_GOOD, Child, start
+from sysbackup.programs.children import FOR_GOOD, Child
 from sysbackup.programs.own_python import own_python
 from sysbackup.programs.pipes import Inlet, Outlet, open_pipe
+from sysbackup.programs.starting import start
 
 # What systemd says to the main process, and to no other (sd_notify(3), sd_listen_fds(3)).
 _MAIN_ALONE = frozenset(

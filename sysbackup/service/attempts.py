@@ -19,7 +19,7 @@ from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Clock
 from sysbackup.pipeline.tally import Ended, badly
 from sysbackup.programs import adopting
-from sysbackup.programs.running import signal_name
+from sysbackup.programs.endings import signal_name
 from sysbackup.programs.workers import Worker, start_worker
 from sysbackup.service import messages
 from sysbackup.service.messages import Began, Over, Progress

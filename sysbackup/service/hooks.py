@@ -15,7 +15,8 @@ from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
 from sysbackup.pipeline.tally import Ended
-from sysbackup.programs.running import call, find_programs
+from sysbackup.programs.calling import call
+from sysbackup.programs.discovery import find_programs
 from sysbackup.service.messages import Began
 
 log = structlog.get_logger()
