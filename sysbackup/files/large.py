@@ -70,6 +70,8 @@ class LargeFile:
         """Go back to the beginning for the second reading."""
         self._hash = hashlib.sha256()
         self._at = 0
+        self._carry = bytearray()
+        self._ended = False
         self._gzip = gzipping.compressor() if compress else None
 
     def take(self, size: int) -> bytearray:
