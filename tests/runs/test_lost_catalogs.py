@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import BucketUnusable
-from sysbackup.pipeline import examining
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
 from tests.support.memory_store import MemoryBucket, MemoryStore
@@ -18,16 +17,7 @@ from tests.support.mortal import remove
 
 MIB = 1 << 20
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture
