@@ -29,13 +29,13 @@ class Folder(NamedTuple):
     """
     An open directory: its real path (`/` alone ends with a slash) and a descriptor opened with O_PATH.
 
-    `magic` is a path to the same directory through /proc, for the calls that
+    `through_proc` is a path to the same directory through /proc, for the calls that
     take no descriptor (xattrs); names are appended to it.
     """
 
     path: bytes
     fd: int
-    magic: bytes
+    through_proc: bytes
 
     def child(self, name: bytes) -> bytes:
         """The path of what is called `name` in here."""

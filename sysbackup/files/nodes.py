@@ -43,7 +43,7 @@ def _attributes(
     place: Place, path: bytes, status: os.stat_result, owners: Owners, shortfalls: list[Problem], fd: int | None
 ) -> dict[str, Any]:
     """What all entries have but the path, as keyword arguments of `manifest.Node`; `applying` is the way back."""
-    target: int | bytes = fd if fd is not None else place.folder.magic + (place.name or b".")
+    target: int | bytes = fd if fd is not None else place.folder.through_proc + (place.name or b".")
     values = xattrs.read(target, follow=fd is not None, path=path, shortfalls=shortfalls)
     found: dict[str, Any] = owners.read(status)
     found.update(permissions.read(status.st_mode, values, owners))

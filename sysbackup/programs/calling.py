@@ -45,8 +45,8 @@ async def _attended(
 ) -> str | None:
     child, outlet, inlet = started
     left = False
-    said = StandardError(program.name)
-    inlet.drain(said.feed)
+    stderr = StandardError(program.name)
+    inlet.drain(stderr.feed)
     why: str | None = None
     try:
         async with asyncio.timeout_at(until):
@@ -74,8 +74,8 @@ async def _attended(
                 child.signal(signal.SIGKILL)
             child.release()
             inlet.close()
-            said.finish()
-    return why if why is None else with_last_words(why, said)
+            stderr.finish()
+    return why if why is None else with_last_words(why, stderr)
 
 
 async def _start_hook(path: bytes, argument: bytes) -> tuple[Child, Outlet, Inlet]:

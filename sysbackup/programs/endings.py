@@ -28,8 +28,8 @@ def ended_badly(status: int) -> str:
     return f"ended with exit status {status}" if status > 0 else f"was killed by {signal_name(-status)}"
 
 
-def with_last_words(why: str, said: StandardError | None) -> str:
-    return f"{why}; its last words: {said.last}" if said is not None and said.last else why
+def with_last_words(why: str, stderr: StandardError | None) -> str:
+    return f"{why}; its last words: {stderr.last}" if stderr is not None and stderr.last else why
 
 
 def signal_name(number: int) -> str:

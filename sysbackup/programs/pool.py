@@ -55,7 +55,7 @@ class ProcessPool:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()
 
-    def work(self, told: bytes, data: bytes | bytearray) -> bytes:
+    def work(self, job: bytes, data: bytes | bytearray) -> bytes:
         """
         Have one job done by the next process that is free; blocks until it is.
 
@@ -64,7 +64,7 @@ class ProcessPool:
         """
         process = self._idle.get()
         try:
-            process.send(told, data)
+            process.send(job, data)
             return process.answer()
         finally:
             self._idle.put(process)
@@ -97,9 +97,9 @@ class _Process:
         finally:
             theirs.close()
 
-    def send(self, told: bytes, data: bytes | bytearray = b"") -> None:
+    def send(self, message: bytes, data: bytes | bytearray = b"") -> None:
         try:
-            _send(self.channel, told, data)
+            _send(self.channel, message, data)
         except OSError as exc:
             raise self._lost() from exc
 
@@ -145,18 +145,18 @@ def serve(kind: str, descriptors: str) -> None:
                 return
 
 
-def _send(channel: socket.socket, told: bytes, data: bytes | bytearray) -> None:
-    channel.sendall(_LENGTHS.pack(len(told), len(data)) + told)
+def _send(channel: socket.socket, message: bytes, data: bytes | bytearray) -> None:
+    channel.sendall(_LENGTHS.pack(len(message), len(data)) + message)
     channel.sendall(data)
 
 
 def _receive(channel: socket.socket) -> tuple[bytes, bytearray] | None:
-    """The next message; None where the other side has closed."""
+    """The next message and its data; None where the other side has closed."""
     lengths = _exactly(channel, _LENGTHS.size)
     if lengths is None:
         return None
-    told, data = (_exactly(channel, length) for length in _LENGTHS.unpack(lengths))
-    return None if told is None or data is None else (bytes(told), data)
+    message, data = (_exactly(channel, length) for length in _LENGTHS.unpack(lengths))
+    return None if message is None or data is None else (bytes(message), data)
 
 
 def _exactly(channel: socket.socket, length: int) -> bytearray | None:

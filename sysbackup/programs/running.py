@@ -55,7 +55,7 @@ class Running:
         self._data: Inlet | None = None
         self._errors: Inlet | None = None
         self._inlets: list[Inlet] = []
-        self._said: StandardError | None = None
+        self._stderr: StandardError | None = None
         self._ending: asyncio.Task[str | None] | None = None
         self._failure: str | None = None
 
@@ -103,8 +103,8 @@ class Running:
             for descriptor in (*ours, *theirs):
                 os.close(descriptor)
         self._name = shown(program.name)
-        self._said = StandardError(program.name)
-        self._errors.drain(self._said.feed)
+        self._stderr = StandardError(program.name)
+        self._errors.drain(self._stderr.feed)
         self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
 
     async def leave(self) -> None:
@@ -124,8 +124,8 @@ class Running:
                 inlet.close()
             if self._child is not None:
                 self._child.release()
-            if self._said is not None:
-                self._said.finish()
+            if self._stderr is not None:
+                self._stderr.finish()
 
     async def _end(self, child: Child) -> str | None:
         """See the program to its end, or end it where nothing comes from it for too long."""
@@ -141,8 +141,8 @@ class Running:
         if self._errors is not None:
             await asyncio.wait((self._errors.ended,), timeout=LEAVING_GRACE)
             self._errors.close()
-        if self._said is not None:
-            self._said.finish()
+        if self._stderr is not None:
+            self._stderr.finish()
         return self._verdict(child, silent=silent, cut_off=cut_off, left=left)
 
     async def _leave_nothing(self, child: Child, limit: float) -> "_Left | None":
@@ -195,7 +195,7 @@ class Running:
             )
         else:
             return None
-        return with_last_words(why, self._said)
+        return with_last_words(why, self._stderr)
 
     async def _until(self, awaited: "Sequence[asyncio.Future[None]]", limit: float) -> bool:
         """Wait for `awaited`; False where before that nothing has come on any pipe for `limit` seconds."""

@@ -42,7 +42,8 @@ class Fetch:
     """
     What one read of one object brings. `key` is empty for empty files, which need none.
 
-    `start` and `length` are the range to read; `length` None: to the end. `said` is how many bytes the entries have.
+    `start` and `length` are the range to read; `length` None: to the end. `entry_bytes`
+    are those of all entries that want its contents.
     """
 
     key: str
@@ -50,7 +51,7 @@ class Fetch:
     start: int = 0
     length: int | None = None
     contents: list[Wanted] = field(default_factory=list)
-    said: int = 0
+    entry_bytes: int = 0
 
     @property
     def streams(self) -> bool:
@@ -61,14 +62,14 @@ class Fetch:
     def cost(self) -> int:
         """The most bytes it holds in memory."""
         if self.streams:
-            return 8 * MIB + self.said
+            return 8 * MIB + self.entry_bytes
         largest = max(wanted.size for wanted in self.contents)
-        return self.said + largest + (self.contents[0].stored_most if self.length is None else self.length)
+        return self.entry_bytes + largest + (self.contents[0].stored_most if self.length is None else self.length)
 
     def part(self, contents: list[Wanted]) -> "Fetch":
         """A read of some of its contents, no longer than it must be; what it may cost is not more."""
-        said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
-        fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
+        entry_bytes = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
+        fetch = Fetch(self.key, self.version, self.start, self.length, contents, entry_bytes)
         ends = [(w.offset, w.offset + w.length) for w in contents if w.offset is not None and w.length is not None]
         if ends and self.length is not None:
             fetch.start = min(begin for begin, _ in ends)
@@ -110,7 +111,7 @@ def join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
         if wanted.offset is not None and wanted.length is not None:
             fetch.length = max(fetch.length or 0, wanted.offset + wanted.length - fetch.start)
     fetch.contents[-1].groups.append(lines)
-    fetch.said += sum(map(len, lines))
+    fetch.entry_bytes += sum(map(len, lines))
 
 
 def _same(one: Wanted, other: Wanted) -> bool:

@@ -29,7 +29,7 @@ class Fetcher:
     """
     Brings contents from the bucket to their places.
 
-    `target` writes what was read whole, `placer` is for what streams; `told` gets
+    `target` writes what was read whole, `placer` is for what streams; `report` gets
     each job's outcome, on the event loop. `at_once` reads are in flight at the most,
     and hold no more than `memory` grants. With `looks` the target holds something
     already: what of it is right is not fetched.
@@ -42,7 +42,7 @@ class Fetcher:
         placing: Threads,
         placer: Callable[[], Placer],
         target: TargetWork,
-        told: Callable[[Outcome], None],
+        report: Callable[[Outcome], None],
         memory: Budget,
         *,
         at_once: int,
@@ -54,7 +54,7 @@ class Fetcher:
         self._placer = placer
         self._target = target
         self._looks = looks
-        self._told = told
+        self._report = report
         self._memory = memory
         self._reads = asyncio.Semaphore(at_once)
         self._read = 0
@@ -78,7 +78,7 @@ class Fetcher:
         try:
             if self._looks:
                 outcome, fetch = await self._placing.run(self._target.look, fetch)
-                self._told(outcome)
+                self._report(outcome)
             if not fetch.contents:
                 return
             if fetch.streams:
@@ -96,7 +96,7 @@ class Fetcher:
             fetch = fetch.part([fetch.contents[number] for number in damaged])
             damaged = await self._try(fetch)
         if damaged:
-            self._told(await self._threads.run(self._fail, fetch, damaged))
+            self._report(await self._threads.run(self._fail, fetch, damaged))
 
     async def _try(self, fetch: Fetch) -> dict[int, str]:
         """Read and place; returns the numbers of contents that do not fit, and why."""
@@ -106,10 +106,10 @@ class Fetcher:
             return dict.fromkeys(range(len(fetch.contents)), str(exc))
         except StoreError as exc:
             reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
-            self._told(await self._threads.run(self._fail, fetch, reasons))
+            self._report(await self._threads.run(self._fail, fetch, reasons))
             return {}
         placed = await self._placing.run(self._target.place, fetch, data)
-        self._told(placed.outcome)
+        self._report(placed.outcome)
         return placed.damaged
 
     def _fail(self, fetch: Fetch, reasons: Mapping[int, str]) -> Outcome:
@@ -133,7 +133,7 @@ class Fetcher:
         with self._placer() as placer:
             if not await self._streamed(fetch, Streamed(placer, fetch), last=False):
                 await self._streamed(fetch, Doubted(placer, fetch), last=True)
-            self._told(placer.outcome)
+            self._report(placer.outcome)
 
     async def _streamed(self, fetch: Fetch, stream: Streamed | Doubted, *, last: bool) -> bool:
         """Whether the content is dealt with. Not so where it does not fit and this was not the last try."""

@@ -109,10 +109,10 @@ def helper(order: bytes, root: int, stop: Flag) -> Work:
     how = _orders.decode(order)
     owners = Owners(numeric=how.numeric_owner)
 
-    def work(told: bytes, data: bytearray) -> bytes:
+    def work(encoded: bytes, data: bytearray) -> bytes:
         with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
             try:
-                job = _jobs.decode(told)
+                job = _jobs.decode(encoded)
                 if job.looks:
                     left = placer.look(job.fetch)
                     return _encoder.encode(Placed(placer.outcome, left=left))

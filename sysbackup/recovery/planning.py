@@ -106,7 +106,7 @@ class Plan:
         paths = 0
         for key, lines in _groups(self._contents.sorted()):
             where, wanted = _place(key), _wanted(key)
-            if fetch is None or paths >= _PATHS or fetch.said >= _ENTRIES or not joins(fetch, where, wanted):
+            if fetch is None or paths >= _PATHS or fetch.entry_bytes >= _ENTRIES or not joins(fetch, where, wanted):
                 if fetch is not None:
                     yield fetch
                 fetch = begun(where, wanted)
