@@ -9,7 +9,7 @@ The tree is the architecture; a folder imports only from folders below it::
     programs  files  store  catalog  aws       subprocesses; the file system; the bucket; what is known; credentials
     disk                                       what is set down locally
     formats                                    keys, manifest, pack: pure, bytes in and out
-    concurrency                                channels, budgets, threads
+    concurrency                                channels, budgets, threads, waits
     config  logs  model  errors                the ground
 """
 

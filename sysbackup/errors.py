@@ -27,7 +27,7 @@ The message of each says what happened, to which file or object, and what to
 do. It never holds a secret.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -117,16 +117,23 @@ class StoreUnavailable(StoreError):
     """The store could not be reached, or went on refusing for lack of capacity, for `give_up_after`."""
 
 
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group holds, those of groups in it too, in order; what is no group stands for itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves(part)
+    else:
+        yield error
+
+
+def foremost(error: BaseException) -> BaseException:
+    """The one error of a group that people are to see: ours before others, the first before the rest."""
+    found = list(leaves(error))
+    return next((leaf for leaf in found if isinstance(leaf, SysbackupError)), found[0])
+
+
 def expected(error: BaseException) -> list[SysbackupError] | None:
     """The errors for people that this is, or is a group of; None where anything else is among them."""
-    if isinstance(error, SysbackupError):
-        return [error]
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    found: list[SysbackupError] = []
-    for part in error.exceptions:
-        causes = expected(part)
-        if causes is None:
-            return None
-        found += causes
-    return found
+    found = list(leaves(error))
+    ours = [leaf for leaf in found if isinstance(leaf, SysbackupError)]
+    return ours if len(ours) == len(found) else None

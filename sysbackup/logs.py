@@ -50,7 +50,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *form],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=_Steadfast(stream)),  # type: ignore[arg-type] # all it uses
+        logger_factory=structlog.WriteLoggerFactory(file=_LossyStream(stream)),  # type: ignore[arg-type] # all it uses
         cache_logger_on_first_use=False,
     )
     # What asyncio and the AWS libraries have to say. Their debug logs hold signatures: never, at no level of ours.
@@ -86,7 +86,7 @@ def _merge_subjects(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
     return event
 
 
-class _Steadfast:
+class _LossyStream:
     """A stream that drops what it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:

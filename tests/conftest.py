@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+from sysbackup.pipeline import examining
 from tests.support.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
 
 
@@ -82,3 +83,9 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
         return InMemory(multipart_locks=request.param == "memory")
     server: Server = request.getfixturevalue(request.param)
     return uvloop.run(server.bucket())
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as left alone at once: what was written before a run has not changed since."""
+    monkeypatch.setattr(examining, "_SETTLED", 0)

@@ -12,6 +12,7 @@ import structlog
 
 from sysbackup.catalog import upgrading
 from sysbackup.disk.ownership import leave_to_owner
+from sysbackup.disk.replacing import replacing
 from sysbackup.errors import CatalogUnusable
 
 log = structlog.get_logger()
@@ -263,22 +264,14 @@ def _take_over(path: Path) -> None:
 
     It gets the other's name when it is complete: one of the two is there, whatever happens meanwhile.
     """
-    new = path.with_name(f"{path.name}.taking-over")
-    new.unlink(missing_ok=True)  # a killed one's
-    _make_file(new)
-    try:
-        with closing(sqlite3.connect(new, isolation_level=None, uri=True)) as db:
+    with replacing(path, 0o600, durable=True) as new:
+        leave_to_owner(new.fileno(), path.parent)
+        with closing(sqlite3.connect(new.name, isolation_level=None, uri=True)) as db:
             # Nobody else knows of it, and half of it is of no use.
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("PRAGMA synchronous = OFF")
             db.executescript(_SCHEMA)
             upgrading.copy(db, path)
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
     log.info("catalog.taken_over", path=str(path), version=VERSION)
 
 

@@ -6,11 +6,12 @@ import msgspec
 from sysbackup.catalog.port import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.display import count, show_rows, size, when
+from sysbackup.cli.display import count, show_rows, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json
 from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.rebuilding import rebuild
 from sysbackup.disk.sorting import spooling
@@ -40,9 +41,9 @@ def info_command(invocation: Invocation, as_json: bool) -> None:
         put_json(msgspec.json.encode({"path": str(path), "bytes": path.stat().st_size, **_plain(info)}))
         return
     rows = [
-        ("catalog", f"{path}, {size(path.stat().st_size)}"),
+        ("catalog", f"{path}, {amount(path.stat().st_size)}"),
         ("bucket", info.bucket or "none yet"),
-        ("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {size(info.stored)}"),
+        ("knows", f"{count(info.contents, 'content')} in {count(info.objects, 'object')}, {amount(info.stored)}"),
         ("files", f"{count(info.files, 'file')} that need not be read while unchanged"),
     ]
     if info.locks:
@@ -81,5 +82,5 @@ async def _rebuild(config: Config, *, from_objects: bool) -> None:
         info = await rebuild(config, store, store.bucket, SystemClock(), from_objects=from_objects)
         put(
             f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
-            f" {size(info.stored)}. It took {count(store.requests.total, 'request')}."
+            f" {amount(info.stored)}. It took {count(store.requests.total, 'request')}."
         )

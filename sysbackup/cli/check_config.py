@@ -16,7 +16,8 @@ from sysbackup.cli import streams
 from sysbackup.cli.findings import Findings, Line, ProgramFile, print_plainly, show
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put_json
-from sysbackup.config.loading import Reading, cache_directory, read_config, state_directory
+from sysbackup.config.directories import cache_directory, state_directory
+from sysbackup.config.loading import ConfigFile, read_config
 from sysbackup.config.sections import Config, Metrics
 from sysbackup.config.settings import SETTINGS, Setting
 from sysbackup.errors import ConfigError
@@ -99,7 +100,7 @@ def _files(folder: Path) -> list[ProgramFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _lines(reading: Reading, config: Config) -> list[Line]:
+def _lines(reading: ConfigFile, config: Config) -> list[Line]:
     default = Config(directory=config.directory, cache=config.cache, state=config.state, runtime=config.runtime)
     return [
         Line(

@@ -1,11 +1,10 @@
 """`sysbackup daemon`: the service."""
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import click
 import structlog
@@ -13,7 +12,8 @@ import uvloop
 
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.config.sections import Config
-from sysbackup.errors import BusyError, SpoolError
+from sysbackup.disk.locked_file import held
+from sysbackup.errors import SpoolError
 from sysbackup.model import SystemClock
 from sysbackup.programs import adopting
 from sysbackup.service import history, signals
@@ -99,27 +99,23 @@ def _past(config: Config) -> Past:
 def _alone(config: Config) -> Iterator[None]:
     """Hold the runtime directory, made if it is missing. `BusyError` where another daemon holds it."""
     path = config.runtime / "daemon.lock"
-    try:
-        config.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as exc:
-        raise SpoolError(
-            f"cannot write to the runtime directory {config.runtime}: {exc.strerror}. Name another with"
-            " SYSBACKUP_RUNTIME_DIR"
-        ) from exc
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"another daemon is running: it holds {path}. See: sysbackup status") from None
+            config.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+            stack.enter_context(
+                held(
+                    path,
+                    busy=f"another daemon is running: it holds {path}. See: sysbackup status",
+                    elsewhere="The runtime directory must be on a file system with locks; name another with"
+                    " SYSBACKUP_RUNTIME_DIR",
+                )
+            )
         except OSError as exc:
             raise SpoolError(
-                f"cannot lock {path}: {exc.strerror}. The runtime directory must be on a file system with locks;"
-                " name another with SYSBACKUP_RUNTIME_DIR"
+                f"cannot write to the runtime directory {config.runtime}: {exc.strerror}. Name another with"
+                " SYSBACKUP_RUNTIME_DIR"
             ) from exc
         yield
-    finally:
-        os.close(fd)
 
 
 def _adopt() -> None:

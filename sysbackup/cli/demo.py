@@ -15,11 +15,12 @@ import click
 
 from sysbackup import logs
 from sysbackup.cli import process_setup
-from sysbackup.cli.display import count, duration, size
+from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal
 from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import GIB
+from sysbackup.config.units import amount, elapsed
 from sysbackup.demo.comparing import extent
 from sysbackup.demo.embedded import embedded_s3, environment_of_its_own
 from sysbackup.demo.screen import Screen
@@ -41,7 +42,7 @@ _AT_MOST = GIB
     metavar="DIRECTORY",
     help="Leave the configuration and the restored files here to look at. It must be empty or not exist.",
 )
-@click.option("--all", "everything", is_flag=True, help=f"Take PATH even if it holds more than {size(_AT_MOST)}.")
+@click.option("--all", "everything", is_flag=True, help=f"Take PATH even if it holds more than {amount(_AT_MOST)}.")
 @pass_invocation
 def command(invocation: Invocation, path: str, keep: Path | None, everything: bool) -> int:
     """
@@ -63,7 +64,7 @@ def command(invocation: Invocation, path: str, keep: Path | None, everything: bo
     run(_demo(screen, subject, keep, everything=everything))
     screen.console.print()
     where = "the server is stopped" if keep else "the server is stopped, nothing is left behind"
-    screen.good(f"All as promised, in {duration(monotonic() - begun)}; {where}")
+    screen.good(f"All as promised, in {elapsed(monotonic() - begun)}; {where}")
     return 0
 
 
@@ -75,7 +76,7 @@ async def _demo(screen: Screen, subject: bytes, keep: Path | None, *, everything
         found = extent(subject, None if everything else _AT_MOST)
         if not everything and found.total > _AT_MOST:
             raise UsageError(
-                f"{shown(subject)} holds more than {size(_AT_MOST)}, and the demo's server keeps what it is given on "
+                f"{shown(subject)} holds more than {amount(_AT_MOST)}, and the demo's server keeps what it is given on "
                 "this machine: name something smaller, or say --all"
             )
         place = stack.enter_context(workspace(keep, found.total))
@@ -84,9 +85,9 @@ async def _demo(screen: Screen, subject: bytes, keep: Path | None, *, everything
             "sysbackup demo: a backup's whole life in a few seconds",
             f"Of {shown(subject)}, to an S3 server inside this program. Nothing leaves this machine.",
         )
-        screen.say(f"{shown(subject)} holds {count(found.entries, 'entry', 'entries')}, {size(found.size)}.")
+        screen.say(f"{shown(subject)} holds {count(found.entries, 'entry', 'entries')}, {amount(found.size)}.")
         if found.elsewhere:
-            screen.say(f"Links in it lead to {size(found.elsewhere)} of files elsewhere; a backup keeps those too.")
+            screen.say(f"Links in it lead to {amount(found.elsewhere)} of files elsewhere; a backup keeps those too.")
         if found.closed:
             screen.note(
                 f"{count(found.closed, 'entry', 'entries')} not readable for this user: left out. Root gets all."

@@ -15,33 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup import logs
+from sysbackup.config.units import amount, elapsed
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import shown
 from sysbackup.service import messages, status_text
 
 
-def size(number: float) -> str:
-    """Bytes for people: `3.4 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 file`, `1,200 files`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`8.4 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def when(instant: datetime) -> str:
@@ -68,9 +50,9 @@ def doing(counts: messages.Progress, seconds: float) -> str:
     parts = [
         status_text.stage(counts),
         count(counts.files, "file"),
-        f"{size(counts.bytes_read)} read",
-        f"{size(counts.bytes_stored)} stored",
-        duration(max(seconds, 0)),
+        f"{amount(counts.bytes_read)} read",
+        f"{amount(counts.bytes_stored)} stored",
+        elapsed(max(seconds, 0)),
     ]
     if counts.percent is None and counts.files:
         parts.append(status_text.rate(counts, seconds))
@@ -141,12 +123,12 @@ class ProgressDisplay:
         passed = max(monotonic() - self._begun, 0.001)
         cells = [
             Text(count(counts.files, "file"), "bold"),
-            Text(f"{size(counts.bytes_read)} read"),
-            Text(f"{size(counts.bytes_stored)} stored"),
+            Text(f"{amount(counts.bytes_read)} read"),
+            Text(f"{amount(counts.bytes_stored)} stored"),
         ]
         if counts.files:
             cells.append(Text(status_text.rate(counts, passed)))
-        cells.append(Text(duration(passed)))
+        cells.append(Text(elapsed(passed)))
         if counts.problems:
             cells.append(Text(count(counts.problems, "problem"), "yellow"))
         self._spinner.update(text=Text(f" {self._note}{status_text.stage(counts)}", "cyan"))
@@ -197,7 +179,7 @@ def show_summary(console: Console, summary: Summary) -> None:
     mark, colour = ("✔", "green") if good else ("!", "yellow")
     console.print(
         f"[{colour}]{mark} Backup {escape(summary.run)} of {escape(summary.host)} is "
-        f"{'complete' if good else 'stored, with problems'}[/] in {duration(summary.seconds)}.",
+        f"{'complete' if good else 'stored, with problems'}[/] in {elapsed(summary.seconds)}.",
         soft_wrap=True,
     )
     show_rows(console, list(_rows(summary).items()))
@@ -209,11 +191,11 @@ def _rows(summary: Summary) -> Mapping[str, str]:
     entries = ", ".join(count(summary.entries[k], *word) for k, word in _KINDS.items() if summary.entries.get(k))
     requests = ", ".join(f"{n:,} {kind}" for kind, n in summary.requests.items())
     rows = {
-        "holds": f"{count(summary.files, 'file')}, {size(summary.bytes)}" + (f"; {entries}" if entries else ""),
-        "read": size(summary.read) + (f"; {count(summary.unchanged, 'file')} unchanged" if summary.unchanged else ""),
-        "stored": f"{size(summary.stored)} in {count(summary.objects, 'object')} "
+        "holds": f"{count(summary.files, 'file')}, {amount(summary.bytes)}" + (f"; {entries}" if entries else ""),
+        "read": amount(summary.read) + (f"; {count(summary.unchanged, 'file')} unchanged" if summary.unchanged else ""),
+        "stored": f"{amount(summary.stored)} in {count(summary.objects, 'object')} "
         f"({count(summary.contents, 'new content')})"
-        + (f"; {size(summary.reused)} were stored already" if summary.reused else ""),
+        + (f"; {amount(summary.reused)} were stored already" if summary.reused else ""),
         "requests": f"{sum(summary.requests.values()):,} for ${summary.price:.4f}: {requests}",
         "promised": f"until {when(summary.promise)}" if summary.promise else "nothing: lock_mode = none",
         "manifest": f"s3://{summary.bucket}/{summary.manifest}",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sysbackup.config.loading import cache_directory, load_config, runtime_directory, state_directory
+from sysbackup.config.directories import cache_directory, runtime_directory, state_directory
+from sysbackup.config.loading import load_config
 from sysbackup.config.sections import Config
 
 

@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.display import count, size, when
+from sysbackup.cli.display import count, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import host_option, json_option
 from sysbackup.cli.terminal import Terminal, put_json, say
 from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount
 from sysbackup.errors import RestoreError
 from sysbackup.model import LockMode, shown
 from sysbackup.recovery import stored_runs
@@ -167,7 +168,7 @@ def _show(found: Sequence[Listed], unseen: int, *, long: bool) -> None:
         blank = "-" if number < unseen else "?"
         outcome, *holds = _cells(row, blank)
         promised = (_promise(row, blank), _plain(row.tool or blank)) if long else ()
-        table.add_row(row.run, _plain(row.host), when(row.started), outcome, *promised, *holds, size(row.size))
+        table.add_row(row.run, _plain(row.host), when(row.started), outcome, *promised, *holds, amount(row.size))
     _print(table)
     for row in found:
         if row.versions:
@@ -182,7 +183,7 @@ def _versions(row: Listed) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for rival in row.versions:
         version, mark = _plain(rival.version or "?"), "used" if rival.used else ""
-        table.add_row(version, when(rival.stored), *_cells(rival, "?"), size(rival.size), mark)
+        table.add_row(version, when(rival.stored), *_cells(rival, "?"), amount(rival.size), mark)
     return table
 
 
@@ -191,7 +192,7 @@ def _cells(said: Told, blank: str) -> tuple[str, str, str]:
     if said.problems is None or said.files is None or said.bytes is None:
         return blank, blank, blank
     outcome = count(said.problems, "problem") if said.problems else "complete"
-    return outcome, f"{said.files:,}", size(said.bytes)
+    return outcome, f"{said.files:,}", amount(said.bytes)
 
 
 def _promise(said: Told, blank: str) -> str:

@@ -18,6 +18,7 @@ from sysbackup.concurrency.event_loop import run
 from sysbackup.errors import FormatError, UsageError
 from sysbackup.files import acl
 from sysbackup.files.owners import Owners
+from sysbackup.files.permissions import flags_bits
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import (
     BlockDevice,
@@ -169,7 +170,7 @@ def _mode(entry: FileNode, owners: Owners) -> str:
     if isinstance(entry, Link):
         return stat.filemode(kind | 0o777) + " "
     try:
-        flags = 0 if entry.flags is UNSET else acl.flags_bits(entry.flags)
+        flags = 0 if entry.flags is UNSET else flags_bits(entry.flags)
         if entry.acl is not UNSET:
             rights = acl.parse(entry.acl, owners)
             mark = " " if rights.access is None and rights.default is None else "+"

@@ -26,7 +26,7 @@ from sysbackup.cli.invocation import Invocation
 from sysbackup.cli.streams import NobodyReads
 from sysbackup.cli.terminal import say
 from sysbackup.concurrency.event_loop import Stopped
-from sysbackup.config.loading import config_directory
+from sysbackup.config.directories import config_directory
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.model import printable, shown
 

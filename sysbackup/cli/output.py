@@ -3,16 +3,14 @@
 import asyncio
 import errno
 import os
-import secrets
 import select
 import stat
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
-import aiofiles
-
+from sysbackup.concurrency.waits import outlast
+from sysbackup.disk.replacing import replacing
 from sysbackup.errors import RestoreError
 
 _PIECE = 1 << 20
@@ -53,28 +51,21 @@ async def _into_special(data: AsyncIterator[bytes], path: Path) -> None:
 
 
 async def _into_new(data: AsyncIterator[bytes], path: Path, *, overwrite: bool) -> None:
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        async with aiofiles.open(fd, "wb", buffering=0) as file:
-            async for chunk in data:
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[await file.write(rest) :]
-        _name(temporary, path, overwrite=overwrite)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    loop = asyncio.get_running_loop()
+    with replacing(path, 0o600, alone=False) as file:
+        async for chunk in data:
+            await outlast(loop.run_in_executor(None, file.write, chunk))
+        if not overwrite:
+            _check_free(path)
 
 
 def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _name(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    if os.path.lexists(path) and not overwrite:
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    os.replace(temporary, path)
 
 
 def _write(fd: int, chunk: bytes, stop: Event) -> None:

@@ -15,12 +15,13 @@ from rich.progress import Progress as Bars
 
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.display import count, duration, size
+from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import Choice, json_option, selected, version_option, whose_option
 from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount, elapsed
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import NAMED_IN_THE_WAY, Counts, Options, Report
@@ -169,8 +170,8 @@ def _show(found: stored_runs.StoredRun, report: Report, seconds: float) -> None:
     good = report.exit_code == 0
     mark, colour = ("✔", "green") if good else ("!", "yellow")
     console.print(
-        f"[{colour}]{mark}[/] Restored {count(counts.files, 'file')} ({size(counts.bytes)}) of {found.run}"
-        f" in {duration(seconds)}.",
+        f"[{colour}]{mark}[/] Restored {count(counts.files, 'file')} ({amount(counts.bytes)}) of {found.run}"
+        f" in {elapsed(seconds)}.",
         highlight=False,
     )
     others = {

@@ -18,7 +18,7 @@ from sysbackup.config.sections import Config
 from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import shown
-from sysbackup.programs.running import pipe_into
+from sysbackup.programs.piping import pipe_into
 from sysbackup.recovery import snapshots
 from sysbackup.store.port import ObjectStore
 

@@ -9,18 +9,19 @@ import click
 import msgspec
 
 from sysbackup.cli import streams
-from sysbackup.cli.display import count, doing, duration, one_line, size, source, when
+from sysbackup.cli.display import count, doing, one_line, source, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import legible, put_json
 from sysbackup.config.loading import read_config
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount, elapsed, rough_duration
 from sysbackup.errors import SpoolError
 from sysbackup.formats.lines import LaterFormat
 from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.programs import timers
 from sysbackup.service import client, history
 from sysbackup.service.status_file import Status, born, conf_changed, lives, status_path
-from sysbackup.service.verdict import FAILING, FRESH, STALE, Facts, Verdict, ago, report, roughly
+from sysbackup.service.verdict import FAILING, FRESH, STALE, Facts, Verdict, ago, report
 
 TIMER = "sysbackup.timer"
 
@@ -205,7 +206,7 @@ def _rows(said: Verdict) -> Iterator[tuple[str, str]]:
 def _daemon(said: Verdict) -> str:
     if said.since is None:
         return click.style("gone" if said.daemon == "dead" else "none", fg="red")
-    up = roughly((said.time - said.since).total_seconds())
+    up = rough_duration((said.time - said.since).total_seconds())
     return f"{said.daemon}, process {said.pid}, since {when(said.since)} ({up})"
 
 
@@ -213,7 +214,7 @@ def _run(said: Verdict, ended: RunResult | None) -> str:
     if ended is None:
         return "none"
     ending = click.style(_ENDINGS.get(ended.outcome, ended.outcome), fg=_OUTCOMES.get(ended.outcome))
-    took = duration((ended.finished - ended.started).total_seconds())
+    took = elapsed((ended.finished - ended.started).total_seconds())
     name = f": {one_line(ended.run)}" if ended.run else ""
     return f"{ending}, {_age(said, ended.finished)} ({when(ended.finished)}), took {took}{name}"
 
@@ -223,7 +224,7 @@ def _next(said: Verdict) -> str:
         return "unknown: when somebody asks for it"
     by = "the daemon's schedule" if said.next_by == "schedule" else TIMER
     rest = (said.next - said.time).total_seconds()
-    ahead = f"in {roughly(rest)}" if rest >= 1 else "due"
+    ahead = f"in {rough_duration(rest)}" if rest >= 1 else "due"
     return f"{ahead} ({when(said.next)}), by {by}"
 
 
@@ -258,9 +259,9 @@ def _problems(said: Verdict) -> Iterator[str]:
 def _runs(runs: list[RunResult]) -> Iterator[str]:
     for ended in runs:
         ending = click.style(f"{_ENDINGS.get(ended.outcome, ended.outcome):<13}", fg=_OUTCOMES.get(ended.outcome))
-        took = duration((ended.finished - ended.started).total_seconds())
+        took = elapsed((ended.finished - ended.started).total_seconds())
         if (summary := ended.summary) is not None:
-            text = f"{count(summary.files, 'file')}, {size(summary.bytes)}, {size(summary.stored)} stored"
+            text = f"{count(summary.files, 'file')}, {amount(summary.bytes)}, {amount(summary.stored)} stored"
         else:
             text = one_line(ended.reason or "")
         yield f"  {when(ended.finished)}  {ending}  {took:>12}  {text}"

@@ -1,13 +1,13 @@
-"""Blocking work in threads that nobody walks away from, and tasks that fail with one error."""
+"""Blocking work in threads that nobody walks away from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from sysbackup.concurrency.flag import Flag
+from sysbackup.concurrency.waits import outlast
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -35,28 +35,9 @@ class Threads:
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """What `work` returns."""
         job = self._pool.submit(work, *args, **kwargs)
-        future = asyncio.wrap_future(job)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
+
+        def stop() -> None:
             self._stop.set()
-            job.cancel()
-            while not future.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({future})
-            if not future.cancelled():
-                future.exception()  # seen: the cancellation is what counts now
-            raise
+            job.cancel()  # where it has not begun
 
-
-@asynccontextmanager
-async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group whose first error comes out as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as failed:
-        first: BaseException = failed
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from failed
+        return await outlast(asyncio.wrap_future(job), told=stop)

@@ -17,13 +17,12 @@ from pathlib import Path
 import msgspec
 
 from sysbackup.config.certificates import need_certificates
+from sysbackup.config.directories import cache_directory, runtime_directory, state_directory
 from sysbackup.config.sections import MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
 from sysbackup.config.settings import ARCHIVES, SECTIONS, SETTINGS, STORAGE_CLASSES, Setting
 from sysbackup.config.units import size_text
 from sysbackup.errors import ConfigError
 from sysbackup.model import shown
-
-DEFAULT_DIRECTORY = Path("/etc/backup")
 
 _KNOWN = {(setting.section, setting.name): setting for setting in SETTINGS}
 _CREDENTIALS = re.compile(r"\$\{CREDENTIALS_DIRECTORY\}|\$CREDENTIALS_DIRECTORY\b|%d(?![A-Za-z0-9])")
@@ -37,7 +36,7 @@ _MISTAKES_AT_MOST = 50
 
 
 @dataclass(slots=True)
-class Reading:
+class ConfigFile:
     """What was read: `config` where there was no mistake; `given` has the settings that stand in the file."""
 
     path: Path
@@ -46,106 +45,58 @@ class Reading:
     mistakes: list[str] = field(default_factory=list)
 
 
-def config_directory(given: Path | None, environ: Mapping[str, str]) -> Path:
-    """The configuration directory: `--config-dir`, else `SYSBACKUP_CONFIG_DIR`, else `/etc/backup`."""
-    return Path(os.path.abspath(given or environ.get("SYSBACKUP_CONFIG_DIR") or DEFAULT_DIRECTORY))
-
-
-def cache_directory(environ: Mapping[str, str]) -> Path:
-    """
-    Where the catalog and the spool are.
-
-    `CACHE_DIRECTORY`, which systemd sets (the first of several), else
-    `SYSBACKUP_CACHE_DIR`, else /var/cache/sysbackup for root, else the XDG place.
-    """
-    return _place(environ, "CACHE", "/var/cache") or _home(environ, "XDG_CACHE_HOME", "~/.cache")
-
-
-def state_directory(environ: Mapping[str, str]) -> Path:
-    """Where the history of runs is: likewise `STATE_DIRECTORY`, `SYSBACKUP_STATE_DIR`, /var/lib/sysbackup, XDG."""
-    return _place(environ, "STATE", "/var/lib") or _home(environ, "XDG_STATE_HOME", "~/.local/state")
-
-
-def runtime_directory(environ: Mapping[str, str]) -> Path:
-    """
-    Where the daemon says that it runs and how: `RUNTIME_DIRECTORY`, `SYSBACKUP_RUNTIME_DIR`, /run/sysbackup, XDG.
-
-    Where a user has no XDG_RUNTIME_DIR it is a folder of the state directory.
-    """
-    if found := _place(environ, "RUNTIME", "/run"):
-        return found
-    if environ.get("XDG_RUNTIME_DIR"):
-        return _home(environ, "XDG_RUNTIME_DIR", "")
-    return state_directory(environ) / "run"
-
-
-def _place(environ: Mapping[str, str], kind: str, root: str) -> Path | None:
-    """What systemd (the first of several) or the user names, or root's own place; None for anybody else."""
-    named = environ.get(f"{kind}_DIRECTORY", "").partition(":")[0] or environ.get(f"SYSBACKUP_{kind}_DIR")
-    if named:
-        return Path(os.path.abspath(named))
-    return Path(root) / "sysbackup" if os.geteuid() == 0 else None
-
-
-def _home(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
-    """The XDG base directory specification's places of a user."""
-    return Path(os.path.abspath(environ.get(variable) or os.path.expanduser(otherwise))) / "sysbackup"
-
-
 def load_config(directory: Path, environ: Mapping[str, str]) -> Config:
     """The configuration in `directory`. `ConfigError` with every mistake in it."""
-    reading = read_config(directory, environ)
-    if reading.config is None:
-        raise ConfigError(reading.mistakes)
-    return reading.config
+    conf = read_config(directory, environ)
+    if conf.config is None:
+        raise ConfigError(conf.mistakes)
+    return conf.config
 
 
-def read_config(directory: Path, environ: Mapping[str, str]) -> Reading:
+def read_config(directory: Path, environ: Mapping[str, str]) -> ConfigFile:
     """The same without an exception: the configuration, or every mistake that keeps it from being one."""
-    reading = Reading(Path(os.path.abspath(directory)) / "conf")
-    text = _text(reading)
+    conf = ConfigFile(Path(os.path.abspath(directory)) / "conf")
+    text = _text(conf)
     if text is None:
-        return reading
-    parser = _parse(reading, text)
-    values = _values(reading, parser, environ)
-    if not reading.mistakes:
-        config = _config(reading.path.parent, environ, values)
-        reading.mistakes += [f"{reading.path}: {mistake}" for mistake in _contradictions(config)]
-        reading.config = None if reading.mistakes else config
-    return reading
+        return conf
+    parser = _parse(conf, text)
+    values = _values(conf, parser, environ)
+    if not conf.mistakes:
+        config = _config(conf.path.parent, environ, values)
+        conf.mistakes += [f"{conf.path}: {mistake}" for mistake in _contradictions(config)]
+        conf.config = None if conf.mistakes else config
+    return conf
 
 
-def _text(reading: Reading) -> str | None:
-    path = reading.path
+def _text(conf: ConfigFile) -> str | None:
+    path = conf.path
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             raw = file.read()
     except FileNotFoundError:
-        reading.mistakes.append(
+        conf.mistakes.append(
             f"{path} does not exist: create it (an empty one takes all defaults), or name another directory "
             "with --config-dir or SYSBACKUP_CONFIG_DIR"
         )
         return None
     except OSError as error:
-        reading.mistakes.append(f"{path} cannot be read: {error.strerror}")
+        conf.mistakes.append(f"{path} cannot be read: {error.strerror}")
         return None
     # It says where backups go and with whose rights: who may write it may send them elsewhere.
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        reading.mistakes.append(f"{path} can be written by others than its owner: chmod go-w {path}")
+        conf.mistakes.append(f"{path} can be written by others than its owner: chmod go-w {path}")
     if status.st_uid not in {0, os.geteuid()}:
-        reading.mistakes.append(
-            f"{path} belongs to user {status.st_uid}: it must be root's, or the user's who runs this"
-        )
+        conf.mistakes.append(f"{path} belongs to user {status.st_uid}: it must be root's, or the user's who runs this")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        reading.mistakes.append(f"{path}, line {line}: not UTF-8")
+        conf.mistakes.append(f"{path}, line {line}: not UTF-8")
         return None
 
 
-def _parse(reading: Reading, text: str) -> configparser.RawConfigParser:
+def _parse(conf: ConfigFile, text: str) -> configparser.RawConfigParser:
     lines = text.splitlines()
     found: list[tuple[int, str]] = []
     while True:
@@ -164,7 +115,7 @@ def _parse(reading: Reading, text: str) -> configparser.RawConfigParser:
             if troubles and len(found) < _MISTAKES_AT_MOST:
                 continue
         break
-    reading.mistakes += [f"{reading.path}, line {number}: {what}" for number, what in sorted(found)]
+    conf.mistakes += [f"{conf.path}, line {number}: {what}" for number, what in sorted(found)]
     return parser
 
 
@@ -184,24 +135,24 @@ def _troubles(error: configparser.Error) -> Iterator[tuple[int, str, str]]:
 
 
 def _values(
-    reading: Reading, parser: configparser.RawConfigParser, environ: Mapping[str, str]
+    conf: ConfigFile, parser: configparser.RawConfigParser, environ: Mapping[str, str]
 ) -> dict[str, dict[str, object]]:
     values: dict[str, dict[str, object]] = {}
     for named in parser.sections():
         section = named.partition("\0")[0]
         if section not in SECTIONS:
-            reading.mistakes.append(f"{reading.path}: {_unknown_section(section)}")
+            conf.mistakes.append(f"{conf.path}: {_unknown_section(section)}")
             continue
         for name, text in parser.items(named):
             setting = _KNOWN.get((section, name))
             if setting is None:
-                reading.mistakes.append(f"{reading.path}: {_unknown_setting(section, name)}")
+                conf.mistakes.append(f"{conf.path}: {_unknown_setting(section, name)}")
                 continue
-            reading.given.add((section, name))
+            conf.given.add((section, name))
             try:
                 values.setdefault(section, {})[name] = _value(setting, text, environ)
             except ValueError as error:
-                reading.mistakes.append(f"{reading.path}: {error}")
+                conf.mistakes.append(f"{conf.path}: {error}")
     return values
 
 

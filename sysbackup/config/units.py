@@ -27,6 +27,9 @@ _SEVERAL = re.compile(rf"(?:\s*{_NUMBER}\s*)+", re.ASCII)
 _PART = re.compile(_NUMBER, re.ASCII)
 
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
 def size(text: str) -> int:
     """`16 MiB` in bytes. `ValueError`, whose text is for people, where it is no size."""
     found = _ONE.fullmatch(text)
@@ -62,11 +65,19 @@ def duration(text: str) -> float:
 
 def size_text(number: int) -> str:
     """A size for people, exact where it is a round one: `16 MiB`, `1.4 GiB`."""
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if number >= 1024**power:
-            scaled = number / 1024**power
-            return f"{scaled:.0f} {unit}" if scaled == int(scaled) else f"{scaled:.1f} {unit}"
-    return f"{number} B"
+    scaled, unit = _scaled(number)
+    return f"{scaled:.0f} {unit}" if scaled == int(scaled) else f"{scaled:.1f} {unit}"
+
+
+def amount(number: float) -> str:
+    """A size in a column or beside others, with one digit after the point wherever it has a unit: `16.0 MiB`."""
+    scaled, unit = _scaled(number)
+    return f"{scaled:.0f} {unit}" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
+def _scaled(number: float) -> tuple[float, str]:
+    power = next((power for power in range(len(_UNITS) - 1) if number < 1024 ** (power + 1)), len(_UNITS) - 1)
+    return number / 1024**power, _UNITS[power]
 
 
 def duration_text(seconds: float) -> str:
@@ -79,3 +90,19 @@ def duration_text(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+def rough_duration(seconds: float) -> str:
+    """A duration as people say it, without what nobody asks for: `12 s`, `3 h 12 min`, `3 d 4 h`."""
+    least = 3600 if seconds >= 86400 else 60 if seconds >= 3600 else 1
+    return duration_text(round(seconds) // least * least)
+
+
+def elapsed(seconds: float) -> str:
+    """How long something took, always in the same two units of its class: `8.4 s`, `3 min 20 s`, `26 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

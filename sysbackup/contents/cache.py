@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from sysbackup.catalog.schema import set_aside
 from sysbackup.catalog.sqlite import SqliteCatalog
-from sysbackup.concurrency.waits import finished
+from sysbackup.concurrency.waits import outlast
 from sysbackup.config.sections import Config
 from sysbackup.contents.account import Account
 from sysbackup.contents.cache_directory import bucket_identity, catalog_path
@@ -38,7 +38,7 @@ async def _opened(config: Config) -> SqliteCatalog:
     """The catalog, opened in a thread: every page of it is looked over."""
     opening = asyncio.get_running_loop().run_in_executor(None, SqliteCatalog, catalog_path(config.cache))
     try:
-        return await finished(opening)
+        return await outlast(opening)
     except asyncio.CancelledError:
         opening.add_done_callback(lambda job: None if job.exception() else job.result().close())
         raise

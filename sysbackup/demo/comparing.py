@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from sysbackup.demo.tree_walk import Node, inside, made_up, opened, walk
+from sysbackup.demo.tree_walk import TreeNode, inside, made_up, opened, walk
 from sysbackup.demo.workspace import lies_in
 from sysbackup.model import shown
 
@@ -111,13 +111,13 @@ class Comparison:
             if node.path not in back and node.path not in self.told and self._due(node):
                 self._differ(node.path, "is missing")
 
-    def _due(self, node: Node) -> bool:
+    def _due(self, node: TreeNode) -> bool:
         if node.status.st_ctime_ns >= self.since:
             self.changed += 1
             return False
         return node.kind != stat.S_IFSOCK and node.open_to_us
 
-    def _compare(self, copy: Node, originals: int) -> Iterator[None]:
+    def _compare(self, copy: TreeNode, originals: int) -> Iterator[None]:
         """One thing that came back with the one of the same name in `originals`, if that directory is still there."""
         yield
         path, name, kind = copy.path, copy.name, copy.kind
@@ -144,7 +144,7 @@ class Comparison:
         else:
             self.others += 1
 
-    def _contents(self, copy: Node, originals: int) -> Iterator[None]:
+    def _contents(self, copy: TreeNode, originals: int) -> Iterator[None]:
         with ExitStack() as stack:
             try:
                 original, restored = (

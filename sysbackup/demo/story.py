@@ -14,9 +14,10 @@ from msgspec import UNSET
 
 from sysbackup.aws.sessions import s3_client
 from sysbackup.cli.connecting import open_store
-from sysbackup.cli.display import ProgressDisplay, count, duration, show_summary, size, when
+from sysbackup.cli.display import ProgressDisplay, count, show_summary, when
 from sysbackup.config.loading import load_config
 from sysbackup.config.sections import Config
+from sysbackup.config.units import amount, elapsed
 from sysbackup.demo import attack
 from sysbackup.demo.attack import Refusal
 from sysbackup.demo.comparing import Comparison
@@ -29,7 +30,7 @@ from sysbackup.formats.manifest import File, Log
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock, shown
 from sysbackup.pipeline.backup import back_up
-from sysbackup.programs.running import pipe_into
+from sysbackup.programs.piping import pipe_into
 from sysbackup.recovery import snapshots, stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
@@ -104,8 +105,8 @@ class Story:
         summary = await self._run(config, store)
         requests = count(store.requests.total - before, "request")
         self._screen.good(
-            f"{count(summary.files, 'file')} are backed up: {size(summary.read)} read, {size(summary.stored)} stored, "
-            f"{requests}, {duration(summary.seconds)}"
+            f"{count(summary.files, 'file')} are backed up: {amount(summary.read)} read, "
+            f"{amount(summary.stored)} stored, {requests}, {elapsed(summary.seconds)}"
         )
         self._screen.say("What is stored already is named again, not stored again.")
         return summary
@@ -182,7 +183,7 @@ class Story:
             )
             if number
         )
-        self._screen.good(f"{what} ({size(counts.bytes)}) in {duration(monotonic() - begun)}")
+        self._screen.good(f"{what} ({amount(counts.bytes)}) in {elapsed(monotonic() - begun)}")
         for warning in report.warnings:
             self._screen.note(warning)
         for problem in report.problems[:20]:
@@ -206,7 +207,7 @@ class Story:
         files, others = comparison.files, comparison.others
         owner = ", owner" if os.geteuid() == 0 else ""
         self._screen.good(
-            f"{count(files, 'file')} compared with the originals, {size(comparison.size)} byte by byte: the same"
+            f"{count(files, 'file')} compared with the originals, {amount(comparison.size)} byte by byte: the same"
         )
         self._screen.good(f"Mode{owner} and time (to the nanosecond) of these and {others:,} other entries: the same")
         self._screen.good("Symbolic links and hard links: the same")
@@ -223,7 +224,7 @@ class Story:
     async def _snapshot(self, store: S3Store, run: stored_runs.StoredRun) -> None:
         self._screen.step(f"And the snapshot: sysbackup restore-snapshot latest {SNAPSHOT} --run")
         found = await snapshots.find_snapshot(store, run, SNAPSHOT)
-        self._screen.say(f"{found.description}: {size(found.size)}, to go through: {found.restore}")
+        self._screen.say(f"{found.description}: {amount(found.size)}, to go through: {found.restore}")
         status = await pipe_into(found.restore or "false", snapshots.data(store, found))
         path = snapshot_target(self._place)
         if status or hashlib.sha256(path.read_bytes()).hexdigest() != found.sha:

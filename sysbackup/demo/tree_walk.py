@@ -13,7 +13,7 @@ _PIECE = 2048  # with a name after it still below PATH_MAX, 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TreeNode:
     """Something in a tree: its path, and its name in the open directory `folder`."""
 
     path: bytes
@@ -51,7 +51,7 @@ def opened(path: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def inside(path: bytes, folder: int) -> Iterator[Node]:
+def inside(path: bytes, folder: int) -> Iterator[TreeNode]:
     """What is in an open directory; what vanishes meanwhile is passed over."""
     for name in os.listdir(folder):
         node = _node(path.rstrip(b"/") + b"/" + os.fsencode(name), folder, os.fsencode(name))
@@ -59,7 +59,7 @@ def inside(path: bytes, folder: int) -> Iterator[Node]:
             yield node
 
 
-def walk(top: bytes, but: bytes) -> Iterator[Node]:
+def walk(top: bytes, but: bytes) -> Iterator[TreeNode]:
     """
     A tree, its top included, on one file system; `but` and what is in it are left out.
 
@@ -86,9 +86,9 @@ def walk(top: bytes, but: bytes) -> Iterator[Node]:
             continue  # closed to us, or gone
 
 
-def _node(path: bytes, folder: int, name: bytes) -> Node | None:
+def _node(path: bytes, folder: int, name: bytes) -> TreeNode | None:
     try:
-        return Node(path, folder, name, os.stat(name, dir_fd=folder, follow_symlinks=False))
+        return TreeNode(path, folder, name, os.stat(name, dir_fd=folder, follow_symlinks=False))
     except OSError:
         return None
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sysbackup.cli.display import size
 from sysbackup.config.sections import MIB
+from sysbackup.config.units import amount
 from sysbackup.errors import SysbackupError, UsageError
 from sysbackup.model import shown
 
@@ -105,7 +105,7 @@ def _unfit(place: Path, needed: int) -> str | None:
         return "is on a file system mounted noexec, where pickers cannot run"
     free = system.f_bavail * system.f_frsize
     if free < needed:
-        return f"has {size(free)} free, {size(needed)} are needed"
+        return f"has {amount(free)} free, {amount(needed)} are needed"
     return None
 
 

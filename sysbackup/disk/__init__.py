@@ -1,1 +1,1 @@
-"""What is set down on the local disk: whose it is, and what is sorted there because memory would not hold it."""
+"""What is set down on the local disk: whole or not at all, whose it is, held, and sorted where memory is too small."""

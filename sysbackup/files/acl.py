@@ -1,5 +1,5 @@
 """
-POSIX ACLs: the kernel's binary form and the short text form, and back.
+POSIX ACLs: the kernel's binary form and the short text form, and back; what of them lies on a file.
 
 The binary form is the value of the extended attributes named below
 (linux/posix_acl_xattr.h): a version, 2, in 32 bits, then for each entry tag and
@@ -8,9 +8,11 @@ acl(5)'s short one on one line, `u::rw-,u:www-data:r--,g::r--,m::r--,o::r--`;
 entries of a default ACL begin with `d:`.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -103,18 +105,20 @@ def parse(text: str, ids: Owners) -> Acl:
     return _parsed(text, ids) if len(text) <= _KEPT else _parsed.__wrapped__(text, ids)
 
 
-def flags_text(mode: int) -> str | None:
-    """Setuid, setgid and sticky as getfacl's `flags:` line has them, `s-t`; None where none is set."""
-    if not mode & 0o7000:
-        return None
-    return f"{'s' if mode & 0o4000 else '-'}{'s' if mode & 0o2000 else '-'}{'t' if mode & 0o1000 else '-'}"
+def remove(made: int | bytes, *names: str) -> None:
+    """Take ACLs, `ACCESS` or `DEFAULT`, from an open file or what a `proc_path` leads to, where it has them."""
+    for name in names:
+        with suppress(OSError):
+            os.removexattr(made, name)
 
 
-def flags_bits(text: str) -> int:
-    """The mode bits (0o7000) of a `flags_text`. `FormatError` where it is none."""
-    if not re.fullmatch("[s-][s-][t-]", text):
-        raise FormatError(f"{text[:20]!r} are no flags: they look like 's-t'")
-    return (text[0] == "s") << 11 | (text[1] == "s") << 10 | (text[2] == "t") << 9
+def passes_on(directory: bytes) -> bool:
+    """Whether what is made in the directory at this `proc_path` gets an ACL from it: whether it has a default one."""
+    try:
+        os.getxattr(directory, DEFAULT)
+    except OSError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=4096)

@@ -21,20 +21,21 @@ LINKS_AT_MOST = 40
 # directories may nest them without end.
 _PATH_AT_MOST = 8192
 
-_OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+AS_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Opens a directory as a place and no more: neither reading it nor a FIFO in its stead can block (open(2), O_PATH)."""
 
 
 class Folder(NamedTuple):
     """
     An open directory: its real path (`/` alone ends with a slash) and a descriptor opened with O_PATH.
 
-    `magic` is a path to the same directory through /proc, for the calls that
+    `through_proc` is a path to the same directory through /proc, for the calls that
     take no descriptor (xattrs); names are appended to it.
     """
 
     path: bytes
     fd: int
-    magic: bytes
+    through_proc: bytes
 
     def child(self, name: bytes) -> bytes:
         """The path of what is called `name` in here."""
@@ -57,6 +58,11 @@ class Place(NamedTuple):
     def path(self) -> bytes:
         """The real path: no component of it but the last is a link."""
         return self.folder.child(self.name) if self.name else self.folder.path
+
+
+def proc_path(fd: int) -> bytes:
+    """A path that leads to what `fd` refers to, a symbolic link itself included, and nowhere else (proc(5))."""
+    return b"/proc/self/fd/%d" % fd
 
 
 def link_status(place: Place) -> os.stat_result:
@@ -161,17 +167,17 @@ class Folders:
 
     def _root(self) -> Folder:
         known = self._open.get(b"/")
-        return known or self._keep(b"/", os.open(b"/", _OPEN))
+        return known or self._keep(b"/", os.open(b"/", AS_DIRECTORY))
 
     def _enter(self, above: Folder, name: bytes) -> Folder:
         path = above.child(name)
         if len(path) > _PATH_AT_MOST:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
         known = self._open.get(path)
-        return known or self._keep(path, os.open(name, _OPEN, dir_fd=above.fd))
+        return known or self._keep(path, os.open(name, AS_DIRECTORY, dir_fd=above.fd))
 
     def _keep(self, path: bytes, fd: int) -> Folder:
-        folder = self._open[path] = Folder(path, fd, b"/proc/self/fd/%d/" % fd)
+        folder = self._open[path] = Folder(path, fd, proc_path(fd) + b"/")
         self._fresh.append(folder)
         return folder
 

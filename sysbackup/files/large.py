@@ -69,6 +69,8 @@ class LargeFile:
         """Go back to the beginning for the second reading."""
         self._hash = hashlib.sha256()
         self._at = 0
+        self._carry = bytearray()
+        self._ended = False
         self._encoder = encoding.encoder()
 
     def take(self, size: int) -> bytearray:

@@ -1,15 +1,25 @@
-"""Users and groups of this machine, by number and by name."""
+"""Users and groups of this machine, by number and by name; whose a file is: read, set and compared."""
 
 import grp
+import os
 import pwd
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from sysbackup.files.shortfalls import Lack
+from sysbackup.formats.manifest import Node
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 # A machine with more owners than this looks the rest up again and again; it does not grow.
 _KEPT = 65_536
+
+_NO_ID = 0xFFFFFFFF  # chown(2): 'leave as it is'
+
+_NO_OWNER = "owners and groups could not be set: only root may give files away"
+_REFUSED_OWNER = "owners and groups could not be set: {}"
+_BAD_OWNER = "owners and groups could not be set: the manifest has numbers that nobody can have"
 
 _LONGEST = 256  # LOGIN_NAME_MAX (limits.h): nobody's name is longer
 
@@ -58,6 +68,54 @@ class Owners:
             return fallback
         found = _remembered(self._gids, group, _gid) if len(group) <= _LONGEST else None
         return fallback if found is None else found
+
+    def read(self, status: os.stat_result) -> dict[str, Any]:
+        """Whose a thing of that status is, as an entry has it."""
+        uid, gid = status.st_uid, status.st_gid
+        return {"owner": self.user(uid), "group": self.group(gid), "uid": uid, "gid": gid}
+
+    def ids(self, node: Node) -> tuple[int, int]:
+        """The numbers of an entry's owner and group on this machine; -1 where there is none."""
+        uid = self.uid(node.uid if node.owner == "" else node.owner, node.uid if node.uid >= 0 else None)
+        gid = self.gid(node.gid if node.group == "" else node.group, node.gid if node.gid >= 0 else None)
+        return -1 if uid is None else uid, -1 if gid is None else gid
+
+
+class OwnerSetter:
+    """Gives files to whom their entries name, where this process may do that. `owners` may be shared."""
+
+    def __init__(self, owners: Owners) -> None:
+        self._owners = owners
+        self._root = os.geteuid() == 0
+        self._uids = {-1, os.geteuid()}
+        self._gids = {-1, os.getegid(), *os.getgroups()}
+
+    def apply(self, made: int | bytes, node: Node, path: bytes, lack: Lack) -> bool:
+        """Set both on an open file, or what a `proc_path` leads to; whether that was done."""
+        uid, gid = self._owners.ids(node)
+        if not -1 <= uid < _NO_ID or not -1 <= gid < _NO_ID:
+            lack(_BAD_OWNER, path)
+            return False
+        if not self._may_set(uid, gid):
+            lack(_NO_OWNER, path)
+            return False
+        try:
+            os.chown(made, uid, gid)
+        except OSError as exc:
+            lack(_REFUSED_OWNER.format(exc.strerror), path)
+            return False
+        return True
+
+    def equal(self, status: os.stat_result, node: Node, path: bytes, lack: Lack) -> bool:
+        """Whether a thing of that status is whose it should be, or that cannot be helped here."""
+        uid, gid = self._owners.ids(node)
+        if not self._may_set(uid, gid):
+            lack(_NO_OWNER, path)
+            return True
+        return uid in (-1, status.st_uid) and gid in (-1, status.st_gid)
+
+    def _may_set(self, uid: int, gid: int) -> bool:
+        return self._root or (uid in self._uids and gid in self._gids)
 
 
 def _remembered(known: dict[_K, _V], key: _K, ask: Callable[[_K], _V]) -> _V:

@@ -14,10 +14,8 @@ from typing import Self
 
 from sysbackup.errors import RestoreError, UsageError
 from sysbackup.files import acl
+from sysbackup.files.folders import AS_DIRECTORY, proc_path
 from sysbackup.model import shown
-
-# Opens a directory as a place and no more: neither reading it nor a FIFO in its stead can block (open(2), O_PATH).
-_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KEPT = 128  # open directories per walker
 
@@ -41,11 +39,6 @@ class TargetPlace:
     def path(self) -> bytes:
         """A path that leads to this very directory, wherever it is now (proc(5), /proc/pid/fd)."""
         return proc_path(self.fd)
-
-
-def proc_path(fd: int) -> bytes:
-    """A path that leads to what `fd` refers to, a symbolic link itself included, and nowhere else."""
-    return b"/proc/self/fd/%d" % fd
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
@@ -107,7 +100,7 @@ class Walker:
     """
 
     def __init__(self, root: int) -> None:
-        self._root = TargetPlace(root, _inherits(root))
+        self._root = TargetPlace(root, acl.passes_on(proc_path(root)))
         self._open: dict[bytes, TargetPlace] = {}
 
     def __enter__(self) -> Self:
@@ -139,17 +132,15 @@ class Walker:
     def disinherit(self, path: bytes) -> None:
         """Take from a directory just made the ACLs that it got from the one above, so that it passes none on."""
         place = self.reach(path)
-        for name in (acl.DEFAULT, acl.ACCESS):
-            with suppress(OSError):
-                os.removexattr(place.path, name)
-        self._open[path] = TargetPlace(place.fd, _inherits(place.fd))
+        acl.remove(place.path, acl.DEFAULT, acl.ACCESS)
+        self._open[path] = TargetPlace(place.fd, acl.passes_on(place.path))
 
     def _walk(self, path: bytes) -> TargetPlace:
         begin, place = self._nearest(path)
         while begin <= len(path):
             end = path.find(b"/", begin)
             end = len(path) if end < 0 else end
-            place = TargetPlace(fd := self._step(place.fd, path[begin:end], path[:end]), _inherits(fd))
+            place = TargetPlace(fd := self._step(place.fd, path[begin:end], path[:end]), acl.passes_on(proc_path(fd)))
             self._open[path[:end]] = place
             if len(self._open) > _KEPT:  # never what was just opened: the oldest goes
                 os.close(self._open.pop(next(iter(self._open))).fd)
@@ -168,7 +159,7 @@ class Walker:
 
     def _step(self, above: int, name: bytes, path: bytes) -> int:
         try:
-            return os.open(name, _PLACE, dir_fd=above)
+            return os.open(name, AS_DIRECTORY, dir_fd=above)
         except FileNotFoundError:
             pass
         except OSError as exc:
@@ -176,7 +167,7 @@ class Walker:
         try:
             with suppress(FileExistsError):  # another thread was faster, or it is no directory: the open will tell
                 os.mkdir(name, 0o755, dir_fd=above)
-            return os.open(name, _PLACE, dir_fd=above)
+            return os.open(name, AS_DIRECTORY, dir_fd=above)
         except OSError as exc:
             raise _obstacle(exc, path) from exc
 
@@ -185,11 +176,3 @@ def _obstacle(exc: OSError, path: bytes) -> Obstacle:
     if isinstance(exc, NotADirectoryError) or exc.errno == errno.ELOOP:
         return Obstacle(f"/{shown(path)} in the target is no directory: it is not followed")
     return Obstacle(f"/{shown(path)} in the target cannot be entered: {exc.strerror}")
-
-
-def _inherits(fd: int) -> bool:
-    try:
-        os.getxattr(proc_path(fd), acl.DEFAULT)
-    except OSError:
-        return False
-    return True

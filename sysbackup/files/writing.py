@@ -1,5 +1,5 @@
 """
-Things made beneath the target: written out of sight, dressed, and only then given their name.
+Things made beneath the target: written out of sight, given all they have, and their name last.
 
 A file is made without a name (open(2), O_TMPFILE) and linked into place when
 it is complete, so that an interrupted restore leaves nothing half done. On file
@@ -13,7 +13,8 @@ import stat
 from contextlib import suppress
 
 from sysbackup.files import acl
-from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, proc_path
+from sysbackup.files.folders import proc_path
+from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace
 from sysbackup.formats.manifest import BlockDevice, CharDevice, Fifo, FileNode, Link
 
 _UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -50,8 +51,7 @@ class Draft:
         self._end = 0
         self._hole = False
         if place.inherits:
-            with suppress(OSError):
-                os.removexattr(fd, acl.ACCESS)
+            acl.remove(fd, acl.ACCESS)
 
     def write(self, data: bytes) -> None:
         """Append; long runs of zeros become holes."""
@@ -182,8 +182,7 @@ def make_special(place: TargetPlace, node: FileNode) -> tuple[bytes, int]:
         discard(place, name)
         raise
     if place.inherits:
-        with suppress(OSError):
-            os.removexattr(proc_path(fd), acl.ACCESS)
+        acl.remove(proc_path(fd), acl.ACCESS)
     return name, fd
 
 

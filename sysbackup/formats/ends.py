@@ -2,7 +2,16 @@
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
-from sysbackup.formats.manifest import END_LIMIT, HEADER_LIMIT, TRUNCATED, End, RunHeader, decode, opening
+from sysbackup.formats.manifest import FORMAT, End, Entry, RunHeader, decode
+from sysbackup.model import brief
+
+# The last line: a dozen numbers.
+END_LIMIT = 4 << 10
+
+# The first line names a host, a run and three dates.
+HEADER_LIMIT = 64 << 10
+
+TRUNCATED = "the manifest ends before its last line: it is damaged"
 
 
 def ends(whole: bytes) -> tuple[RunHeader, End]:
@@ -29,8 +38,35 @@ def ends(whole: bytes) -> tuple[RunHeader, End]:
     inflater.close()
     if first is None or not tail.endswith(b"\n"):
         raise FormatError(TRUNCATED)
-    header = opening(decode(first))
+    header = header_of(decode(first))
     last = decode(tail[:-1].rpartition(b"\n")[2])
     if not isinstance(last, End):
         raise FormatError(TRUNCATED)
     return header, last
+
+
+def header_of(entry: Entry) -> RunHeader:
+    """The entry as a manifest's first. `FormatError` where it is none, or of a format not known."""
+    if not isinstance(entry, RunHeader):
+        raise FormatError("the manifest does not begin with its run: it is damaged")
+    if entry.format != FORMAT:
+        raise FormatError(
+            f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}: use a newer one"
+        )
+    return entry
+
+
+def end_in(tail: bytes) -> End | None:
+    """
+    The last line, from the last bytes of a manifest alone; None where it is no member of its own among them.
+
+    Whoever takes this for the truth about a manifest believes its end, not what is in it.
+    """
+    for text in gzipping.last_members(tail, END_LIMIT):
+        try:
+            entry = decode(text.removesuffix(b"\n"))
+        except FormatError:
+            continue
+        if isinstance(entry, End) and text.endswith(b"\n"):
+            return entry
+    return None

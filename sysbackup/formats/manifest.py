@@ -1,15 +1,12 @@
 """
-The manifest: how to put one machine back together, as gzip JSON lines.
+The manifest: how to put one machine back together, as JSON lines; see `manifest_stream` for the whole of it.
 
 The first line is a `RunHeader`; then come the files, links, directories, FIFOs
 and devices, sorted by the bytes of their paths; then the snapshots and what
-the run's log had to say; the last line is an `End`. A manifest without it is
-damaged. The end is a gzip member of its own, so that it can be read alone; in
-manifests of older versions all is one member. Both directions are streams: no number of entries costs memory.
+the run's log had to say; the last line is an `End`.
 """
 
 import base64
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +14,6 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import gzipping
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Location, LockMode, Span, brief
 
@@ -25,26 +21,10 @@ FORMAT = 1
 
 VANISHED = "file.vanished"
 
-# A line holds one file. What we write into it is bounded: 1 MiB of extended attributes (`files.nodes`), which base64
-# and escapes make 3 at the most; two ACLs of 64 KiB (acl(5)), 8,191 entries each with names of up to 256 bytes; a path
-# of 64 KiB (`programs.picker_output`), whose control characters take six bytes each.
-LINE_LIMIT = 8 << 20
-
-# Names and values of that listing's 64 KiB, with room for the other fields and for quotes in names. Each costs a
-# Python object, so that of a line of 32 MiB with nothing but these would come gigabytes.
+# Names and values of a listing's 64 KiB (listxattr(2)), with room for the other fields and for quotes in names. Each
+# costs a Python object, so that of a line of 32 MiB with nothing but these would come gigabytes.
 _STRINGS = 200_000
 _LARGE = 1 << 20
-
-# The last line: a dozen numbers.
-END_LIMIT = 4 << 10
-
-# The first line names a host, a run and three dates.
-HEADER_LIMIT = 64 << 10
-
-TRUNCATED = "the manifest ends before its last line: it is damaged"
-
-# What is unpacked, and taken apart into lines, at a time: some thousand entries.
-_PIECE = 256 << 10
 
 # So much of a line that is none is read to a person.
 _SAID = 120
@@ -269,117 +249,3 @@ def _exact(text: str, exact: str | UnsetType) -> bytes:
         return base64.b64decode(exact, validate=True)
     except ValueError as exc:
         raise FormatError(f"an entry's name in base64 is damaged: {brief(exact, _SAID)!r}") from exc
-
-
-class ManifestWriter:
-    """Makes the compressed stream: feed lines in order, send on what comes back, end with `end`."""
-
-    def __init__(self) -> None:
-        self._gzip = gzipping.compressor()
-        self._waiting: list[bytes] = []
-        self._bytes = 0
-
-    def add(self, line: bytes) -> bytes:
-        """Take one encoded entry; returns compressed bytes that are ready, often none."""
-        self._waiting.append(line)
-        self._bytes += len(line)
-        if self._bytes < 1 << 18:
-            return b""
-        return self._drain()
-
-    def end(self, end: End) -> bytes:
-        """The rest of the stream, with this last line in a member of its own."""
-        return self.finish() + gzipping.compress(encode(end) + b"\n")
-
-    def finish(self) -> bytes:
-        """The rest of the stream, whatever its last line was."""
-        return self._drain() + self._gzip.flush()
-
-    def _drain(self) -> bytes:
-        self._waiting.append(b"")
-        text = b"\n".join(self._waiting)
-        self._waiting.clear()
-        self._bytes = 0
-        return self._gzip.compress(text)
-
-
-class ManifestReader:
-    """
-    Takes the compressed stream apart: feed pieces of any size, then `finish`.
-
-    Trusts nothing: the first line must be a header of a known format, nothing
-    may follow the end, no line may be longer than `LINE_LIMIT`, and the first
-    must end where a header can: what unpacks to gigabytes costs no memory.
-    """
-
-    def __init__(self) -> None:
-        self._inflater = gzipping.Inflater(_PIECE)
-        self._rest = bytearray()
-        self._header: RunHeader | None = None
-        self._end: End | None = None
-
-    def feed(self, packed: bytes) -> Iterator[Entry]:
-        """Yield the entries that `packed` completes, the header and the end among them."""
-        for lines in self._lines(packed):
-            for line in lines:
-                yield self._checked(decode(line))
-
-    def batches(self, packed: bytes) -> Iterator[list[Entry]]:
-        """The same, some at a time: as many as the memory of one long line may hold, however long all of them are."""
-        for lines in self._lines(packed):
-            yield [self._checked(decode(line)) for line in lines]
-
-    def finish(self) -> None:
-        """`FormatError` where the stream was cut short."""
-        self._inflater.close()
-        if self._rest or self._end is None:
-            raise FormatError(TRUNCATED)
-
-    def _lines(self, packed: bytes) -> Iterator[list[bytes]]:
-        for piece in self._inflater.feed(packed):
-            if b"\n" not in piece:
-                self._rest += piece
-            else:
-                lines = bytes(self._rest + piece).split(b"\n")
-                self._rest = bytearray(lines.pop())
-                yield lines
-            if len(self._rest) > (LINE_LIMIT if self._header else HEADER_LIMIT):
-                raise FormatError("a manifest holds a line longer than any entry can be")
-
-    def _checked(self, entry: Entry) -> Entry:
-        if self._end is not None:
-            raise FormatError("the manifest goes on after its last line: it is damaged")
-        if self._header is None:
-            self._header = opening(entry)
-        elif isinstance(entry, RunHeader):
-            raise FormatError("the manifest holds a second run: it is damaged")
-        if isinstance(entry, End):
-            self._end = entry
-        return entry
-
-
-def opening(entry: Entry) -> RunHeader:
-    """The entry as a manifest's first. `FormatError` where it is none, or of a format not known."""
-    if not isinstance(entry, RunHeader):
-        raise FormatError("the manifest does not begin with its run: it is damaged")
-    if entry.format != FORMAT:
-        raise FormatError(
-            f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}: use a newer one"
-        )
-    return entry
-
-
-def end_in(tail: bytes) -> End | None:
-    """
-    The last line, from the last bytes of a manifest alone; None where it is no member of its own among them.
-
-    Whoever takes this for the truth about a manifest believes its end, not what is in it.
-    """
-    for text in gzipping.last_members(tail, END_LIMIT):
-        try:
-            entry = decode(text.removesuffix(b"\n"))
-        except FormatError:
-            continue
-        if isinstance(entry, End) and text.endswith(b"\n"):
-            return entry
-    return None

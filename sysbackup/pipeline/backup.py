@@ -22,7 +22,7 @@ from sysbackup.contents.cache import content_store, forget_all
 from sysbackup.contents.cache_directory import exclusive
 from sysbackup.contents.naming import Naming, naming
 from sysbackup.disk.sorting import Sorter
-from sysbackup.errors import CatalogUnusable, ConfigError, SysbackupError
+from sysbackup.errors import CatalogUnusable, ConfigError, foremost
 from sysbackup.files.owners import Owners
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
@@ -31,7 +31,7 @@ from sysbackup.pipeline.gathering import gather, gather_again
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Stage, Tally
-from sysbackup.programs.running import Program, find_programs
+from sysbackup.programs.discovery import Program, find_programs
 from sysbackup.store.accounting import Requests
 from sysbackup.store.port import ObjectStore
 
@@ -140,7 +140,7 @@ async def _run(
             summary = _summary(bucket, tally, recorder, stored, store.requests.since(before), config.prices)
             tally.stage = Stage.DONE
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise foremost(group) from group
     return summary
 
 
@@ -174,19 +174,6 @@ async def _store_lost(run: RunContext) -> None:
         # Set down first: the spool may not be read and added to at the same time.
         await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(run)))
         await gather_again(run, (path for path, _ in gone.sorted()))
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that people are to see: ours before others, the first before the rest."""
-    leaves: list[BaseException] = []
-    heap: list[BaseException] = [group]
-    while heap:
-        error = heap.pop()
-        if isinstance(error, BaseExceptionGroup):
-            heap += reversed(error.exceptions)
-        else:
-            leaves.append(error)
-    return next((e for e in leaves if isinstance(e, SysbackupError)), leaves[0])
 
 
 def _summary(

@@ -7,13 +7,12 @@ that the manifest has: nobody else could tell that name.
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
 import structlog
 
-from sysbackup.concurrency.waits import finished
+from sysbackup.concurrency.waits import outlast, settled
 from sysbackup.contents.cache import forget_all
 from sysbackup.errors import AccessDenied, BucketUnusable, CatalogUnusable, SpoolError, StoreError, expected
 from sysbackup.pipeline.run_context import RunContext
@@ -50,21 +49,13 @@ async def outlasting(writing: Coroutine[Any, Any, T], tally: Tally) -> T:
 
 
 async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        patience = _WITHIN if tally.sending_as else 0.0
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task], timeout=patience)
-            if not task.done():
-                task.cancel()
-            patience = _WITHIN
-        if task.cancelled():
-            raise
-        result = task.result()
+    cancelled = await settled(task, patience=lambda: _WITHIN if tally.sending_as else 0.0, hurried=True)
+    if cancelled is not None and task.cancelled():
+        raise cancelled
+    result = task.result()
+    if cancelled is not None:
         _outlived()
-        return result
+    return result
 
 
 async def tidied(run: RunContext) -> datetime | None:
@@ -75,7 +66,7 @@ async def tidied(run: RunContext) -> datetime | None:
     """
     tidying = asyncio.get_running_loop().run_in_executor(None, run.contents.tidy, run.names.started)
     try:
-        return await finished(tidying)
+        return await outlast(tidying)
     except asyncio.CancelledError:
         _outlived()
         return None

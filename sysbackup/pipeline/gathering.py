@@ -15,7 +15,7 @@ from itertools import islice
 
 from sysbackup.concurrency.budget import Hold
 from sysbackup.concurrency.channel import Channel
-from sysbackup.concurrency.waits import finished
+from sysbackup.concurrency.waits import outlast
 from sysbackup.contents.keeping import Keeper
 from sysbackup.formats import manifest
 from sysbackup.pipeline.examining import Examined, Examiner
@@ -25,7 +25,7 @@ from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.snapshotting import snapshot_all
 from sysbackup.pipeline.streaming import stream_all
 from sysbackup.pipeline.tally import Stage
-from sysbackup.programs.running import Program
+from sysbackup.programs.discovery import Program
 
 # Batches of paths that may wait for a worker, and paths of large files for a streamer.
 _WAITING = 32
@@ -146,7 +146,7 @@ async def _examine(
         run.tally.reading(todo[0])
         hold = await run.contents.budget.take(allowance)
         try:
-            examined = await finished(loop.run_in_executor(pool, examiner.examine, todo, allowance), run.stop)
+            examined = await outlast(loop.run_in_executor(pool, examiner.examine, todo, allowance), told=run.stop.set)
         except BaseException:
             hold.release()
             raise

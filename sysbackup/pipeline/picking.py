@@ -11,8 +11,9 @@ from sysbackup.concurrency.channel import Channel
 from sysbackup.model import Problem, shown
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
+from sysbackup.programs.discovery import Program
 from sysbackup.programs.picker_output import Records, path_problem
-from sysbackup.programs.running import Program, running
+from sysbackup.programs.running import running
 
 log = structlog.get_logger()
 

@@ -20,6 +20,7 @@ from sysbackup.disk.sorting import Record
 from sysbackup.errors import CatalogUnusable, StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
 from sysbackup.pipeline.run_context import RunContext
@@ -64,7 +65,7 @@ class Recorder:
         return self._compressed(run)
 
     def _compressed(self, run: str) -> Iterator[bytes]:
-        writer = manifest.ManifestWriter()
+        writer = ManifestWriter()
         for line in self._lines(run):
             yield writer.add(line)
         yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._run.tally.problems))

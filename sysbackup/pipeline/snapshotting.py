@@ -24,7 +24,8 @@ from sysbackup.formats import keys, manifest
 from sysbackup.model import Problem, shown
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
-from sysbackup.programs.running import Program, Running, running
+from sysbackup.programs.discovery import Program
+from sysbackup.programs.running import Running, running
 from sysbackup.store.port import Body
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from sysbackup.concurrency.channel import Channel
-from sysbackup.concurrency.waits import finished
+from sysbackup.concurrency.waits import outlast
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Refused, Source
 from sysbackup.files import reading
@@ -65,7 +65,7 @@ class _Twice:
         """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
-        body = await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
+        body = await outlast(asyncio.get_running_loop().run_in_executor(self._pool, self._file.take, size))
         self._dealt_with((self._file.size + self._file.position) // 2)
         return body
 
@@ -98,7 +98,7 @@ class _Streamer:
                     return
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, work), self._run.stop)
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._pool, work), told=self._run.stop.set)
 
     async def _try(self, path: bytes, *, last: bool) -> bool:
         async with AsyncExitStack() as stack:
@@ -176,7 +176,7 @@ class _Once:
         """Nothing to wait for."""
 
     async def take(self, size: int) -> Body:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._pool, self._take, size))
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._pool, self._take, size))
 
     def _take(self, size: int) -> bytes:
         parts = []

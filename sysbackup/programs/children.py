@@ -1,11 +1,5 @@
 """
-Child processes: started in a thread, watched by the loop, ended as a group, always reaped.
-
-`subprocess.Popen` in a thread rather than asyncio's own: that one forks the
-whole process on the loop's thread under uvloop (70 to 80 ms at 1 GiB), where
-Popen uses vfork, but for Python before 3.11.4 (Debian 12 has 3.11.2): there
-vfork stops all threads until the program is executed (CPython's gh-104372), for
-as long as a file system hangs, so its thread forks.
+Child processes, once they are started: watched by the loop, ended as a group, always reaped.
 
 Each child leads a session of its own, so what it starts is in its group. It is
 reaped last of all: as long as it is not, the kernel gives its number to nobody
@@ -13,21 +7,17 @@ else, and a signal to the group cannot reach a stranger.
 """
 
 import asyncio
-import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 FOR_GOOD = "SYSBACKUP_HOOK"
 """Set for programs that may leave something behind on purpose: see `adopting`."""
-
-LATE = 0.3
-"""Seconds for which a start that is no longer wanted is waited for: exec(2) waits as long as a file system hangs."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -57,11 +47,9 @@ _WITHHELD = frozenset(
     }
 )
 
-# A descriptor of one digit, whatever ours are: dash, Debian's /bin/sh, takes `>&12` for a syntax error. Popen
-# sets standard input, output and error alone; so the pipe goes in as the first of them, and a shell moves it.
-_MOVE_INPUT = b'exec "$0" 3 3>&0 0</dev/null'
-
-# Python's documentation names this switch (subprocess, "Disabling use of vfork() or posix_spawn()").
+# Python before 3.11.4 (Debian 12 has 3.11.2) vforks with the interpreter's lock held, which stops all threads until the
+# program is executed (CPython's gh-104372), for as long as a file system hangs: there it forks. Python's documentation
+# names this switch (subprocess, "Disabling use of vfork() or posix_spawn()").
 if sys.version_info < (3, 11, 4):
     subprocess._USE_VFORK = False  # type: ignore[misc]  # noqa: SLF001
 
@@ -74,9 +62,6 @@ starts: dict[object, int] = {}
 known: set[int] = set()
 """The numbers of our children, until they are reaped: see `adopting`."""
 
-Streams = tuple[int, int | None, int | None]
-"""A child's standard input, output and error: descriptors, or None to inherit ours."""
-
 
 def moment() -> int:
     """Now, as the kernel counts when processes were born: in clock ticks since boot (proc(5): stat's field 22)."""
@@ -88,158 +73,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _WITHHELD}
 
 
-async def start(
-    arguments: Sequence[bytes],
-    streams: Streams,
-    data: int | None = None,
-    environ: Mapping[str, str] | None = None,
-    held: Sequence[signal.Signals] = (),
-    first: Callable[[], None] | None = None,
-) -> "Child":
-    """
-    Start a program in its own session, in `/`, with default signal handling.
-
-    Where `data` is given, a descriptor open for writing, `arguments` is a
-    path alone: the program has that descriptor as its number 3, `3` as its
-    argument, and nothing on standard input. The descriptors stay ours to close.
-    `environ` is for processes of our own; others have what `environment` gives.
-    So is `held`, signals that wait until the process lets them through.
-    `first` is called before, where a file system may hang; what it raises comes
-    out here. `OSError` where the program cannot be started. When cancelled
-    nothing is left; a start that hangs then is left to itself, and what comes
-    to life of it is killed.
-    """
-    if data is not None:
-        arguments = [b"/bin/sh", b"-c", _MOVE_INPUT, *arguments]
-        streams = (data, *streams[1:])
-    starting = _Starting(arguments, streams, environ, held, first)
-    cancelled: asyncio.CancelledError | None = None
-    while not starting.done.done():
-        try:
-            # A thread cannot be called back.
-            await asyncio.wait((starting.done,), timeout=None if cancelled is None else LATE)
-            if cancelled is not None:
-                break
-        except asyncio.CancelledError as caught:
-            cancelled = caught
-    if cancelled is not None:
-        starting.leave()
-        raise cancelled
-    return Child(starting.result())
-
-
-class _Starting:
-    """
-    The start of a program, in a thread of its own.
-
-    Not in one of the loop's threads, of which there are few: any number of
-    starts may hang. It is a daemon's (`threading`), for which nobody waits.
-    """
-
-    def __init__(
-        self,
-        arguments: Sequence[bytes],
-        streams: Streams,
-        environ: Mapping[str, str] | None,
-        held: Sequence[signal.Signals],
-        first: Callable[[], None] | None,
-    ) -> None:
-        self._arguments = arguments
-        self._environ = environment() if environ is None else environ
-        self._held = held
-        self._first = first
-        self._loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = self._loop.create_future()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._error: BaseException | None = None
-        self._left = False
-        self._handing = threading.Lock()
-        self._owned: list[int] = []
-        try:
-            # Of our own: those of the caller are closed when it has left, and their numbers are given to others.
-            self._streams = [self._own(stream) for stream in streams]
-            threading.Thread(target=self._run, name="start", daemon=True).start()
-        except BaseException as error:
-            self._close()
-            if isinstance(error, RuntimeError):  # no thread can be had
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
-            raise
-
-    def leave(self) -> None:
-        """Nobody wants it any more."""
-        with self._handing:
-            self._left = True
-        if self._process is not None:
-            Child(self._process).release()
-
-    def result(self) -> "subprocess.Popen[bytes]":
-        """The process, once `done`."""
-        if self._process is None:
-            raise self._error or RuntimeError("it is still being started")
-        return self._process
-
-    def _own(self, stream: int | None) -> int | None:
-        if stream is None or stream < 0:  # subprocess.DEVNULL
-            return stream
-        self._owned.append(os.dup(stream))
-        return self._owned[-1]
-
-    def _close(self) -> None:
-        while self._owned:
-            os.close(self._owned.pop())
-
-    def _run(self) -> None:
-        process: subprocess.Popen[bytes] | None = None
-        try:
-            if self._first is not None:
-                self._first()
-            process = None if self._left else self._spawn()
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits
-            self._error = error
-        finally:
-            self._close()
-        with self._handing:
-            if not self._left:
-                self._process = process
-                process = None
-        if process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            _reap(process)
-        with suppress(RuntimeError):  # the loop is closed: it was left
-            self._loop.call_soon_threadsafe(self._tell)
-
-    def _tell(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def _spawn(self) -> "subprocess.Popen[bytes]":
-        stdin, stdout, stderr = self._streams
-        process: subprocess.Popen[bytes] | None = None
-        with spawning:
-            starts[self] = moment()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, self._held)  # of this thread alone; a child inherits it
-        try:
-            process = subprocess.Popen(
-                self._arguments,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                close_fds=True,  # neither our descriptors nor the pipes of another child that starts at this moment
-                cwd="/",
-                env=self._environ,
-                start_new_session=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            with spawning:
-                del starts[self]
-                if process is not None:
-                    known.add(process.pid)
-        return process
-
-
-def _reap(process: "subprocess.Popen[bytes]") -> None:
+def reap(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for the end of a child, and let the kernel forget it."""
     process.wait()
     known.discard(process.pid)
 
@@ -299,7 +134,7 @@ class Child:
             os.close(self._pidfd)
         if self._process.poll() is None:
             # Killed this moment, or in a system call that cannot be interrupted: only a thread waits for it.
-            threading.Thread(target=_reap, args=(self._process,), name=f"reap-{self._process.pid}", daemon=True).start()
+            threading.Thread(target=reap, args=(self._process,), name=f"reap-{self._process.pid}", daemon=True).start()
         else:
             known.discard(self._process.pid)
 

@@ -43,7 +43,7 @@ class Inlet:
         self._descriptor = descriptor
         self._heard = heard
         self._waiting: asyncio.Future[None] | None = None
-        self._pouring = False
+        self._draining = False
         self._rest: int | None = None
         self.pipe = os.fstat(descriptor).st_ino
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -63,10 +63,10 @@ class Inlet:
             self.close()
         return b""
 
-    def pour(self, sink: Callable[[bytes], None]) -> None:
+    def drain(self, sink: Callable[[bytes], None]) -> None:
         """Hand all that comes to `sink` from now on, unless somebody reads or another sink takes it already."""
-        if not self.ended.done() and self._waiting is None and not self._pouring:
-            self._pouring = True
+        if not self.ended.done() and self._waiting is None and not self._draining:
+            self._draining = True
             self._loop.add_reader(self._descriptor, self._take, sink)
 
     def unread(self) -> bool:

@@ -6,12 +6,10 @@ took with one: seven system calls for each file, and as many changes of hands.
 """
 
 import importlib
-import os
 import queue
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -20,18 +18,16 @@ from typing import Self
 from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import ProgramError
 from sysbackup.programs.children import environment
+from sysbackup.programs.own_python import own_python
 
 _LENGTHS = struct.Struct(">QQ")
 _LEAVING = 10.0  # seconds that a process gets to leave after its last job
-
-# The same modules as here, wherever they were found; `python -c` would look into the working directory.
-_BEGIN = "import sys; sys.path[:] = sys.argv[3:]; from sysbackup.programs import pool; pool.serve(*sys.argv[1:3])"
 
 Work = Callable[[bytes, bytearray], bytes]
 """Does one job, from what it is told and the data that belong to it; returns the answer."""
 
 
-class Crew:
+class ProcessPool:
     """
     A few processes that do one kind of work. A context manager; leaving it ends them.
 
@@ -41,14 +37,14 @@ class Crew:
     """
 
     def __init__(self, number: int, kind: str, order: bytes, descriptor: int, stop: Flag) -> None:
-        self._idle: queue.SimpleQueue[_Mate] = queue.SimpleQueue()
-        self._all: list[_Mate] = []
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._all: list[_Process] = []
         try:
             for _ in range(number):
-                mate = _Mate(kind, descriptor, stop)
-                self._all.append(mate)
-                mate.send(order)
-                self._idle.put(mate)
+                process = _Process(kind, descriptor, stop)
+                self._all.append(process)
+                process.send(order)
+                self._idle.put(process)
         except BaseException:
             self._end()
             raise
@@ -59,36 +55,36 @@ class Crew:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()
 
-    def work(self, told: bytes, data: bytes | bytearray) -> bytes:
+    def work(self, job: bytes, data: bytes | bytearray) -> bytes:
         """
         Have one job done by the next process that is free; blocks until it is.
 
         To be called by no more threads than there are processes. `ProgramError`
         where the process did not live to answer.
         """
-        mate = self._idle.get()
+        process = self._idle.get()
         try:
-            mate.send(told, data)
-            return mate.answer()
+            process.send(job, data)
+            return process.answer()
         finally:
-            self._idle.put(mate)
+            self._idle.put(process)
 
     def _end(self) -> None:
-        for mate in self._all:
-            mate.channel.close()
-        for mate in self._all:
-            mate.leave()
+        for process in self._all:
+            process.channel.close()
+        for process in self._all:
+            process.leave()
 
 
-class _Mate:
+class _Process:
     """One process, seen from here."""
 
     def __init__(self, kind: str, descriptor: int, stop: Flag) -> None:
         self.channel, theirs = socket.socketpair()
         try:
-            path = [os.path.abspath(entry) for entry in sys.path]
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, kind, f"{theirs.fileno()},{descriptor},{stop.descriptor}", *path],
+            numbers = f"{theirs.fileno()},{descriptor},{stop.descriptor}"
+            self._popen = subprocess.Popen(
+                own_python(f"{__name__}:serve", kind, numbers),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), descriptor, stop.descriptor),
@@ -101,9 +97,9 @@ class _Mate:
         finally:
             theirs.close()
 
-    def send(self, told: bytes, data: bytes | bytearray = b"") -> None:
+    def send(self, message: bytes, data: bytes | bytearray = b"") -> None:
         try:
-            _send(self.channel, told, data)
+            _send(self.channel, message, data)
         except OSError as exc:
             raise self._lost() from exc
 
@@ -119,15 +115,15 @@ class _Mate:
     def leave(self) -> None:
         """Wait until the process, whose channel is closed, has left."""
         try:
-            self._process.wait(_LEAVING)
+            self._popen.wait(_LEAVING)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._popen.kill()
+            self._popen.wait()
 
     def _lost(self) -> ProgramError:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        status = self._process.returncode
+            self._popen.wait(1.0)
+        status = self._popen.returncode
         return ProgramError(
             f"a helper process of sysbackup ended unexpectedly (status {status}; was it killed for want of memory?)"
         )
@@ -149,18 +145,18 @@ def serve(kind: str, descriptors: str) -> None:
                 return
 
 
-def _send(channel: socket.socket, told: bytes, data: bytes | bytearray) -> None:
-    channel.sendall(_LENGTHS.pack(len(told), len(data)) + told)
+def _send(channel: socket.socket, message: bytes, data: bytes | bytearray) -> None:
+    channel.sendall(_LENGTHS.pack(len(message), len(data)) + message)
     channel.sendall(data)
 
 
 def _receive(channel: socket.socket) -> tuple[bytes, bytearray] | None:
-    """The next message; None where the other side has closed."""
+    """The next message and its data; None where the other side has closed."""
     lengths = _exactly(channel, _LENGTHS.size)
     if lengths is None:
         return None
-    told, data = (_exactly(channel, length) for length in _LENGTHS.unpack(lengths))
-    return None if told is None or data is None else (bytes(told), data)
+    message, data = (_exactly(channel, length) for length in _LENGTHS.unpack(lengths))
+    return None if message is None or data is None else (bytes(message), data)
 
 
 def _exactly(channel: socket.socket, length: int) -> bytearray | None:

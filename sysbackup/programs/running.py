@@ -1,32 +1,30 @@
 """
-Running the administrator's programs: pickers, snapshotters, hooks, restore commands.
+Running the administrator's pickers and snapshotters.
 
 What goes wrong with one program is a sentence in `Running.result`, not an
 exception: it must not stop a run.
 """
 
 import asyncio
-import errno
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from sysbackup.config.units import duration_text
-from sysbackup.errors import ProgramError
 from sysbackup.model import shown
-from sysbackup.programs.children import FOR_GOOD, Child, environment, moment, start
-from sysbackup.programs.discovery import PassedOver, Program, find_programs, unsafe, unstartable
+from sysbackup.programs.children import Child, moment
+from sysbackup.programs.discovery import Program
+from sysbackup.programs.endings import UnfitError, check_fit, ended_badly, unstarted, with_last_words
 from sysbackup.programs.leftovers import end_left
-from sysbackup.programs.pipes import Inlet, Outlet, open_pipe
+from sysbackup.programs.pipes import Inlet, open_pipe
+from sysbackup.programs.starting import start
 from sysbackup.programs.stderr import StandardError
-
-__all__ = ["PassedOver", "Program", "Running", "call", "find_programs", "pipe_into", "running", "signal_name"]
 
 log = structlog.get_logger()
 
@@ -37,7 +35,7 @@ LEAVING_GRACE = 2.0
 """The same where we leave before the program has ended, and for what outlives it."""
 
 LINGER = 5.0
-"""Seconds that what a hook left behind may keep its output open; the same of other programs is worth a word then."""
+"""Seconds that what a program left behind may keep its output open until that is worth a word."""
 
 _OUTPUT_CHUNK = 1 << 16
 _DATA_CHUNK = 1 << 20
@@ -57,7 +55,7 @@ class Running:
         self._data: Inlet | None = None
         self._errors: Inlet | None = None
         self._inlets: list[Inlet] = []
-        self._said: StandardError | None = None
+        self._stderr: StandardError | None = None
         self._ending: asyncio.Task[str | None] | None = None
         self._failure: str | None = None
 
@@ -79,7 +77,7 @@ class Running:
         if self._ending is None:
             return self._failure
         for inlet in self._inlets:
-            inlet.pour(_ignore)
+            inlet.drain(_ignore)
         return await asyncio.shield(self._ending)
 
     async def start(self, program: Program, *, with_data: bool) -> None:
@@ -93,20 +91,20 @@ class Running:
                 theirs.append(writing)
             streams = (subprocess.DEVNULL, theirs[0], theirs[1])
             data = theirs[2] if with_data else None
-            self._child = await start([program.path], streams, data=data, first=partial(_check, program.path))
+            self._child = await start([program.path], streams, data=data, first=partial(check_fit, program.path))
             self._heard_at = self._loop.time()
             self._inlets = [Inlet(ours.pop(0), self._heard) for _ in theirs]
             self._output, self._errors, *rest = self._inlets
             self._data = rest[0] if rest else None
-        except (OSError, _UnfitError) as error:
-            self._failure = _unstarted(error)
+        except (OSError, UnfitError) as error:
+            self._failure = unstarted(error)
             return
         finally:
             for descriptor in (*ours, *theirs):
                 os.close(descriptor)
         self._name = shown(program.name)
-        self._said = StandardError(program.name)
-        self._errors.pour(self._said.feed)
+        self._stderr = StandardError(program.name)
+        self._errors.drain(self._stderr.feed)
         self._ending = self._loop.create_task(self._end(self._child), name=f"end {shown(program.name)}")
 
     async def leave(self) -> None:
@@ -126,8 +124,8 @@ class Running:
                 inlet.close()
             if self._child is not None:
                 self._child.release()
-            if self._said is not None:
-                self._said.finish()
+            if self._stderr is not None:
+                self._stderr.finish()
 
     async def _end(self, child: Child) -> str | None:
         """See the program to its end, or end it where nothing comes from it for too long."""
@@ -143,8 +141,8 @@ class Running:
         if self._errors is not None:
             await asyncio.wait((self._errors.ended,), timeout=LEAVING_GRACE)
             self._errors.close()
-        if self._said is not None:
-            self._said.finish()
+        if self._stderr is not None:
+            self._stderr.finish()
         return self._verdict(child, silent=silent, cut_off=cut_off, left=left)
 
     async def _leave_nothing(self, child: Child, limit: float) -> "_Left | None":
@@ -176,7 +174,7 @@ class Running:
 
     async def _stop(self, child: Child, grace: float) -> None:
         for inlet in self._inlets:
-            inlet.pour(_ignore)  # what writes to a full pipe cannot end
+            inlet.drain(_ignore)  # what writes to a full pipe cannot end
         await child.end(grace, [inlet.ended for inlet in self._inlets])
 
     def _verdict(self, child: Child, *, silent: bool, cut_off: bool, left: "_Left | None") -> str | None:
@@ -188,7 +186,7 @@ class Running:
             elif left is not None and not left.gone:
                 why += "; something that it had started could not be ended"
         elif status:
-            why = _badly(status)
+            why = ended_badly(status)
         elif cut_off:
             ending = "was ended" if left is not None and left.gone else "could not be ended"
             why = (
@@ -197,7 +195,7 @@ class Running:
             )
         else:
             return None
-        return _with_last_words(why, self._said)
+        return with_last_words(why, self._stderr)
 
     async def _until(self, awaited: "Sequence[asyncio.Future[None]]", limit: float) -> bool:
         """Wait for `awaited`; False where before that nothing has come on any pipe for `limit` seconds."""
@@ -238,160 +236,12 @@ async def running(program: Program, *, idle_limit: float, with_data: bool = Fals
         await this.leave()
 
 
-async def call(program: Program, argument: bytes, data: bytes, limit: float) -> str | None:
-    """
-    Run a hook with one argument and `data` on its standard input; None where it ended well, else why it did not.
-
-    Its session, working directory and environment are those of `running`; what
-    it says goes to the log. It need not read its input. After `limit` seconds
-    it is ended with all that it started, and so is what keeps its output open
-    for longer than it lives. When this is cancelled all of it is killed at once.
-    """
-    until, since = asyncio.get_running_loop().time() + limit, moment()
-    try:
-        async with asyncio.timeout_at(until):
-            started = await _start_hook(program.path, argument)
-    except TimeoutError:
-        return f"could not be started within {duration_text(limit)}: does a file system not answer it?"
-    except (OSError, _UnfitError) as error:
-        return _unstarted(error)
-    return await _told(program, started, data, until, limit, since)
-
-
-async def _told(
-    program: Program, started: tuple[Child, Outlet, Inlet], data: bytes, until: float, limit: float, since: int
-) -> str | None:
-    child, outlet, inlet = started
-    left = False
-    said = StandardError(program.name)
-    inlet.pour(said.feed)
-    why: str | None = None
-    try:
-        async with asyncio.timeout_at(until):
-            await outlet.write(data)
-            outlet.close()
-            await asyncio.shield(child.gone)
-            await asyncio.wait((inlet.ended,), timeout=LINGER)
-        if child.status:
-            why = _badly(child.status)
-        elif not inlet.ended.done():
-            left = True
-            why = "ended, but something that it had started kept its output open"
-    except TimeoutError:
-        why = f"had not ended after {duration_text(limit)} and was stopped"
-    finally:
-        outlet.close()
-        try:
-            if left:
-                gone = await end_left(child, (inlet,), since, LEAVING_GRACE)
-                why = f"{why} and " + ("was ended" if gone else "could not be ended")
-            elif why is not None:
-                await child.end(LEAVING_GRACE, (inlet.ended,))
-        finally:
-            if not inlet.ended.done():
-                child.signal(signal.SIGKILL)
-            child.release()
-            inlet.close()
-            said.finish()
-    return why if why is None else _with_last_words(why, said)
-
-
-async def _start_hook(path: bytes, argument: bytes) -> tuple[Child, Outlet, Inlet]:
-    """Start it, with our ends of its input and of its output and errors, which are one pipe."""
-    with ExitStack() as theirs, ExitStack() as ours:
-        reading, writing = open_pipe()
-        theirs.callback(os.close, reading)
-        ours.callback(os.close, writing)
-        listening, saying = open_pipe()
-        theirs.callback(os.close, saying)
-        ours.callback(os.close, listening)
-        child = await start(
-            [path, argument],
-            (reading, saying, saying),
-            environ={**environment(), FOR_GOOD: os.fsdecode(os.path.basename(path))},
-            first=partial(_check, path),
-        )
-        ours.pop_all()
-    return child, Outlet(writing, child.gone), Inlet(listening, lambda: None)
-
-
-async def pipe_into(command: str, chunks: AsyncIterator[bytes]) -> int:
-    """
-    Run `/bin/sh -c command` with `chunks` on its standard input, and return its exit status.
-
-    Its output is ours. A command that stops reading early is no error: its
-    status tells. Killed by a signal it has the status a shell would give it
-    (128 and the signal's number). Where `chunks` fails the command is killed
-    before it could take the broken stream's end for the end of the data.
-    """
-    reading, writing = open_pipe(large=True)
-    try:
-        child = await start([b"/bin/sh", b"-c", os.fsencode(command)], (reading, None, None))
-    except OSError as error:
-        os.close(writing)
-        raise ProgramError(f"/bin/sh could not be started: {error.strerror}") from error
-    except BaseException:
-        os.close(writing)
-        raise
-    finally:
-        os.close(reading)
-    outlet = Outlet(writing, child.gone)
-    try:
-        async for chunk in chunks:
-            if not await outlet.write(chunk):
-                break
-        outlet.close()
-        await asyncio.shield(child.gone)
-    except BaseException:
-        await child.end(LEAVING_GRACE)
-        raise
-    finally:
-        child.release()
-        outlet.close()
-    status = child.status or 0
-    return status if status >= 0 else 128 - status
-
-
 @dataclass(frozen=True, slots=True)
 class _Left:
     """What a program left behind: whether it held `output` or data, and whether it is `gone` now."""
 
     output: bool
     gone: bool
-
-
-class _UnfitError(Exception):
-    """A program that must not be started, or cannot; says why."""
-
-
-def _check(path: bytes) -> None:
-    if reason := unsafe(path) or unstartable(path):
-        raise _UnfitError(reason)
-
-
-def _unstarted(error: OSError | _UnfitError) -> str:
-    if isinstance(error, _UnfitError):
-        return f"could not be started: {error}"
-    hint = ": is it on a file system mounted noexec?" if error.errno == errno.EACCES else ""
-    return f"could not be started: {error.strerror}{hint}"
-
-
-def _badly(status: int) -> str:
-    """How a program ended that did not end well, from its exit status or its signal's negative number."""
-    return f"ended with exit status {status}" if status > 0 else f"was killed by {signal_name(-status)}"
-
-
-def _with_last_words(why: str, said: StandardError | None) -> str:
-    return f"{why}; its last words: {said.last}" if said is not None and said.last else why
-
-
-def signal_name(number: int) -> str:
-    """The name of a signal that has killed something, with what it may mean."""
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-    return f"{name} (for want of memory? see the kernel's log)" if number == signal.SIGKILL else name
 
 
 def _ignore(_: bytes) -> None:

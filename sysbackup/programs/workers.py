@@ -3,18 +3,13 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
-from sysbackup.programs.children import FOR_GOOD, Child, start
+from sysbackup.programs.children import FOR_GOOD, Child
+from sysbackup.programs.own_python import own_python
 from sysbackup.programs.pipes import Inlet, Outlet, open_pipe
-
-# The same modules as here, wherever they were found; `python -c` would look into the working directory.
-_BEGIN = (
-    "import sys, importlib; module, _, name = sys.argv[1].partition(':'); sys.path[:] = sys.argv[2:];"
-    " getattr(importlib.import_module(module), name)()"
-)
+from sysbackup.programs.starting import start
 
 # What systemd says to the main process, and to no other (sd_notify(3), sd_listen_fds(3)).
 _MAIN_ALONE = frozenset(
@@ -23,9 +18,6 @@ _MAIN_ALONE = frozenset(
 
 HELD = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that such a process gets only once it lets them through: until it can obey them, they would kill it."""
-
-# Where relative entries of sys.path begin; it may be gone by the time of a run.
-_CWD = os.path.abspath(".")
 
 _CHUNK = 1 << 16
 _LINE_AT_MOST = 16 << 20
@@ -84,8 +76,6 @@ async def start_worker(work: str, order: bytes) -> Worker:
     ours. `HELD` signals wait until it unblocks them. OSError where it cannot be
     started.
     """
-    path = (os.path.join(_CWD, entry) for entry in sys.path)
-    arguments = [os.fsencode(word) for word in (sys.executable, "-c", _BEGIN, work, *path)]
     # All of our environment, with the credentials: it is ourselves.
     environ = {name: value for name, value in os.environ.items() if name not in _MAIN_ALONE and name != FOR_GOOD}
     with ExitStack() as theirs, ExitStack() as ours:
@@ -95,7 +85,7 @@ async def start_worker(work: str, order: bytes) -> Worker:
         reading, answer_end = open_pipe()
         theirs.callback(os.close, answer_end)
         ours.callback(os.close, reading)
-        child = await start(arguments, (order_end, answer_end, None), environ=environ, held=HELD)
+        child = await start(own_python(work), (order_end, answer_end, None), environ=environ, held=HELD)
         ours.pop_all()
     worker = Worker(child, Inlet(reading, lambda: None), Outlet(writing, child.gone))
     try:

@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 
-from sysbackup.concurrency.threads import Threads, tasks
+from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.task_groups import tasks
+from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer, where
-from sysbackup.recovery.placing_processes import Hands
-from sysbackup.recovery.planning import Fetch
+from sysbackup.recovery.placing_processes import TargetWork
 from sysbackup.recovery.refusals import reason
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.streamed import Doubted, Streamed
@@ -23,37 +25,13 @@ _FEED = 1 << 20  # bytes of a large content per trip to a worker thread
 _DENIED = 32  # so many objects denied and none read: it will not get better
 
 
-class Allowance:
-    """How many reads, and bytes of them, may be in flight. One waits for it, many give back."""
-
-    def __init__(self, reads: int, size: int) -> None:
-        self._reads = reads
-        self._size = self._free = size
-        self._returned = asyncio.Event()
-
-    async def take(self, size: int) -> int:
-        """Wait for one read of `size` bytes; returns what to give back. More than there is counts as all."""
-        size = min(size, self._size)
-        while self._free < size or not self._reads:
-            self._returned.clear()
-            await self._returned.wait()
-        self._free -= size
-        self._reads -= 1
-        return size
-
-    def give_back(self, size: int) -> None:
-        """End one read."""
-        self._free += size
-        self._reads += 1
-        self._returned.set()
-
-
 class Fetcher:
     """
     Brings contents from the bucket to their places.
 
-    `hands` write what was read whole, `placer` is for what streams; `told` gets
-    each job's outcome, on the event loop. With `looks` the target holds something
+    `target` writes what was read whole, `placer` is for what streams; `report` gets
+    each job's outcome, on the event loop. `at_once` reads are in flight at the most,
+    and hold no more than `memory` grants. With `looks` the target holds something
     already: what of it is right is not fetched.
     """
 
@@ -63,20 +41,22 @@ class Fetcher:
         threads: Threads,
         placing: Threads,
         placer: Callable[[], Placer],
-        hands: Hands,
-        told: Callable[[Outcome], None],
-        allowance: Allowance,
+        target: TargetWork,
+        report: Callable[[Outcome], None],
+        memory: Budget,
         *,
+        at_once: int,
         looks: bool,
     ) -> None:
         self._store = store
         self._threads = threads
         self._placing = placing
         self._placer = placer
-        self._hands = hands
+        self._target = target
         self._looks = looks
-        self._told = told
-        self._allowance = allowance
+        self._report = report
+        self._memory = memory
+        self._reads = asyncio.Semaphore(at_once)
         self._read = 0
         self._denied: list[AccessDenied] = []
 
@@ -89,16 +69,16 @@ class Fetcher:
         """
         async with tasks() as group:
             while (fetch := await planner.run(next, fetches, None)) is not None:
-                taken = await self._allowance.take(fetch.cost)
-                group.create_task(self._one(fetch, taken))
+                await self._reads.acquire()
+                group.create_task(self._one(fetch, await self._memory.take(fetch.cost)))
         if self._denied and not self._read:
             raise self._denied[0]
 
-    async def _one(self, fetch: Fetch, taken: int) -> None:
+    async def _one(self, fetch: Fetch, hold: Hold) -> None:
         try:
             if self._looks:
-                outcome, fetch = await self._placing.run(self._hands.look, fetch)
-                self._told(outcome)
+                outcome, fetch = await self._placing.run(self._target.look, fetch)
+                self._report(outcome)
             if not fetch.contents:
                 return
             if fetch.streams:
@@ -106,7 +86,8 @@ class Fetcher:
             else:
                 await self._hold(fetch)
         finally:
-            self._allowance.give_back(taken)
+            hold.release()
+            self._reads.release()
 
     async def _hold(self, fetch: Fetch) -> None:
         """What does not fit is read once more, before it is called damaged: it may have been the way."""
@@ -115,7 +96,7 @@ class Fetcher:
             fetch = fetch.part([fetch.contents[number] for number in damaged])
             damaged = await self._try(fetch)
         if damaged:
-            self._told(await self._threads.run(self._fail, fetch, damaged))
+            self._report(await self._threads.run(self._fail, fetch, damaged))
 
     async def _try(self, fetch: Fetch) -> dict[int, str]:
         """Read and place; returns the numbers of contents that do not fit, and why."""
@@ -125,10 +106,10 @@ class Fetcher:
             return dict.fromkeys(range(len(fetch.contents)), str(exc))
         except StoreError as exc:
             reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
-            self._told(await self._threads.run(self._fail, fetch, reasons))
+            self._report(await self._threads.run(self._fail, fetch, reasons))
             return {}
-        placed = await self._placing.run(self._hands.place, fetch, data)
-        self._told(placed.outcome)
+        placed = await self._placing.run(self._target.place, fetch, data)
+        self._report(placed.outcome)
         return placed.damaged
 
     def _fail(self, fetch: Fetch, reasons: Mapping[int, str]) -> Outcome:
@@ -152,13 +133,13 @@ class Fetcher:
         with self._placer() as placer:
             if not await self._streamed(fetch, Streamed(placer, fetch), last=False):
                 await self._streamed(fetch, Doubted(placer, fetch), last=True)
-            self._told(placer.outcome)
+            self._report(placer.outcome)
 
     async def _streamed(self, fetch: Fetch, stream: Streamed | Doubted, *, last: bool) -> bool:
         """Whether the content is dealt with. Not so where it does not fit and this was not the last try."""
         try:
             if await self._threads.run(stream.begin):
-                await self._pour(fetch, stream)
+                await self._feed(fetch, stream)
         except FormatError as exc:
             if not last:
                 return False
@@ -171,7 +152,7 @@ class Fetcher:
             stream.close()
         return True
 
-    async def _pour(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
+    async def _feed(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
         waiting = bytearray()

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.formats.ends import ends
-from sysbackup.formats.manifest import End, RunHeader, end_in
+from sysbackup.formats.ends import end_in, ends
+from sysbackup.formats.manifest import End, RunHeader
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.store.port import ObjectStore

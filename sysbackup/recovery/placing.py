@@ -7,13 +7,13 @@ from typing import Protocol, Self
 from sysbackup.concurrency.flag import Flag
 from sysbackup.contents.reading_back import read_back
 from sysbackup.errors import FormatError
-from sysbackup.files.dressing import Dresser
+from sysbackup.files.applying import Applier
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
 from sysbackup.formats import encodings
 from sysbackup.formats.manifest import File
-from sysbackup.recovery.planning import Fetch, Wanted, file_of
+from sysbackup.recovery.fetches import Fetch, Wanted, file_of
 from sysbackup.recovery.present import Present
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
@@ -21,7 +21,7 @@ from sysbackup.recovery.restore_report import Outcome
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 
 
-class Source(Protocol):
+class VerifiedContent(Protocol):
     """A content that is known to be right and can be written more than once."""
 
     def pieces(self) -> Iterator[bytes]:
@@ -39,10 +39,10 @@ class Placer:
     def __init__(self, root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._walker = Walker(root)
-        self._dresser = Dresser(owners, self.outcome.lack)
+        self._applier = Applier(owners, self.outcome.lack)
         self._stop = stop
         self._overwrite = overwrite
-        self._present = Present(self._walker, self._dresser, self.outcome, overwrite=overwrite)
+        self._present = Present(self._walker, self._applier, self.outcome, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Placer:
             self.place(wanted, content)
         return damaged
 
-    def place(self, wanted: Wanted, content: Source, ready: Draft | None = None) -> None:
+    def place(self, wanted: Wanted, content: VerifiedContent, ready: Draft | None = None) -> None:
         """Write all files that want this content; `ready` is the first of them, complete but for its name."""
         for group in wanted.groups:
             if self._stop.is_set():
@@ -116,7 +116,7 @@ class Placer:
         wanted.groups = []
         return None
 
-    def _make(self, group: list[bytes], content: Source, ready: Draft | None) -> None:
+    def _make(self, group: list[bytes], content: VerifiedContent, ready: Draft | None) -> None:
         """One file under all its names. `ready` stays open: it may be what others are copied from."""
         made: list[Draft] = []
         linked: Draft | None = None
@@ -139,7 +139,7 @@ class Placer:
             for draft in made:
                 draft.close()
 
-    def _write(self, path: bytes, content: Source) -> Draft:
+    def _write(self, path: bytes, content: VerifiedContent) -> Draft:
         draft = Draft(self._walker.reach(split(path)[0]))
         try:
             for piece in content.pieces():
@@ -150,9 +150,9 @@ class Placer:
         return draft
 
     def _finish(self, draft: Draft, entry: File, path: bytes) -> None:
-        """Dress a complete draft and give it its name."""
+        """Give a complete draft all that its entry says, and its name."""
         draft.settle()
-        self._dresser.dress(draft.fd, entry, path)
+        self._applier.apply(draft.fd, entry, path)
         draft.publish(split(path)[1], overwrite=self._overwrite)
         self.outcome.files += 1
         self.outcome.size += entry.size

@@ -9,9 +9,9 @@ from msgspec import Struct
 from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import RestoreError
 from sysbackup.files.owners import Owners
-from sysbackup.programs.pool import Crew, Work
+from sysbackup.programs.pool import ProcessPool, Work
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer
-from sysbackup.recovery.planning import Fetch
 from sysbackup.recovery.restore_report import Outcome
 
 
@@ -52,9 +52,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
-class Hands:
+class TargetWork:
     """
-    What works in the target; both block, and raise `RestoreError` where no more can be written.
+    What is done in the target; both block, and raise `RestoreError` where no more can be written.
 
     `look` finds what is there already, and returns what is still to be fetched.
     `place` takes apart what a read has brought and writes its files.
@@ -64,16 +64,16 @@ class Hands:
     place: Callable[[Fetch, bytearray], Placed]
 
 
-def crew(number: int, order: Order, root: int, stop: Flag) -> Crew:
+def placing_pool(number: int, order: Order, root: int, stop: Flag) -> ProcessPool:
     """Processes that place beneath an open target."""
-    return Crew(number, f"{__name__}:helper", _encoder.encode(order), root, stop)
+    return ProcessPool(number, f"{__name__}:helper", _encoder.encode(order), root, stop)
 
 
-def through(helpers: Crew) -> Hands:
-    """Looking and placing by these processes."""
+def by_processes(pool: ProcessPool) -> TargetWork:
+    """Looking and placing by the processes of a `placing_pool`."""
 
     def work(job: Job, data: bytearray) -> Placed:
-        answer = _answers.decode(helpers.work(_encoder.encode(job), data))
+        answer = _answers.decode(pool.work(_encoder.encode(job), data))
         if answer.fatal is not None:
             raise RestoreError(answer.fatal)
         return answer
@@ -85,21 +85,23 @@ def through(helpers: Crew) -> Hands:
     def place(fetch: Fetch, data: bytearray) -> Placed:
         return work(Job(fetch), data)
 
-    return Hands(look, place)
+    return TargetWork(look, place)
 
 
-def looked(placer: Callable[[], Placer], fetch: Fetch) -> tuple[Outcome, Fetch]:
-    """A look by the thread that calls."""
-    with placer() as one:
-        left = one.look(fetch)
-        return one.outcome, left
+def by_caller(placer: Callable[[], Placer]) -> TargetWork:
+    """Looking and placing by the thread that calls, each time with a placer of its own."""
 
+    def look(fetch: Fetch) -> tuple[Outcome, Fetch]:
+        with placer() as one:
+            left = one.look(fetch)
+            return one.outcome, left
 
-def placed(placer: Callable[[], Placer], fetch: Fetch, data: bytearray) -> Placed:
-    """Placing by the thread that calls."""
-    with placer() as one:
-        damaged = one.place_all(fetch, data)
-        return Placed(one.outcome, damaged)
+    def place(fetch: Fetch, data: bytearray) -> Placed:
+        with placer() as one:
+            damaged = one.place_all(fetch, data)
+            return Placed(one.outcome, damaged)
+
+    return TargetWork(look, place)
 
 
 def helper(order: bytes, root: int, stop: Flag) -> Work:
@@ -107,10 +109,10 @@ def helper(order: bytes, root: int, stop: Flag) -> Work:
     how = _orders.decode(order)
     owners = Owners(numeric=how.numeric_owner)
 
-    def work(told: bytes, data: bytearray) -> bytes:
+    def work(encoded: bytes, data: bytearray) -> bytes:
         with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
             try:
-                job = _jobs.decode(told)
+                job = _jobs.decode(encoded)
                 if job.looks:
                     left = placer.look(job.fetch)
                     return _encoder.encode(Placed(placer.outcome, left=left))

@@ -8,7 +8,6 @@ or fetched. Its entries wait in sorted spools, so their number costs no memory.
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -24,14 +23,10 @@ from sysbackup.errors import FormatError
 from sysbackup.formats import encodings, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
 from sysbackup.model import Span, brief
+from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
 
-# A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
-HELD = 8 * MIB
-
-_GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
-_RANGE = 32 * MIB  # no single read is longer
 _PATHS = 4096  # paths per fetch; their entries wait in memory
 _ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attributes
 _LINKED = 32 * MIB  # bytes of their entries at most: memory is not for the manifest to spend
@@ -44,68 +39,6 @@ _NO_LINK = bytes(16)
 _NO_PLACE = b"\0"  # no key, no version: an empty file
 
 _MOST = (1 << 63) - 1
-
-
-@dataclass(slots=True)
-class Wanted:
-    """
-    One content and who wants it.
-
-    `span` is where its bytes are in the object; None: it is all of it. `encoding` names
-    what the manifest says of them; of an object of its own they may be another.
-    `groups` holds for each file to be made its encoded entries: more than one
-    where they are hard links to one inode.
-    """
-
-    sha: bytes
-    size: int
-    encoding: str | None
-    span: Span | None
-    groups: list[list[bytes]] = field(default_factory=list)
-
-    @property
-    def stored_most(self) -> int:
-        """The most bytes that this content can take in its object."""
-        return encodings.largest(self.size) if self.span is None else self.span.length
-
-
-@dataclass(slots=True)
-class Fetch:
-    """
-    What one read of one object brings. `key` is empty for empty files, which need none.
-
-    `start` and `length` are the range to read; `length` None: to the end. `said` is how many bytes the entries have.
-    """
-
-    key: str
-    version: str | None
-    start: int = 0
-    length: int | None = None
-    contents: list[Wanted] = field(default_factory=list)
-    said: int = 0
-
-    @property
-    def streams(self) -> bool:
-        """Whether its one content is too large to be held."""
-        return len(self.contents) == 1 and self.contents[0].size > HELD
-
-    @property
-    def cost(self) -> int:
-        """The most bytes it holds in memory."""
-        if self.streams:
-            return 8 * MIB + self.said
-        largest = max(wanted.size for wanted in self.contents)
-        return self.said + largest + (self.contents[0].stored_most if self.length is None else self.length)
-
-    def part(self, contents: list[Wanted]) -> "Fetch":
-        """A read of some of its contents, no longer than it must be; what it may cost is not more."""
-        said = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
-        fetch = Fetch(self.key, self.version, self.start, self.length, contents, said)
-        spans = [wanted.span for wanted in contents if wanted.span is not None]
-        if spans and self.length is not None:
-            fetch.start = min(span.offset for span in spans)
-            fetch.length = max(span.end for span in spans) - fetch.start
-        return fetch
 
 
 class Plan:
@@ -175,23 +108,15 @@ class Plan:
         paths = 0
         for key, lines in _groups(self._contents.sorted()):
             where, wanted = _place(key), _wanted(key)
-            if fetch is None or paths >= _PATHS or fetch.said >= _ENTRIES or not _joins(fetch, where, wanted):
+            if fetch is None or paths >= _PATHS or fetch.entry_bytes >= _ENTRIES or not joins(fetch, where, wanted):
                 if fetch is not None:
                     yield fetch
-                fetch = _begin(where, wanted)
+                fetch = begun(where, wanted)
                 paths = 0
-            _join(fetch, wanted, lines)
+            join(fetch, wanted, lines)
             paths += len(lines)
         if fetch is not None:
             yield fetch
-
-
-def file_of(line: bytes) -> File:
-    """The file that a plan has set down as `line`."""
-    entry = manifest.decode(line)
-    if not isinstance(entry, File):
-        raise TypeError(entry)
-    return entry
 
 
 def _key(entry: File) -> bytes:
@@ -274,35 +199,3 @@ def _place(key: bytes) -> tuple[str, str | None]:
 def _wanted(key: bytes) -> Wanted:
     offset, length, sha, size, encoding, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
     return Wanted(sha, size, _ENCODINGS[encoding], _span(offset, length))
-
-
-def _begin(where: tuple[str, str | None], first: Wanted) -> Fetch:
-    span = first.span
-    return Fetch(*where) if span is None else Fetch(*where, span.offset, span.length)
-
-
-def _joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
-    """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
-    if (fetch.key, fetch.version) != where:
-        return False
-    if _same(fetch.contents[-1], wanted):
-        return True
-    if fetch.length is None or wanted.span is None:
-        return False
-    if fetch.streams or wanted.size > HELD:
-        return False
-    near = wanted.span.offset <= fetch.start + fetch.length + _GAP
-    return near and wanted.span.end - fetch.start <= _RANGE
-
-
-def _join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
-    if not fetch.contents or not _same(fetch.contents[-1], wanted):
-        fetch.contents.append(wanted)
-        if wanted.span is not None:
-            fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
-    fetch.contents[-1].groups.append(lines)
-    fetch.said += sum(map(len, lines))
-
-
-def _same(one: Wanted, other: Wanted) -> bool:
-    return (one.span, one.sha, one.size, one.encoding) == (other.span, other.sha, other.size, other.encoding)

@@ -12,11 +12,12 @@ import os
 import stat
 
 from sysbackup.errors import FormatError
-from sysbackup.files.dressing import Dresser
-from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, Walker, proc_path, split
+from sysbackup.files.applying import Applier
+from sysbackup.files.folders import proc_path
+from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, Walker, split
 from sysbackup.files.writing import cannot_link, in_the_way, put_link
 from sysbackup.formats.manifest import CharDevice, Fifo, File, FileNode, Link
-from sysbackup.recovery.planning import Wanted, file_of
+from sysbackup.recovery.fetches import Wanted, file_of
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
 
@@ -33,9 +34,9 @@ _SHARED = (
 class Present:
     """Looks at the target, for one thread; what came of it is counted in `outcome`."""
 
-    def __init__(self, walker: Walker, dresser: Dresser, outcome: Outcome, *, overwrite: bool) -> None:
+    def __init__(self, walker: Walker, applier: Applier, outcome: Outcome, *, overwrite: bool) -> None:
         self._walker = walker
-        self._dresser = dresser
+        self._applier = applier
         self._outcome = outcome
         self._overwrite = overwrite
 
@@ -130,7 +131,7 @@ class Present:
     def _settle(self, fd: int, place: TargetPlace, name: bytes, entry: FileNode, path: bytes) -> bool:
         """Whether the thing now has all that the entry says; False where it is to be replaced."""
         made = proc_path(fd)
-        if self._dresser.wears(made, os.fstat(fd), entry, path):
+        if self._applier.matches(made, os.fstat(fd), entry, path):
             return True
         # One look tells both: that this is what has the name, and that it has no other.
         there = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
@@ -139,9 +140,9 @@ class Present:
                 return False
             raise InTheWay(_SHARED)
         if isinstance(entry, Link):
-            self._dresser.dress_link(made, entry, path)
+            self._applier.apply_to_link(made, entry, path)
         else:
-            self._dresser.redress(made, entry, path)
+            self._applier.apply_over(made, entry, path)
         return True
 
     def _link(self, fd: int, line: bytes) -> bool:

@@ -11,20 +11,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 
+from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.flag import Flag
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import SysbackupError
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
-from sysbackup.recovery.fetching import Allowance, Fetcher
+from sysbackup.recovery.fetching import Fetcher
+from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.placing import Placer
-from sysbackup.recovery.placing_processes import Hands, Order, crew, looked, placed, through
+from sysbackup.recovery.placing_processes import Order, by_caller, by_processes, placing_pool
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.restore_report import EVENT, Counts, Options, Outcome, Report, RestoreWatcher, Silent
 from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.skeleton import Skeleton
-from sysbackup.recovery.stored_runs import StoredRun, batches
+from sysbackup.recovery.stored_runs import batches
 from sysbackup.store.port import ObjectStore
 
 _STREAMS = 2  # threads for large contents: hashing and unpacking them leaves the interpreter to others
@@ -85,19 +87,19 @@ class _Restore:
         looks = not target_made and await planner.run(holds_something, self._root)
         with (
             Threads(_STREAMS, self._stop) as threads,
-            Skeleton(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as frame,
+            Skeleton(self._root, self._owners, self._stop, self._options.spool, overwrite=overwrite) as skeleton,
         ):
-            make = partial(frame.make_directories, self._plan.directories(), target_made=target_made)
+            make = partial(skeleton.make_directories, self._plan.directories(), target_made=target_made)
             try:
                 await planner.run(make)
                 await self._bring(store, planner, threads, looks=looks)
-                await planner.run(frame.make_others, self._plan.others())
+                await planner.run(skeleton.make_others, self._plan.others())
             except SysbackupError:
                 self._stop.clear()  # it stopped the other reads; what is there gets its rights all the same
-                await planner.run(frame.finish)
+                await planner.run(skeleton.finish)
                 raise
-            await planner.run(frame.finish)
-            self._took(frame.outcome)
+            await planner.run(skeleton.finish)
+            self._took(skeleton.outcome)
 
     async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads, *, looks: bool) -> None:
         """All contents: placed by processes of our own where there are many, by a thread where there are few."""
@@ -105,15 +107,17 @@ class _Restore:
         placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
         workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         with ExitStack() as stack:
-            hands = Hands(partial(looked, placer), partial(placed, placer))
+            target = by_caller(placer)
             writers = 1
             if workers and self._plan.files >= options.many:
                 order = Order(options.overwrite, options.numeric_owner)
                 writers = workers
-                hands = through(stack.enter_context(crew(workers, order, self._root, self._stop)))
+                target = by_processes(stack.enter_context(placing_pool(workers, order, self._root, self._stop)))
             placing = stack.enter_context(Threads(writers, self._stop))
-            allowance = Allowance(options.fetches, options.memory)
-            fetcher = Fetcher(store, threads, placing, placer, hands, self._took, allowance, looks=looks)
+            memory = Budget(options.memory)
+            fetcher = Fetcher(
+                store, threads, placing, placer, target, self._took, memory, at_once=options.fetches, looks=looks
+            )
             await fetcher.bring(self._plan.fetches(), planner)
 
     def unmatched(self, path: bytes) -> None:

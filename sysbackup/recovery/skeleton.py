@@ -11,9 +11,10 @@ from typing import Self, TypeVar
 from sysbackup.concurrency.flag import Flag
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import FormatError
-from sysbackup.files.dressing import Dresser
+from sysbackup.files.applying import Applier
+from sysbackup.files.folders import proc_path
 from sysbackup.files.owners import Owners
-from sysbackup.files.target_tree import Obstacle, TargetPlace, Walker, proc_path, split
+from sysbackup.files.target_tree import Obstacle, TargetPlace, Walker, split
 from sysbackup.files.writing import check_free, discard, make_special, move
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest import Directory, FileNode, Link
@@ -38,7 +39,7 @@ class Skeleton:
     def __init__(self, root: int, owners: Owners, stop: Flag, spool: Path, *, overwrite: bool) -> None:
         self.outcome = Outcome()
         self._root = root
-        self._dresser = Dresser(owners, self.outcome.lack)
+        self._applier = Applier(owners, self.outcome.lack)
         self._stop = stop
         self._overwrite = overwrite
         self._made = Sorter(spool, 16 << 20)
@@ -77,7 +78,7 @@ class Skeleton:
     def make_others(self, others: Iterable[FileNode]) -> None:
         """Make symbolic links, FIFOs and devices."""
         with Walker(self._root) as walker:
-            present = Present(walker, self._dresser, self.outcome, overwrite=self._overwrite)
+            present = Present(walker, self._applier, self.outcome, overwrite=self._overwrite)
             for entry in _until(self._stop, others):
                 path = entry.path_bytes
                 try:
@@ -104,7 +105,7 @@ class Skeleton:
                 path = entry.path_bytes
                 try:
                     place = walker.reach(b"" if path == b"/" else path[1:])
-                    self._dresser.dress(place.path, entry, path)
+                    self._applier.apply(place.path, entry, path)
                 except (OSError, Obstacle) as exc:
                     self.outcome.fail(path, f"its rights could not be set: {reason(exc)}")
 
@@ -128,9 +129,9 @@ class Skeleton:
         temporary, fd = make_special(place, entry)
         try:
             if isinstance(entry, Link):
-                self._dresser.dress_link(proc_path(fd), entry, path)
+                self._applier.apply_to_link(proc_path(fd), entry, path)
             else:
-                self._dresser.dress(proc_path(fd), entry, path)
+                self._applier.apply(proc_path(fd), entry, path)
             move(place, temporary, name, overwrite=self._overwrite)
         finally:
             os.close(fd)

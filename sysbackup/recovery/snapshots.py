@@ -9,7 +9,8 @@ from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import brief
-from sysbackup.recovery.stored_runs import StoredRun, batches
+from sysbackup.recovery.judging import StoredRun
+from sysbackup.recovery.stored_runs import batches
 from sysbackup.store.port import ObjectStore
 
 _STEP = 1 << 20

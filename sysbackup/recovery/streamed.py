@@ -10,8 +10,8 @@ from sysbackup.errors import FormatError
 from sysbackup.files.writing import Draft
 from sysbackup.formats import encodings
 from sysbackup.formats.encodings import Encoding
+from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer, where
-from sysbackup.recovery.planning import Fetch
 
 _PIECE = 1 << 20
 

@@ -5,7 +5,6 @@ Not in the catalog: that is a cache, set aside when it is damaged or about
 another bucket, and just then people want to know when the last backup was.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,9 @@ import msgspec
 import structlog
 
 from sysbackup.config.sections import Config
+from sysbackup.disk.locked_file import held_in_turn
 from sysbackup.disk.ownership import leave_to_owner
+from sysbackup.disk.replacing import replacing
 from sysbackup.errors import BusyError, FormatError, SpoolError
 from sysbackup.formats import run_result
 from sysbackup.formats.lines import LaterFormat
@@ -222,23 +223,16 @@ def _count(fd: int) -> int:
 
 def _shorten(path: Path, fd: int) -> None:
     lines = _tail(fd).splitlines(keepends=True)[-KEPT:]
-    fresh = path.with_name(path.name + ".new")
-    with open(fresh, "wb", opener=_private) as file:
+    with replacing(path, 0o640, durable=True) as file:
         leave_to_owner(file.fileno(), path.parent)
         os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(fd).st_mode))
         file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[int]:
     """The file, locked against others who add to it; a lock of its own, for the file itself may be replaced."""
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        leave_to_owner(lock, path.parent)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held_in_turn(path.with_name(path.name + ".lock")):
         fd = _opened(path)
         try:
             leave_to_owner(fd, path.parent)
@@ -246,8 +240,6 @@ def _held(path: Path) -> Iterator[int]:
             os.fsync(fd)
         finally:
             os.close(fd)
-    finally:
-        os.close(lock)
 
 
 def _opened(path: Path) -> int:
@@ -268,7 +260,3 @@ def _opened(path: Path) -> int:
 def _write(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o640)

@@ -14,7 +14,8 @@ from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
 from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.model import shown
-from sysbackup.programs.running import call, find_programs
+from sysbackup.programs.calling import call
+from sysbackup.programs.discovery import find_programs
 
 log = structlog.get_logger()
 

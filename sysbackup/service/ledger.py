@@ -6,7 +6,6 @@ killed, or without power. Nobody else would ever hear of that one.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 
 import msgspec
@@ -14,6 +13,7 @@ import structlog
 
 from sysbackup.config.sections import Config
 from sysbackup.disk.ownership import leave_to_owner
+from sysbackup.disk.replacing import replacing
 from sysbackup.errors import SpoolError
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.formats.run_result import RunResult
@@ -74,16 +74,11 @@ def _do(steps: tuple[Callable[[], None], ...]) -> None:
 def mark(config: Config, current: Current) -> None:
     """Set the mark, or say more of the run. `SpoolError` where the state directory cannot take it."""
     path = config.state / _NAME
-    fresh = config.state / f"{_NAME}.new"
     try:
         config.state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        with open(fd, "wb") as file:
-            leave_to_owner(fd, config.state)
+        with replacing(path, 0o640, durable=True) as file:
+            leave_to_owner(file.fileno(), config.state)
             file.write(msgspec.json.encode(current) + b"\n")
-            file.flush()
-            os.fsync(fd)
-        os.replace(fresh, path)
     except OSError as exc:
         raise SpoolError(f"cannot write {path}: {exc.strerror}. The backup itself is not affected") from exc
 

@@ -7,10 +7,8 @@ fails touches neither the time of the last success nor what that one held.
 
 import asyncio
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from sysbackup import __version__
 from sysbackup.config.sections import Config
+from sysbackup.disk.replacing import replacing
 from sysbackup.errors import SpoolError
 from sysbackup.formats.run_result import Outcome, RunResult, Summary
 from sysbackup.service import history
@@ -235,17 +234,11 @@ def _of_backup(summary: Summary) -> Iterator[Metric]:
 
 def _replace(path: Path, data: bytes) -> str | None:
     """Put a new file in the old one's place; why it could not be done, or None."""
-    # Neither does node_exporter read it (it takes *.prom), nor can it have been put there by anybody else.
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        try:
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), 0o644)  # node_exporter is another user; our umask is for backups
-            os.replace(fresh, path)
-        finally:
-            with suppress(OSError):
-                os.unlink(fresh)
+        # node_exporter does not read what has yet another name (it takes *.prom), and its directory is not ours alone.
+        with replacing(path, 0o600, alone=False) as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)  # node_exporter is another user; our umask is for backups
     except OSError as exc:
         return str(exc.strerror)
     return None

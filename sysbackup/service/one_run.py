@@ -17,7 +17,7 @@ from sysbackup.errors import SysbackupError, expected
 from sysbackup.formats.run_result import Outcome, RunResult, Summary, with_manifest, without_manifest
 from sysbackup.model import Clock, RunIdentity
 from sysbackup.pipeline.tally import Tally
-from sysbackup.programs.running import signal_name
+from sysbackup.programs.endings import signal_name
 
 NOT_BEGUN = "starting: nothing is known of the bucket yet"
 """What a run does that has no counts yet, for the log."""

@@ -6,12 +6,12 @@ daemon that was killed is known for what it is, whoever has that number now.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
 
 from sysbackup.config.sections import Config, Daemon
+from sysbackup.disk.replacing import replacing
 from sysbackup.formats.lines import UNREADABLE, refuse_later
 from sysbackup.formats.run_result import Instant, RunResult
 from sysbackup.programs.process_table import look_up
@@ -96,11 +96,8 @@ def born(pid: int) -> int | None:
 
 def write(path: Path, status: Status) -> None:
     """Replace the file. OSError where that cannot be done."""
-    fresh = path.with_name(path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    with open(fd, "wb") as file:
+    with replacing(path, 0o640) as file:
         file.write(msgspec.json.encode(status) + b"\n")
-    os.replace(fresh, path)
 
 
 def read(path: Path) -> Status | None:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from sysbackup.config.units import duration_text
+from sysbackup.config.units import duration_text, rough_duration
 from sysbackup.formats.run_result import Outcome, RunResult
 from sysbackup.service.status_file import Current, Status
 
@@ -142,15 +142,9 @@ def report(facts: Facts, most: int = 5) -> Verdict:
     )
 
 
-def roughly(seconds: float) -> str:
-    """A duration as people say it: `12 s`, `3 h 12 min`, `3 d 4 h`."""
-    least = 3600 if seconds >= 86400 else 60 if seconds >= 3600 else 1
-    return duration_text(round(seconds) // least * least)
-
-
 def ago(seconds: float) -> str:
     """`3 h 12 min ago`."""
-    return f"{roughly(seconds)} ago" if seconds >= 1 else "just now"
+    return f"{rough_duration(seconds)} ago" if seconds >= 1 else "just now"
 
 
 def _runs(facts: Facts) -> list[RunResult]:
@@ -257,9 +251,9 @@ def _warnings(facts: Facts, living: Status | None, last: RunResult | None, next_
         found.append(f"{living.directory}/conf {NOT_RELOADED}")
     silent = (facts.now - living.written).total_seconds()
     if living.current is not None and silent > _SILENT:
-        found.append(f"the run, or the daemon, has said nothing for {roughly(silent)}: it may hang")
+        found.append(f"the run, or the daemon, has said nothing for {rough_duration(silent)}: it may hang")
     elif living.state == "waiting" and silent > _LATE:
-        found.append(f"the daemon has said nothing for {roughly(silent)}: it may hang, or was stopped (SIGSTOP)")
+        found.append(f"the daemon has said nothing for {rough_duration(silent)}: it may hang, or was stopped (SIGSTOP)")
     if next_run is None and living.state == "waiting":
         found.append("nothing is known to start the next run: no schedule in [daemon], no sysbackup.timer")
     return found

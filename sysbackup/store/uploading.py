@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from sysbackup.concurrency.waits import outlast
 from sysbackup.errors import BucketUnusable, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store import answers, listing
@@ -28,33 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ABORT_SECONDS = 30.0
-
-
-async def outlast(work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """
-    The result of `work`, which a cancellation of the caller does not cut short.
-
-    It is given `seconds` from the moment of the cancellation, which is raised when
-    `work` has ended; its own error then only becomes a note on that.
-    """
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    cancelled: asyncio.CancelledError | None = None
-    deadline: float | None = None
-    while not task.done():
-        try:
-            left = None if deadline is None else deadline - loop.time()
-            await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError as exc:
-            cancelled = cancelled or exc
-            deadline = deadline or loop.time() + seconds
-        if deadline is not None and loop.time() >= deadline:
-            task.cancel()
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled() and (failure := task.exception()):
-        cancelled.add_note(f"While being cancelled: {failure}")
-    raise cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +112,7 @@ class S3Upload:
 
             self._id = await self._wire.make(Action("CreateMultipartUpload", self._key), send)
 
-        await outlast(create(), _ABORT_SECONDS)
+        await outlast(create(), seconds=_ABORT_SECONDS)
 
     async def part(self, number: int, body: Body, *, sha256: bytes | None = None) -> None:
         """See `port.Upload.part`."""
@@ -234,7 +207,7 @@ class S3Upload:
                     f"within {_ABORT_SECONDS:.0f} s: its parts stay until a lifecycle rule removes them."
                 ) from exc
 
-        await outlast(abort_in_time(), _ABORT_SECONDS)
+        await outlast(abort_in_time(), seconds=_ABORT_SECONDS)
 
     def _open_id(self) -> str:
         if self._id is None:

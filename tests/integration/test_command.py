@@ -15,6 +15,7 @@ import pytest
 import uvloop
 
 from sysbackup.formats import manifest
+from sysbackup.formats.manifest_stream import ManifestReader
 from tests.support import backups, comparing, trees
 from tests.support.servers import OnServer, Server
 
@@ -398,7 +399,7 @@ def test_metadata_of_a_snapshot(machine: Machine) -> None:
         async with machine.bucket.store() as store:
             (key,) = [v.key async for v in store.versions("snapshots/")]
             info = await store.head(key, None)
-            reader = manifest.ManifestReader()
+            reader = ManifestReader()
             said: list[manifest.Entry] = []
             async for chunk in store.read(summary["manifest"], summary["manifest_version"]):
                 said += reader.feed(chunk)

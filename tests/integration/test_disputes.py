@@ -16,7 +16,8 @@ from sysbackup.config.sections import Config
 from sysbackup.contents import shipping
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest import End, ManifestWriter, RunHeader
+from sysbackup.formats.manifest import End, RunHeader
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
 from sysbackup.pipeline.backup import back_up

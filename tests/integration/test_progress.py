@@ -21,7 +21,7 @@ import uvloop
 
 from sysbackup.formats.run_result import Counts, Summary, with_manifest
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline import file_facts, looking
+from sysbackup.pipeline import looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages, status_text
@@ -319,9 +319,9 @@ def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pyt
     assert over == summary.examined == Counts(1, 3 << 20, 3 << 20)
 
 
-def test_what_a_run_leaves_for_the_next(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("settled")
+def test_what_a_run_leaves_for_the_next(machine: Machine) -> None:
     """What was examined: a file that two pickers name twice, what did not change unread, and a snapshotter's bytes."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     machine.write("a", os.urandom(1000))
     machine.write("b", os.urandom(2000))
     backups.picker(machine.config, machine.tree / "b", name="again")

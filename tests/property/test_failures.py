@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import manifest
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.model import SystemClock
 from sysbackup.pipeline.backup import back_up
 from tests.support import backups
@@ -39,7 +40,7 @@ def checked(bucket: MemoryBucket) -> int:
     store = MemoryStore(bucket)
     found = [key for key in bucket.objects if key.startswith("manifests/")]
     for key in found:
-        reader = manifest.ManifestReader()
+        reader = ManifestReader()
         (kept,) = bucket.objects[key]
         for entry in reader.feed(kept.body):
             if isinstance(entry, manifest.Snapshot):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, manifest
+from sysbackup.formats.ends import end_in
 from sysbackup.formats.manifest import (
     BlockDevice,
     CharDevice,
@@ -22,12 +23,10 @@ from sysbackup.formats.manifest import (
     File,
     Link,
     Log,
-    ManifestReader,
-    ManifestWriter,
     RunHeader,
     Snapshot,
-    end_in,
 )
+from sysbackup.formats.manifest_stream import ManifestReader, ManifestWriter
 from sysbackup.model import Location
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things

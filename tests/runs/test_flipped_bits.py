@@ -15,7 +15,6 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.contents import census
 from sysbackup.formats import keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
-from sysbackup.pipeline import file_facts
 from tests.support.catalogs import of_version_1
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -29,11 +28,12 @@ CONTENTS = 100_000
 SHARES = 4
 TRIALS = int(os.environ.get("SYSBACKUP_FLIPS", "2000"))
 
+pytestmark = pytest.mark.usefixtures("settled")
+
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine whose catalog knows far more contents than its tree has, as one that shares a bucket does."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     # the synthetic objects are in no bucket: that is another test's matter
     monkeypatch.setattr(census, "PAGES", 0)
     clock = ManualClock()
@@ -140,11 +140,8 @@ COLUMNS = {
 
 @pytest.mark.parametrize("value", [7, -1, 1 << 40, "text", b"\xff\xfe", None, "COMPLIANCE"], ids=repr)
 @pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in COLUMNS.items() for c in columns])
-def test_no_column_can_be_other_than_it_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, column: str, value: object
-) -> None:
+def test_no_column_can_be_other_than_it_was_written(tmp_path: Path, table: str, column: str, value: object) -> None:
     """A changed value of whatever type in every row: the catalog is set aside, and the run is complete."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock, {"pack_size": 5000})
     for n in range(20):
@@ -161,9 +158,8 @@ def test_no_column_can_be_other_than_it_was_written(
     assert machine.restores(told)
 
 
-def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
     """Its rows get their checksums; nothing is read or stored again for that."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
     clock = ManualClock()
     machine = Machine(tmp_path, "alpha", MemoryBucket(clock), clock)
     for n in range(20):

@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from sysbackup.errors import BucketUnusable
 from sysbackup.formats import manifest
-from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Stage, Tally
 from tests.support import backups
@@ -23,16 +22,7 @@ from tests.support.mortal import remove
 
 MIB = 1 << 20
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture

@@ -10,32 +10,17 @@ from typing import Any
 import pytest
 
 from sysbackup.contents import census, rebuilding
-from sysbackup.errors import AccessDenied, StoreError
+from sysbackup.errors import StoreError
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
-from sysbackup.pipeline import file_facts
 from tests.support import backups
 from tests.support.clock import ManualClock
-from tests.support.machines import Machine
+from tests.support.machines import Machine, Unreadable
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
 LARGE = random.Random(0).randbytes(3 << 19)  # of those that are stored alone
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def bucket(clock: ManualClock) -> MemoryBucket:
-    return MemoryBucket(clock)
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Machine:
@@ -46,15 +31,6 @@ def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Mach
     made.write("large", LARGE)
     made.write("log", b"a line of a log\n" * 100_000)
     return made
-
-
-class Unreadable(MemoryStore):
-    """A store whose policy lets us read the index alone, as README's for a writer does."""
-
-    def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
-        if not key.startswith("index/"):
-            raise AccessDenied(f"GetObject on {key!r} was denied")
-        return super().read(key, version, start, length)
 
 
 def contents(bucket: MemoryBucket) -> list[str]:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.contents import census
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.pipeline import file_facts
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -18,22 +16,7 @@ from tests.support.mortal import MortalStore
 
 MIB = 1 << 20
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The census has not come by yet, as in a bucket of very many objects."""
-    monkeypatch.setattr(census, "PAGES", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture

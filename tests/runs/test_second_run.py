@@ -8,19 +8,12 @@ import pytest
 
 from sysbackup.catalog.rows import file_sum
 from sysbackup.formats import manifest
-from sysbackup.pipeline import file_facts
 from tests.support import backups
 from tests.support.dressing import posix_acl
 from tests.support.machines import Machine, opens
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once: what was written before a run has not changed since."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
 @pytest.fixture

@@ -4,50 +4,23 @@ import os
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.pipeline import file_facts
 from sysbackup.store.port import Version
 from tests.support.clock import ManualClock
-from tests.support.machines import Machine
+from tests.support.machines import alike
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
 MIB = 1 << 20
-SMALL = [b"small %d\n" % n * 50 for n in range(100)]
-MIDDLE = b"middle " * MIB
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def bucket(clock: ManualClock) -> MemoryBucket:
-    return MemoryBucket(clock)
-
-
-def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Machine:
-    """A machine with the same tree as all others."""
-    made = Machine(base, host, bucket, bucket.clock, content)
-    for n, data in enumerate(SMALL):
-        made.write(f"small{n:02}", data)
-    made.write("middle", MIDDLE)
-    return made
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 def test_a_second_machine_stores_no_content(bucket: MemoryBucket, tmp_path: Path) -> None:
     """Two catalogs, two host names, one tree: the second stores a manifest, and relies on what the first one did."""
-    alpha, beta = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "beta")
+    alpha, beta = alike(tmp_path, bucket, "alpha"), alike(tmp_path, bucket, "beta")
     first, second = alpha.back_up(), beta.back_up()
     assert second.kinds == {"manifests": 1}
     assert second.requests["PutObject"] == 1
@@ -57,8 +30,8 @@ def test_a_second_machine_stores_no_content(bucket: MemoryBucket, tmp_path: Path
 
 def test_share_own_relies_on_nobody(bucket: MemoryBucket, tmp_path: Path) -> None:
     """It reads no other host's index, and sends every content itself."""
-    first = machine(tmp_path, bucket, "alpha").back_up()
-    gamma = machine(tmp_path, bucket, "gamma", share=("own",), pack_size=8 * MIB, pack_below=2 * MIB)
+    first = alike(tmp_path, bucket, "alpha").back_up()
+    gamma = alike(tmp_path, bucket, "gamma", share=("own",), pack_size=8 * MIB, pack_below=2 * MIB)
     told = gamma.back_up()
     assert told.requests["GetObject"] == 0
     assert gamma.knows().hosts == {"gamma": 2}
@@ -68,12 +41,12 @@ def test_share_own_relies_on_nobody(bucket: MemoryBucket, tmp_path: Path) -> Non
 
 def test_share_names_hosts_by_patterns(bucket: MemoryBucket, tmp_path: Path) -> None:
     """`web*` lets web1 in and db1 not; no pattern at all lets nobody in, and oneself always."""
-    db, web = machine(tmp_path, bucket, "db1"), machine(tmp_path, bucket, "web1")
+    db, web = alike(tmp_path, bucket, "db1"), alike(tmp_path, bucket, "web1")
     db.write("db", "only here")
     web.write("web", "only there")
     db.back_up(share=("own",))
     web.back_up(share=("own",))
-    last = machine(tmp_path, bucket, "web2", share=("web*",))
+    last = alike(tmp_path, bucket, "web2", share=("web*",))
     last.write("db", "only here")
     last.write("web", "only there")
     told = last.back_up()
@@ -84,8 +57,8 @@ def test_share_names_hosts_by_patterns(bucket: MemoryBucket, tmp_path: Path) -> 
 
 def test_a_host_that_is_not_trusted_any_more_is_forgotten(bucket: MemoryBucket, tmp_path: Path) -> None:
     """When `share` stops allowing a host, what came from it is stored again; when it allows it again, it is reread."""
-    machine(tmp_path, bucket, "alpha").back_up()
-    beta = machine(tmp_path, bucket, "beta")
+    alike(tmp_path, bucket, "alpha").back_up()
+    beta = alike(tmp_path, bucket, "beta")
     beta.write("own", "of beta")
     beta.back_up()
     alone = beta.back_up(share=("own",), pack_size=8 * MIB)
@@ -100,7 +73,7 @@ def test_a_later_lock_learnt_from_another_saves_the_renewal(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
 ) -> None:
     """Both reuse the same objects: who runs first renews them, the other one learns of it."""
-    alpha, beta = (machine(tmp_path, bucket, host, verify_shared="off") for host in ("alpha", "beta"))
+    alpha, beta = (alike(tmp_path, bucket, host, verify_shared="off") for host in ("alpha", "beta"))
     alpha.back_up()
     beta.back_up()
     clock.turn(days=10)
@@ -115,7 +88,7 @@ def test_a_new_catalog_reads_all_indexes_and_a_known_one_the_new_ones(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
 ) -> None:
     """One GetObject for each, and nothing is read twice."""
-    alpha, beta = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "beta", verify_shared="off")
+    alpha, beta = alike(tmp_path, bucket, "alpha"), alike(tmp_path, bucket, "beta", verify_shared="off")
     for n in range(5):
         clock.turn(hours=1)
         alpha.write("new", f"{n}")
@@ -147,7 +120,7 @@ def test_listing_goes_on_where_the_last_run_left_off(bucket: MemoryBucket, clock
                     self.requests.add("ListObjectsV2")
                 yield found
 
-    alpha = machine(tmp_path, bucket, "alpha", share=("alpha", "beta"))
+    alpha = alike(tmp_path, bucket, "alpha", share=("alpha", "beta"))
     for host in ("another", "beta", "stranger"):
         for n in range(1500):
             started = clock.now() - timedelta(hours=2000 - n)

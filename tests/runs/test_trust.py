@@ -15,39 +15,13 @@ from sysbackup.errors import AccessDenied
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, StoredObject
-from sysbackup.pipeline import file_facts
 from tests.support.clock import ManualClock
-from tests.support.machines import Machine
+from tests.support.machines import MIDDLE, SMALL, Machine, alike
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
 
 MIB = 1 << 20
-SMALL = [b"small %d\n" % n * 50 for n in range(100)]
-MIDDLE = b"middle " * MIB
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def bucket(clock: ManualClock) -> MemoryBucket:
-    return MemoryBucket(clock)
-
-
-def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Machine:
-    """A machine with the same tree as all others."""
-    made = Machine(base, host, bucket, bucket.clock, content)
-    for n, data in enumerate(SMALL):
-        made.write(f"small{n:02}", data)
-    made.write("middle", MIDDLE)
-    return made
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 def published(bucket: MemoryBucket, clock: ManualClock, host: str, body: bytes) -> str:
@@ -104,7 +78,7 @@ def test_an_index_that_cannot_be_is_refused_and_harms_nothing(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, body: bytes
 ) -> None:
     """The run warns, names the index and its host, takes nothing from it, and goes on."""
-    alpha = machine(tmp_path, bucket, "alpha")
+    alpha = alike(tmp_path, bucket, "alpha")
     key = published(bucket, clock, "evil", body)
     told = alpha.back_up()
     assert [(line["key"], line["host"]) for line in told.said("index.refused")] == [(key, "evil")]
@@ -123,8 +97,8 @@ def test_an_index_that_may_not_be_read_is_passed_over(bucket: MemoryBucket, cloc
                 raise AccessDenied("made to fail by the test")
             return super().read(key, version, start, length)
 
-    machine(tmp_path, bucket, "evil").back_up()
-    alpha = machine(tmp_path, bucket, "alpha")
+    alike(tmp_path, bucket, "evil").back_up()
+    alpha = alike(tmp_path, bucket, "alpha")
     told = alpha.back_up(Guarded(bucket))
     assert told.said("index.refused")
     assert alpha.restores(told)
@@ -135,7 +109,7 @@ def test_an_index_that_may_not_be_read_is_passed_over(bucket: MemoryBucket, cloc
 
 def test_a_host_cannot_speak_in_the_name_of_another(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """`index/%61lpha/` is not alpha's place, whatever it decodes to."""
-    alpha = machine(tmp_path, bucket, "alpha", share=("beta",))
+    alpha = alike(tmp_path, bucket, "alpha", share=("beta",))
     body = lines("alpha", said_of(f"content/{SHA}", [[SHA, 0, 0, 20]]))
     bucket.add("index/%61lpha/20261123T041500Z-beef.jsonl.gz", body)
     assert alpha.back_up().requests["GetObject"] == 0
@@ -187,7 +161,7 @@ def test_false_contents_are_reported_and_stored_again(
 ) -> None:
     """With `verify_shared` what another host published is compared before it is relied on."""
     key = false_pack(bucket, clock, "evil", SMALL[:20])
-    alpha = machine(tmp_path, bucket, "alpha", verify_shared=setting)
+    alpha = alike(tmp_path, bucket, "alpha", verify_shared=setting)
     told = alpha.back_up()
     assert told.summary.exit_code == 3
     (problem,) = told.summary.first_problems
@@ -204,7 +178,7 @@ def test_false_contents_are_reported_and_stored_again(
 def test_without_verify_shared_trust_is_trust(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """What the tests around this one guard against is real: without the setting the false contents are believed."""
     key = false_pack(bucket, clock, "evil", SMALL[:20])
-    alpha = machine(tmp_path, bucket, "alpha", verify_shared="off")
+    alpha = alike(tmp_path, bucket, "alpha", verify_shared="off")
     told = alpha.back_up()
     assert key in {at.key for at in alpha.places(told).values()}
     report = alpha.restored(told)
@@ -247,8 +221,8 @@ def test_honest_contents_are_fetched_once(
 
 def test_what_lapsed_and_went_is_no_lie(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """A shared object whose lock ended and that lifecycle rules deleted is stored again without an accusation."""
-    alpha = machine(tmp_path, bucket, "alpha")
-    beta = machine(tmp_path, bucket, "beta", verify_shared="first-use")
+    alpha = alike(tmp_path, bucket, "alpha")
+    beta = alike(tmp_path, bucket, "beta", verify_shared="first-use")
     alpha.back_up()
     clock.turn(days=30)
     bucket.expire("packs/")
@@ -262,7 +236,7 @@ def test_a_lock_that_another_host_made_up_is_found_out(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
 ) -> None:
     """With `verify_shared`, a date in an index is nobody's promise: of shared objects, and of our own."""
-    alpha, evil = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "evil")
+    alpha, evil = alike(tmp_path, bucket, "alpha"), alike(tmp_path, bucket, "evil")
     evil.back_up()
     bodies = [line_of(kept.key, kept.version, kept.body, evil) for kept in stored(bucket)]
     published(bucket, clock, "evil", lines("evil", *bodies))
@@ -298,7 +272,7 @@ def test_members_that_lie_elsewhere_are_found_out(
     kept = bucket.add(f"packs/{SHA}", os.urandom(500), lock=Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60)))
     contents = [[sha_of(SMALL[n]).hex(), 10 * n + length // 10, length, len(SMALL[n])] for n in range(2)]
     published(bucket, clock, "evil", lines("evil", said_of(kept.key, contents, ver=kept.version, sz=1 << 30)))
-    alpha = machine(tmp_path, bucket, "alpha", verify_shared="first-use")
+    alpha = alike(tmp_path, bucket, "alpha", verify_shared="first-use")
     told = alpha.back_up()
     assert [problem["path"] for problem in told.summary.first_problems] == [kept.key]
     assert alpha.restores(told)
@@ -306,7 +280,7 @@ def test_members_that_lie_elsewhere_are_found_out(
 
 def test_nobody_else_says_what_our_own_objects_hold(bucket: MemoryBucket, clock: ManualClock, tmp_path: Path) -> None:
     """An index of another host that moves our contents about in our own pack changes nothing."""
-    alpha = machine(tmp_path, bucket, "alpha")
+    alpha = alike(tmp_path, bucket, "alpha")
     places = alpha.places(alpha.back_up())
     (pack,) = (kept for kept in stored(bucket) if kept.key.startswith("packs/"))
     line = line_of(pack.key, pack.version, pack.body, alpha)
@@ -324,7 +298,7 @@ def test_the_order_in_which_indexes_are_read_does_not_matter(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
 ) -> None:
     """A host that lost its catalog believes itself more than what others said of its objects."""
-    alpha = machine(tmp_path, bucket, "alpha", verify_shared="first-use")
+    alpha = alike(tmp_path, bucket, "alpha", verify_shared="first-use")
     alpha.back_up()
     bodies = [line_of(kept.key, kept.version, kept.body, alpha) for kept in stored(bucket)]
     published(bucket, clock, "aaa", lines("aaa", *bodies))
@@ -345,7 +319,7 @@ def test_a_lie_in_the_name_of_another_goes_with_the_liar(
     kept = bucket.add(keys.content_key(sha_of(MIDDLE)), b"rubbish", lock=lock)
     lie = said_of(kept.key, [[sha_of(MIDDLE).hex(), 0, 0, len(MIDDLE)]], of=named, ver=kept.version)
     published(bucket, clock, "evil", lines("evil", lie))
-    alpha = machine(tmp_path, bucket, "alpha", share=("evil", "honest"), verify_shared="off")
+    alpha = alike(tmp_path, bucket, "alpha", share=("evil", "honest"), verify_shared="off")
     assert alpha.places(alpha.back_up())["middle"].version == kept.version
     assert alpha.restores(alpha.back_up(share=("honest",)))
 
@@ -354,15 +328,15 @@ def test_contents_passed_on_are_taken_only_if_both_are_trusted(
     bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
 ) -> None:
     """What a trusted host relies on unchecked it publishes as the word of the host that told it."""
-    first = machine(tmp_path, bucket, "first")
-    second = machine(tmp_path, bucket, "second", verify_shared="off")
-    third = machine(tmp_path, bucket, "third", share=("second",), verify_shared="off")
+    first = alike(tmp_path, bucket, "first")
+    second = alike(tmp_path, bucket, "second", verify_shared="off")
+    third = alike(tmp_path, bucket, "third", share=("second",), verify_shared="off")
     told = first.back_up()
     clock.turn(days=10)
     assert second.back_up().summary.renewed == 2
     third.back_up(pack_size=8 * MIB)
     assert {*third.knows().hosts} == {"third"}
-    other = machine(tmp_path, bucket, "other", share=("first", "second"))
+    other = alike(tmp_path, bucket, "other", share=("first", "second"))
     assert other.places(other.back_up()) == first.places(told)
 
 
@@ -376,7 +350,7 @@ def test_an_index_that_goes_while_it_is_read(bucket: MemoryBucket, clock: Manual
             bucket.expire("index/")
             return super().read(key, version, start, length)
 
-    alpha, beta = machine(tmp_path, bucket, "alpha"), machine(tmp_path, bucket, "beta")
+    alpha, beta = alike(tmp_path, bucket, "alpha"), alike(tmp_path, bucket, "beta")
     alpha.back_up()
     clock.turn(days=30)
     told = beta.back_up(Late(bucket))
@@ -392,7 +366,7 @@ def test_packed_sizes_need_not_be_known(bucket: MemoryBucket, clock: ManualClock
     item = StoredObject(kept.key, kept.version, len(kept.body), lock)
     body = index.header("old", "x") + index.line(item, "gzip", [Member(sha, -1)])
     published(bucket, clock, "old", gzip.compress(body))
-    alpha = machine(tmp_path, bucket, "alpha", verify_shared="first-use")
+    alpha = alike(tmp_path, bucket, "alpha", verify_shared="first-use")
     told = alpha.back_up()
     assert alpha.places(told)["middle"].version == kept.version
     assert alpha.restores(told)

@@ -19,6 +19,7 @@ from sysbackup.catalog.port import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
+from sysbackup.errors import AccessDenied
 from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Location, SystemClock
@@ -28,6 +29,9 @@ from sysbackup.store.port import ObjectStore
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.memory_store import MemoryBucket, MemoryStore
+
+SMALL = [b"small %d\n" % n * 50 for n in range(100)]
+MIDDLE = b"middle " * (1 << 20)
 
 
 @dataclass(slots=True)
@@ -140,6 +144,24 @@ class Machine:
         """What is in its catalog."""
         with SqliteCatalog(self.catalog) as catalog:
             return catalog.info()
+
+
+def alike(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Machine:
+    """A machine with the same tree as all that are made by this: `SMALL` contents, and one of `MIDDLE` size."""
+    made = Machine(base, host, bucket, bucket.clock, content)
+    for n, data in enumerate(SMALL):
+        made.write(f"small{n:02}", data)
+    made.write("middle", MIDDLE)
+    return made
+
+
+class Unreadable(MemoryStore):
+    """A store whose policy lets us read the index alone, as README's for a writer does."""
+
+    def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
+        if not key.startswith("index/"):
+            raise AccessDenied(f"GetObject on {key!r} was denied")
+        return super().read(key, version, start, length)
 
 
 _watching: list[str] | None = None

@@ -32,6 +32,7 @@ from sysbackup.catalog import renewals
 from sysbackup.contents import learning
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Location, Lock, LockMode, Span
 from sysbackup.pipeline import file_facts, gathering, looking
@@ -295,7 +296,7 @@ class Promises(RuleBasedStateMachine):
             kept = next((k for k in versions if not k.marker and k.modified >= started), None)
             if kept is None or not key.startswith("manifests/"):
                 continue
-            reader = manifest.ManifestReader()
+            reader = ManifestReader()
             header, *entries = reader.feed(kept.body)
             reader.finish()
             assert isinstance(header, manifest.RunHeader)

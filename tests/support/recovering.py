@@ -11,7 +11,8 @@ from typing import Any
 import uvloop
 
 from sysbackup.formats import gzipping, keys, manifest
-from sysbackup.formats.manifest import Directory, End, Entry, File, Link, ManifestWriter, RunHeader
+from sysbackup.formats.manifest import Directory, End, Entry, File, Link, RunHeader
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Location, Span
 from sysbackup.recovery import stored_runs

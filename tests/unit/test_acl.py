@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysbackup.errors import FormatError
-from sysbackup.files import acl
+from sysbackup.files import acl, permissions
 from sysbackup.files.owners import Owners
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
@@ -221,16 +221,16 @@ def test_access_acls_come_back_unchanged(mode: int, users: dict[int, int]) -> No
 )
 def test_flags(mode: int, text: str | None) -> None:
     """Setuid, setgid and sticky read as getfacl's `flags:` line and come back."""
-    assert acl.flags_text(mode) == text
+    assert permissions.flags_text(mode) == text
     if text is not None:
-        assert acl.flags_bits(text) == mode & 0o7000
+        assert permissions.flags_bits(text) == mode & 0o7000
 
 
 @pytest.mark.parametrize("text", ["", "---x", "xst", "S--", "s-t\n"])
 def test_flags_that_are_none(text: str) -> None:
     """Flags of another form are refused."""
     with pytest.raises(FormatError):
-        acl.flags_bits(text)
+        permissions.flags_bits(text)
 
 
 def test_owners_have_names_where_there_are_names() -> None:

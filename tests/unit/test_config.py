@@ -7,14 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sysbackup.config.loading import (
-    cache_directory,
-    config_directory,
-    load_config,
-    read_config,
-    runtime_directory,
-    state_directory,
-)
+from sysbackup.config.directories import cache_directory, config_directory, runtime_directory, state_directory
+from sysbackup.config.loading import load_config, read_config
 from sysbackup.config.sections import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
 from sysbackup.config.settings import SETTINGS
 from sysbackup.errors import ConfigError

@@ -24,7 +24,7 @@ from sysbackup.config.sections import Config
 from sysbackup.contents.learning import Trust, learn_all
 from sysbackup.contents.sealing import host_seal
 from sysbackup.formats import keys
-from sysbackup.formats.ends import ends
+from sysbackup.formats.ends import end_in, ends
 from sysbackup.formats.index import Indexed, IndexReader, Seal
 from sysbackup.formats.manifest import (
     BlockDevice,
@@ -36,12 +36,11 @@ from sysbackup.formats.manifest import (
     File,
     Link,
     Log,
-    ManifestReader,
     Node,
     RunHeader,
     Snapshot,
-    end_in,
 )
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.formats.pack import read_index
 from sysbackup.formats.run_result import Counts, RunResult, Summary
 from sysbackup.model import FileState, Location, Lock, LockMode, Member, Span, StoredObject

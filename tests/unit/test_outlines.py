@@ -12,6 +12,7 @@ import uvloop
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.ends import ends
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import Outline, outlines
 from sysbackup.store.port import ObjectStore
@@ -78,7 +79,7 @@ def test_a_line_longer_than_any_of_ours() -> None:
     """Whoever reads all of a manifest gives it up there, before it is understood."""
     body = lines(many_words(32 * MIB))
     with at_most(64 * MIB), pytest.raises(FormatError, match="longer than any entry"):
-        list(manifest.ManifestReader().feed(body))
+        list(ManifestReader().feed(body))
 
 
 def test_many_long_lines() -> None:

@@ -21,7 +21,9 @@ from structlog.testing import capture_logs
 
 from sysbackup.errors import ProgramError
 from sysbackup.programs import running as running_module
-from sysbackup.programs.running import Program, pipe_into, running
+from sysbackup.programs.discovery import Program
+from sysbackup.programs.piping import pipe_into
+from sysbackup.programs.running import running
 from sysbackup.service import status_file as statuses
 from tests.support.processes import children
 

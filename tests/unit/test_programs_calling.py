@@ -11,8 +11,9 @@ import pytest
 import structlog
 import uvloop
 
-from sysbackup.programs import running
-from sysbackup.programs.running import Program, call
+from sysbackup.programs import calling
+from sysbackup.programs.calling import call
+from sysbackup.programs.discovery import Program
 from tests.support.processes import children
 
 uvloop.run(asyncio.sleep(0))  # libuv opens a pipe for its process once and for all: no leak of ours
@@ -113,7 +114,7 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(
     answer: Callable[..., str | None], hook: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: str
 ) -> None:
     """TERM first, then KILL for its whole group."""
-    monkeypatch.setattr(running, "LEAVING_GRACE", 0.2)
+    monkeypatch.setattr(calling, "LEAVING_GRACE", 0.2)
     program = hook(f"{trap}sleep 600 & echo $! >{tmp_path}/pid\necho waiting\nwait; wait")
     assert answer(program, limit=1.0) == "had not ended after 1 s and was stopped; its last words: waiting"
     assert gone(int((tmp_path / "pid").read_text()))
@@ -124,7 +125,7 @@ def test_what_keeps_its_output_open_does_not_keep_us(
     answer: Callable[..., str | None], hook: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """A hook that leaves something behind is told of, and that is ended."""
-    monkeypatch.setattr(running, "LINGER", 0.2)
+    monkeypatch.setattr(calling, "LINGER", 0.2)
     why = answer(hook(f"{command} & echo $! >{tmp_path}/pid; sleep 0.2"))
     assert why == "ended, but something that it had started kept its output open and was ended"
     assert gone(int((tmp_path / "pid").read_text()))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.errors import ConfigError
-from sysbackup.programs.running import find_programs
+from sysbackup.programs.discovery import find_programs
 
 Put = Callable[..., Path]
 

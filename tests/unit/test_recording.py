@@ -9,6 +9,7 @@ import pytest
 
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import manifest
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.model import Location, Problem
 from sysbackup.pipeline.entries import latest, spooled
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
@@ -31,7 +32,7 @@ async def keep(run: RunContext, *contents: bytes) -> None:
 
 
 def read(pieces: bytes) -> list[manifest.Entry]:
-    reader = manifest.ManifestReader()
+    reader = ManifestReader()
     found = [*reader.feed(pieces)]
     reader.finish()
     return found

@@ -19,7 +19,8 @@ from sysbackup.cli.main import invoke
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest import CharDevice, End, Fifo, File, ManifestWriter, Snapshot
+from sysbackup.formats.manifest import CharDevice, End, Fifo, File, Snapshot
+from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.store.port import ObjectStore
 from tests.support.failing import FailingStore, at
 from tests.support.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sysbackup.config.units import duration, duration_text, size, size_text
+from sysbackup.config.units import amount, duration, duration_text, elapsed, rough_duration, size, size_text
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,46 @@ def test_a_size_is_written_as_it_may_be_read(text: str) -> None:
 def test_a_duration_is_written_as_it_may_be_read(text: str) -> None:
     """What check-config prints can be put into the file."""
     assert duration_text(duration(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        ((1 << 20) - 1, "1024.0 KiB"),
+        (16 << 20, "16.0 MiB"),
+        (3.4 * (1 << 30), "3.4 GiB"),
+        (1 << 40, "1.0 TiB"),
+        (1 << 60, "1048576.0 TiB"),
+    ],
+)
+def test_amounts_stand_beside_each_other(number: float, text: str) -> None:
+    """Each has one digit after the point, but bytes, of which there are no parts."""
+    assert amount(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (8.44, "8.4 s"),
+        (60, "1 min 0 s"),
+        (200.9, "3 min 20 s"),
+        (3600, "1 h 0 min"),
+        (93900, "26 h 5 min"),
+    ],
+)
+def test_what_something_took_is_said_in_two_units(seconds: float, text: str) -> None:
+    """Nothing is rounded up: what took 59 s and a bit did not take a minute more."""
+    assert elapsed(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.4, "12 s"), (3599, "59 min 59 s"), (3661, "1 h 1 min"), (86399, "23 h 59 min"), (273_600 + 59, "3 d 4 h")],
+)
+def test_a_rough_duration_leaves_out_what_nobody_asks_for(seconds: float, text: str) -> None:
+    """Of hours no seconds, of days no minutes."""
+    assert rough_duration(seconds) == text

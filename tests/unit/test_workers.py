@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from sysbackup.programs import children, workers
+from sysbackup.programs import children, starting, workers
 from sysbackup.programs.workers import Worker, start_worker
 from tests.support.processes import children as of_ours
 
@@ -215,7 +215,8 @@ def test_a_cancelled_start_leaves_nothing(work: Any) -> None:
 
 def adopting(body: str, *arguments: str) -> str:
     """What a process that has adopted prints."""
-    code = "import asyncio, os, shlex, subprocess, sys, time\nfrom sysbackup.programs import adopting, children\n"
+    code = "import asyncio, os, shlex, subprocess, sys, time\n"
+    code += "from sysbackup.programs import adopting, children, starting\n"
     code += textwrap.dedent(
         """
         def count():
@@ -324,7 +325,7 @@ def test_what_we_have_started_ourselves_and_theirs_lives_on() -> None:
         """
         async def look():
             null = os.open("/dev/null", os.O_RDWR)
-            hook = await children.start([b"/bin/sh", b"-c", b"(sleep 600 &); exec sleep 600"], (null, null, null))
+            hook = await starting.start([b"/bin/sh", b"-c", b"(sleep 600 &); exec sleep 600"], (null, null, null))
             library = subprocess.Popen(["sleep", "600"])
             until(lambda: count() == 3)
             orphan("sleep 600")
@@ -358,15 +359,15 @@ def test_a_start_that_hangs_is_neither_waited_for_nor_killed(tmp_path: Path) -> 
             lease = os.open(sys.argv[1], os.O_RDONLY)  # whoever executes it waits for us (fcntl(2))
             fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             null = os.open("/dev/null", os.O_RDWR)
-            starting = asyncio.ensure_future(children.start([os.fsencode(sys.argv[2])], (null, null, null)))
+            slow = asyncio.ensure_future(starting.start([os.fsencode(sys.argv[2])], (null, null, null)))
             while not waiting:
                 await asyncio.sleep(0.01)
-            other = await children.start([b"/bin/sleep", b"600"], (null, null, null))
+            other = await starting.start([b"/bin/sleep", b"600"], (null, null, null))
             orphan("sleep 600")
             until(lambda: count() == 3)
-            print(adopting.end_adopted(0), count(), starting.done())
+            print(adopting.end_adopted(0), count(), slow.done())
             os.close(lease)
-            child = await starting
+            child = await slow
             await child.gone
             print(child.status)
             child.release()
@@ -441,7 +442,7 @@ def test_signals_are_held_for_one_child_alone(tmp_path: Path) -> None:
         found = []
         for held in ((signal.SIGUSR1,), ()):
             out = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-            child = await children.start([b"/bin/grep", b"SigBlk", b"/proc/self/status"], (out, out, out), held=held)
+            child = await starting.start([b"/bin/grep", b"SigBlk", b"/proc/self/status"], (out, out, out), held=held)
             await child.gone
             child.release()
             os.close(out)

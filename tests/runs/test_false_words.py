@@ -13,46 +13,23 @@ import pytest
 import uvloop
 
 from sysbackup.cli.connecting import open_store
-from sysbackup.contents import census
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject, SystemClock
-from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
 from tests.support import backups
 from tests.support.clock import ManualClock
-from tests.support.machines import Machine
+from tests.support.machines import Machine, Unreadable
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
 from tests.support.servers import Server
 
 KNOWN = b"a file that anybody may know, of some distribution\n" * 30
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as left alone at once."""
-    monkeypatch.setattr(file_facts, "_SETTLED", 0)
-
-
-@pytest.fixture
-def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The census stands elsewhere, as in a large bucket, or one that somebody has filled with junk."""
-    monkeypatch.setattr(census, "PAGES", 0)
-    monkeypatch.setattr(census, "_HOSTS", 0)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def bucket(clock: ManualClock) -> MemoryBucket:
-    return MemoryBucket(clock)
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture
@@ -85,7 +62,7 @@ def sha(content: bytes) -> bytes:
 # ---- what is said of places
 
 
-@pytest.mark.usefixtures("blind")
+@pytest.mark.usefixtures("uncounted")
 def test_what_has_no_version_id_is_not_relied_on(alpha: Machine, bucket: MemoryBucket) -> None:
     """It is right when it is looked at, and then somebody puts something else over it."""
     key = keys.content_key(sha(KNOWN))
@@ -135,7 +112,7 @@ def test_what_we_store_ourselves_refutes_what_was_said_of_it(alpha: Machine, buc
     assert alpha.restores(told)
 
 
-@pytest.mark.usefixtures("blind")
+@pytest.mark.usefixtures("uncounted")
 def test_a_seal_holds_for_one_bucket(alpha: Machine, clock: ManualClock, tmp_path: Path) -> None:
     """Indexes that were copied to another bucket speak of objects that are not there."""
     alpha.back_up()
@@ -195,7 +172,7 @@ def test_what_is_said_in_the_name_of_another_is_held_against_who_said_it(alpha: 
 # ---- what lies in the bucket
 
 
-@pytest.mark.usefixtures("blind")
+@pytest.mark.usefixtures("uncounted")
 def test_a_renewal_that_finds_a_locked_object_gone_doubts_all_others(
     alpha: Machine, bucket: MemoryBucket, clock: ManualClock
 ) -> None:
@@ -258,12 +235,6 @@ def test_without_the_right_to_prove_other_hosts_indexes_are_not_even_listed(
     alpha: Machine, bucket: MemoryBucket
 ) -> None:
     """However many they are: a writer with README's rights alone would pay for them in each run."""
-
-    class Unreadable(MemoryStore):
-        def read(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> Any:
-            if not key.startswith("index/"):
-                raise AccessDenied(f"GetObject on {key!r} was denied")
-            return super().read(key, version, start, length)
 
     for n in range(3000):
         bucket.add(keys.index_key(f"host{n % 50}", f"20200101T{n:06}Z-ffffffff"), b"")

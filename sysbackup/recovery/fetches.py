@@ -1,0 +1,119 @@
+"""What one read of one object brings, and for which files."""
+
+from dataclasses import dataclass, field
+
+from sysbackup.config.sections import MIB
+from sysbackup.formats import encodings, manifest
+from sysbackup.formats.manifest import File
+from sysbackup.model import Span
+
+# A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
+HELD = 8 * MIB
+
+_GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
+_RANGE = 32 * MIB  # no single read is longer
+
+
+@dataclass(slots=True)
+class Wanted:
+    """
+    One content and who wants it.
+
+    `span` is where its bytes are in the object; None: it is all of it. `encoding` names
+    what the manifest says of them; of an object of its own they may be another.
+    `groups` holds for each file to be made its encoded entries: more than one
+    where they are hard links to one inode.
+    """
+
+    sha: bytes
+    size: int
+    encoding: str | None
+    span: Span | None
+    groups: list[list[bytes]] = field(default_factory=list)
+
+    @property
+    def stored_most(self) -> int:
+        """The most bytes that this content can take in its object."""
+        return encodings.largest(self.size) if self.span is None else self.span.length
+
+
+@dataclass(slots=True)
+class Fetch:
+    """
+    What one read of one object brings. `key` is empty for empty files, which need none.
+
+    `start` and `length` are the range to read; `length` None: to the end. `entry_bytes`
+    are those of all entries that want its contents.
+    """
+
+    key: str
+    version: str | None
+    start: int = 0
+    length: int | None = None
+    contents: list[Wanted] = field(default_factory=list)
+    entry_bytes: int = 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether its one content is too large to be held."""
+        return len(self.contents) == 1 and self.contents[0].size > HELD
+
+    @property
+    def cost(self) -> int:
+        """The most bytes it holds in memory."""
+        if self.streams:
+            return 8 * MIB + self.entry_bytes
+        largest = max(wanted.size for wanted in self.contents)
+        return self.entry_bytes + largest + (self.contents[0].stored_most if self.length is None else self.length)
+
+    def part(self, contents: list[Wanted]) -> "Fetch":
+        """A read of some of its contents, no longer than it must be; what it may cost is not more."""
+        entry_bytes = sum(len(line) for wanted in contents for group in wanted.groups for line in group)
+        fetch = Fetch(self.key, self.version, self.start, self.length, contents, entry_bytes)
+        spans = [wanted.span for wanted in contents if wanted.span is not None]
+        if spans and self.length is not None:
+            fetch.start = min(span.offset for span in spans)
+            fetch.length = max(span.end for span in spans) - fetch.start
+        return fetch
+
+
+def file_of(line: bytes) -> File:
+    """The file that a plan has set down as `line`."""
+    entry = manifest.decode(line)
+    if not isinstance(entry, File):
+        raise TypeError(entry)
+    return entry
+
+
+def begun(where: tuple[str, str | None], first: Wanted) -> Fetch:
+    """A fetch of that object that begins with `first`, which is to be `join`ed to it."""
+    span = first.span
+    return Fetch(*where) if span is None else Fetch(*where, span.offset, span.length)
+
+
+def joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
+    """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
+    if (fetch.key, fetch.version) != where:
+        return False
+    if _same(fetch.contents[-1], wanted):
+        return True
+    if fetch.length is None or wanted.span is None:
+        return False
+    if fetch.streams or wanted.size > HELD:
+        return False
+    near = wanted.span.offset <= fetch.start + fetch.length + _GAP
+    return near and wanted.span.end - fetch.start <= _RANGE
+
+
+def join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
+    """Bring `wanted` too, for the file whose names `lines` are the entries of."""
+    if not fetch.contents or not _same(fetch.contents[-1], wanted):
+        fetch.contents.append(wanted)
+        if wanted.span is not None:
+            fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
+    fetch.contents[-1].groups.append(lines)
+    fetch.entry_bytes += sum(map(len, lines))
+
+
+def _same(one: Wanted, other: Wanted) -> bool:
+    return (one.span, one.sha, one.size, one.encoding) == (other.span, other.sha, other.size, other.encoding)
