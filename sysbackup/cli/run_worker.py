@@ -128,7 +128,7 @@ async def _attempt(config: Config, voice: _Voice, clock: Clock) -> Ended:
     telling = loop.create_task(_tell(voice))
     try:
         async with open_store(config) as store:
-            ended = well(await back_up(config, store, store.bucket, clock, voice.watch))
+            ended = well(await back_up(config, store, clock, voice.watch))
             # Said here: a signal that comes later finds a run that has ended well.
             voice.say_over(ended)
             return ended

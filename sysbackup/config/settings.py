@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import cronsim
 
+from sysbackup.config.bandwidth import Rates
 from sysbackup.config.sections import DAY, GIB, HOUR, KIB, MIB
 from sysbackup.config.units import duration, duration_text, size, size_text
 from sysbackup.model import LockMode
@@ -399,6 +400,13 @@ SETTINGS: tuple[Setting, ...] = (
         "memory",
         _bytes(64 * MIB, 1024 * GIB),
         "about what a run uses of memory; half of it for bytes between disk and store",
+    ),
+    Setting(
+        "run",
+        "bandwidth",
+        Rates(),
+        "bytes a second that go to the store and come from it, together, at most; windows are in [daemon] time_zone",
+        "no limit",
     ),
     Setting("run", "spool_limit", _bytes(0, 1024 * GIB), "of a snapshot, how much waits on disk for its description"),
     Setting("run", "picker_idle_limit", _seconds(1, 7 * DAY, "min"), "for how long a picker may be silent"),

@@ -73,7 +73,6 @@ def programs(config: Config) -> Programs:
 async def back_up(
     config: Config,
     store: ObjectStore,
-    bucket: str,
     clock: Clock,
     watch: Callable[[Tally], None] = lambda _: None,
     *,
@@ -93,7 +92,7 @@ async def back_up(
     found = programs(config)
     with exclusive(config.cache):
         before = Counter(store.requests.by_kind)
-        run = partial(_run, config, store, bucket, clock, watch, found, before, rescan=rescan)
+        run = partial(_run, config, store, clock, watch, found, before, rescan=rescan)
         try:
             return await run()
         except CatalogUnusable as exc:
@@ -108,7 +107,6 @@ async def back_up(
 async def _run(
     config: Config,
     store: ObjectStore,
-    bucket: str,
     clock: Clock,
     watch: Callable[[Tally], None],
     found: Programs,
@@ -124,11 +122,11 @@ async def _run(
             tally = Tally(clock, problems, names.host, names.run, names.started, names.promised)
             tally.rescan = rescan
             watch(tally)
-            _log_start(names, bucket)
+            _log_start(names, store.bucket)
             catalog = stack.enter_context(await _catalog(config))
             spool = stack.enter_context(Sorter(config.cache))
             doubt = Doubt(config.content.verify_shared)
-            identity = bucket_identity(config, bucket)
+            identity = bucket_identity(config, store.bucket)
             seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
             catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
             await _learn(store, catalog, Trust(names.host, config.content.share, doubt.any, seal), tally)
@@ -155,7 +153,7 @@ async def _run(
             stored = await outlasting(write(), tally)
             tally.next_lock_end = await tidied(catalog, names)
             requests = store.requests.since(before)
-            summary = _summary(names, bucket, clock, tally, recorder, stored, requests, config.prices)
+            summary = _summary(names, store.bucket, clock, tally, recorder, stored, requests, config.prices)
             tally.stage = "done"
     except BaseExceptionGroup as group:
         raise _first(group) from group

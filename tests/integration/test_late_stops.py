@@ -74,7 +74,7 @@ class Stopped:
             self.tally = tally
 
         store = Slow(self.bucket, what)
-        task = asyncio.create_task(back_up(self.config, store, "bucket", SystemClock(), watch))
+        task = asyncio.create_task(back_up(self.config, store, SystemClock(), watch))
         await store.there.wait()
         task.cancel()
         if twice:
@@ -149,7 +149,7 @@ def test_a_put_whose_answer_is_lost_for_good(tmp_path: Path, error: type[StoreUn
 
     store = Lost(MemoryStore(bucket), lambda *_: False)
     with pytest.raises(error):
-        backups.run(back_up(config, store, "bucket", SystemClock(), tallies.append))
+        backups.run(back_up(config, store, SystemClock(), tallies.append))
     (run,) = backups.run(stored_runs.runs(MemoryStore(bucket)))
     assert (run.run in tallies[0].at_the_end("it failed")) == unsure
 

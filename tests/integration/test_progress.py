@@ -270,7 +270,7 @@ def watched(machine: Machine, prefix: str, look: Callable[[Tally, Slow], object]
     async def scene() -> tuple[Summary, list[object]]:
         store = Slow(machine.bucket, prefix)
         tallies: list[Tally] = []
-        going = asyncio.ensure_future(back_up(machine.config, store, "bucket", machine.clock, tallies.append))
+        going = asyncio.ensure_future(back_up(machine.config, store, machine.clock, tallies.append))
         seen = []
         try:
             await until(lambda: going.done() or bool(store.waiting and look(tallies[-1], store)))
