@@ -25,6 +25,9 @@ _LEAST_GRANT = 1 << 10
 # What was not used is made up for, but for no longer than this: timers are late by a moment.
 _CATCH_UP_SECONDS = 0.25
 
+# Timers may be early by a moment, too; what is more than that is no timer's fault.
+_ODD_SECONDS = 1.0
+
 
 @dataclass(slots=True)
 class Held:
@@ -88,8 +91,11 @@ class Limit:
             size -= await self.grant(size)
 
     async def _next(self, most: int, bandwidth: Bandwidth) -> int:
-        # the bytes granted last take that long; a clock that asks for more has been set back meanwhile
-        wait = min(self._due - self._clock.now().timestamp(), self._last)
+        wait = self._due - self._clock.now().timestamp()
+        if wait > self._last + _ODD_SECONDS:
+            # what was granted last does not take that long: the clock has been set back
+            self._due += self._last - wait
+            wait = self._last
         if wait > 0:
             await self._clock.sleep(wait)
         moment = self._clock.now()
@@ -97,10 +103,9 @@ class Limit:
         if rate is None:
             self._due, self._last = now, 0.0
             return most
-        due = now if self._due > now + self._last else self._due
         size = min(most, max(_LEAST_GRANT, rate // _GRANTS))
         self._last = size / rate
-        self._due = max(due, now - _CATCH_UP_SECONDS) + self._last
+        self._due = max(self._due, now - _CATCH_UP_SECONDS) + self._last
         return size
 
 
