@@ -414,7 +414,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("run", "snapshots_at_once", Whole(1, 100), "snapshotters that run at the same time"),
     Setting("run", "give_up_after", _seconds(1, 7 * DAY, "min"), "for how long a store that does not answer is tried"),
     Setting("daemon", "schedule", Schedule(), "when the daemon starts runs by itself", "it waits to be triggered"),
-    Setting("daemon", "time_zone", Zone(), "the time zone of the schedule", "the system's"),
+    Setting(
+        "daemon",
+        "time_zone",
+        Zone(),
+        "the time zone of the schedule, and of the windows of [run] bandwidth",
+        "the system's",
+    ),
     Setting(
         "daemon", "random_delay", _seconds(0, DAY, "min"), "the most by which a scheduled run is put off, by chance"
     ),
