@@ -24,6 +24,7 @@ from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import outlines
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, ObjectStore, Upload, Version
 from tests.support import backups, memory_store
 from tests.support.clock import START, ManualClock
@@ -37,11 +38,11 @@ DATA = {"hosts": b"127.0.0.1 localhost\n", "large": b"no pack for me\n" * 90_000
 Attack = Callable[[str], Awaitable[None]]
 
 
-class Watched(FailingStore):
+class Watched(Delegating):
     """A store whose keys somebody sees just before they are written: no attacker can be quicker."""
 
     def __init__(self, store: ObjectStore, attack: Attack) -> None:
-        super().__init__(store, lambda *_: False)
+        super().__init__(store)
         self._attack = attack
 
     async def put(

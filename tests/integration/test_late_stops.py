@@ -15,6 +15,7 @@ from sysbackup.pipeline import ending
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Summary, Tally
 from sysbackup.recovery import stored_runs
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, Version
 from tests.support import backups
 from tests.support.daemons import SOON, Host, daemon
@@ -25,11 +26,11 @@ from tests.support.proxy import Fault, proxying
 from tests.support.servers import OnServer, Server
 
 
-class Slow(MemoryStore):
+class Slow(Delegating):
     """A store that answers a manifest's put, or the look after it, when `go` is set; `there`: it has been asked."""
 
     def __init__(self, bucket: MemoryBucket, what: str) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self._what = what
         self.there = asyncio.Event()
         self.go = asyncio.Event()

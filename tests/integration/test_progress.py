@@ -25,6 +25,7 @@ from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Amounts, Summary, Tally, well
 from sysbackup.service import messages, status_text
 from sysbackup.service.messages import Progress
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support import backups, notified
 from tests.support.daemons import ROOT, SOON, Host, command, daemon
@@ -233,11 +234,11 @@ def test_a_state_directory_that_cannot_be_is_no_estimate(host: Host) -> None:
 # ---- what the counts are made of
 
 
-class Slow(MemoryStore):
+class Slow(Delegating):
     """A store that takes an object in, but does not confirm it before it is told to."""
 
     def __init__(self, bucket: MemoryBucket, prefix: str) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self._prefix = prefix
         self.waiting = 0
         self.go_on = asyncio.Event()

@@ -119,16 +119,16 @@ class MemoryStore(Guarded):
         self, memory: MemoryBucket | None = None, name: str = "bucket", requests: Requests | None = None
     ) -> None:
         self.memory = memory or MemoryBucket()
-        super().__init__(_MemoryAdapter(self.memory, name, requests or Requests()))
+        super().__init__(MemoryAdapter(self.memory, name, requests))
 
 
-class _MemoryAdapter:
+class MemoryAdapter:
     """`adapter.Adapter` over a `MemoryBucket`."""
 
-    def __init__(self, memory: MemoryBucket, name: str, requests: Requests) -> None:
+    def __init__(self, memory: MemoryBucket, name: str = "bucket", requests: Requests | None = None) -> None:
         self._memory = memory
         self._name = name
-        self._requests = requests
+        self._requests = requests or Requests()
 
     @property
     def bucket(self) -> str:
@@ -235,7 +235,7 @@ class _MemoryAdapter:
 
 class _MemoryUpload:
     def __init__(
-        self, adapter: _MemoryAdapter, memory: MemoryBucket, key: str, lock: Lock, metadata: Mapping[str, str]
+        self, adapter: MemoryAdapter, memory: MemoryBucket, key: str, lock: Lock, metadata: Mapping[str, str]
     ) -> None:
         self._adapter = adapter
         self._memory = memory
