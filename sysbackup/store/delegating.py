@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Generic, TypeVar
 
 from sysbackup.model import Lock, StoredObject
 from sysbackup.store.accounting import Requests
-from sysbackup.store.port import NO_METADATA, Body, Limits, ObjectInfo, ObjectStore, Upload, Version
+from sysbackup.store.port import NO_METADATA, Body, Bucket, Limits, ObjectInfo, ObjectStore, Upload, Version
+
+B = TypeVar("B", bound=Bucket)
 
 
-class Delegating:
-    """`ObjectStore` that is as the one it stands before."""
+class Looking(Generic[B]):
+    """What can be looked at in a bucket, as the one this stands before shows it."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: B) -> None:
         self._store = store
 
     @property
@@ -29,23 +32,6 @@ class Delegating:
     async def check(self) -> None:
         await self._store.check()
 
-    async def put(
-        self,
-        key: str,
-        body: Body,
-        lock: Lock,
-        *,
-        metadata: Mapping[str, str] = NO_METADATA,
-        once: bool = False,
-        sha256: bytes | None = None,
-    ) -> StoredObject:
-        return await self._store.put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
-
-    def upload(
-        self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
-    ) -> AbstractAsyncContextManager[Upload]:
-        return self._store.upload(key, lock, metadata=metadata, once=once)
-
     def read(
         self, key: str, version: str | None, start: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
@@ -62,6 +48,27 @@ class Delegating:
 
     async def lock_of(self, key: str, version: str | None) -> Lock | None:
         return await self._store.lock_of(key, version)
+
+
+class Delegating(Looking[ObjectStore]):
+    """`ObjectStore` that is as the one it stands before."""
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        lock: Lock,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        once: bool = False,
+        sha256: bytes | None = None,
+    ) -> StoredObject:
+        return await self._store.put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
+
+    def upload(
+        self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
+    ) -> AbstractAsyncContextManager[Upload]:
+        return self._store.upload(key, lock, metadata=metadata, once=once)
 
     async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
         return await self._store.renew(key, version, lock)

@@ -5,7 +5,7 @@ Two S3 servers accept the lock of a multipart upload and store it unlocked; a
 proxy's empty 200 confirms anything. So an `Adapter` is asked once more.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, timedelta
 
@@ -18,35 +18,20 @@ from sysbackup.errors import (
     StoreUnavailable,
 )
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.store.accounting import Requests
 from sysbackup.store.adapter import Adapter, Joining, Taken, Told
-from sysbackup.store.looking import equals, newest, unlisted
-from sysbackup.store.port import NO_METADATA, Body, Limits, ObjectInfo, Upload, Version
+from sysbackup.store.delegating import Looking
+from sysbackup.store.matching import equals, newest, unlisted
+from sysbackup.store.port import NO_METADATA, Body, Upload
 
 _SETTINGS = 3  # so often is a lock set that something other than the store seems to have confirmed
 
 
-class Guarded:
+class Guarded(Looking[Adapter]):
     """`port.ObjectStore` over any adapter."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
+        super().__init__(adapter)
         self._guard = _Guard(adapter)
-
-    @property
-    def bucket(self) -> str:
-        return self._adapter.bucket
-
-    @property
-    def limits(self) -> Limits:
-        return self._adapter.limits
-
-    @property
-    def requests(self) -> Requests:
-        return self._adapter.requests
-
-    async def check(self) -> None:
-        await self._adapter.check()
 
     async def put(
         self,
@@ -60,49 +45,32 @@ class Guarded:
     ) -> StoredObject:
         asked = _rounded(lock)
         try:
-            told = await self._adapter.put(key, body, asked, metadata=metadata, once=once, sha256=sha256)
+            told = await self._store.put(key, body, asked, metadata=metadata, once=once, sha256=sha256)
         except Taken as taken:
             if found := await self._guard.equal(key, taken, lock):
                 return found
-            told = await self._adapter.put(key, body, asked, metadata=metadata, sha256=sha256)
+            told = await self._store.put(key, body, asked, metadata=metadata, sha256=sha256)
         return await self._guard.locked(told, lock)
 
     @asynccontextmanager
     async def upload(
         self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
     ) -> AsyncIterator[Upload]:
-        async with self._adapter.upload(key, _rounded(lock), metadata=metadata) as joining:
+        async with self._store.upload(key, _rounded(lock), metadata=metadata) as joining:
             yield _GuardedUpload(self._guard, joining, key, lock, once=once)
-
-    def read(
-        self, key: str, version: str | None, start: int = 0, length: int | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        return self._adapter.read(key, version, start, length)
-
-    def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-        return self._adapter.list(prefix, after)
-
-    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-        return self._adapter.versions(prefix, after)
-
-    async def head(self, key: str, version: str | None) -> ObjectInfo:
-        return await self._adapter.head(key, version)
-
-    async def lock_of(self, key: str, version: str | None) -> Lock | None:
-        return await self._adapter.lock_of(key, version)
 
     async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
         if lock.mode is not LockMode.NONE:
             return await self._guard.keep(key, version, lock)
         # nothing to renew; what is asked is whether the object is still there, which a listing
         # tells without the right to read
-        async with aclosing(self._adapter.versions(key)) as versions:
+        async with aclosing(self._store.versions(key)) as versions:
             async for found in versions:
                 if found.key != key:
                     break
                 if not found.marker and (found.version == version or (version is None and found.latest)):
                     return lock
-        raise ObjectGone(f"{key!r} (version {version or 'current'}) does not exist in {self._adapter.place}.")
+        raise ObjectGone(f"{key!r} (version {version or 'current'}) does not exist in {self._store.place}.")
 
 
 class _GuardedUpload:

@@ -14,7 +14,7 @@ from sysbackup.store.addressing import Action
 from sysbackup.store.digests import base64_of, md5_hex, sha256_of
 from sysbackup.store.error_codes import PRECONDITION_FAILED
 from sysbackup.store.locking import Locks, lock_in, mode_for_s3
-from sysbackup.store.looking import make_sure
+from sysbackup.store.matching import make_sure
 from sysbackup.store.port import NO_METADATA, Body, Limits, ObjectInfo, Version
 from sysbackup.store.uploading import S3Upload
 from sysbackup.store.wire import Expected, Wire

@@ -13,7 +13,7 @@ from sysbackup.store.adapter import Taken, Told
 from sysbackup.store.addressing import Action
 from sysbackup.store.digests import base64_of, sha256_of
 from sysbackup.store.error_codes import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED
-from sysbackup.store.looking import Listed, make_sure
+from sysbackup.store.matching import Listed, make_sure
 from sysbackup.store.port import Body
 from sysbackup.store.wire import Expected, Wire
 
