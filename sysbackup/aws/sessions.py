@@ -47,9 +47,9 @@ _ATTEMPTS = 5
 @asynccontextmanager
 async def s3_client(config: Config) -> AsyncIterator["S3Client"]:
     """
-    A client for the bucket's store, fit for `store.s3.S3Store`.
+    A client for the bucket's store, fit for `store.stack.s3_store`.
 
-    It tries each request once: `store.wire` decides about trying again.
+    It tries each request once: `store.retrying` decides about trying again.
     """
     settings = _settings(
         s3={"addressing_style": config.s3.addressing_style},

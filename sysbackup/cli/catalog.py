@@ -79,7 +79,7 @@ def rebuild_command(invocation: Invocation, from_objects: bool) -> None:
 
 async def _rebuild(config: Config, *, from_objects: bool) -> None:
     async with open_store(config) as store:
-        info = await rebuild(config, store, store.bucket, SystemClock(), from_objects=from_objects)
+        info = await rebuild(config, store, SystemClock(), from_objects=from_objects)
         put(
             f"The new catalog knows {count(info.contents, 'content')} in {count(info.objects, 'object')},"
             f" {amount(info.stored)}. It took {count(store.requests.total, 'request')}."

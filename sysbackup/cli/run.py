@@ -100,7 +100,7 @@ class _ToldRun:
 
         try:
             async with open_store(self._config) as store:
-                return await back_up(self._config, store, store.bucket, self._clock, watch, rescan=rescan)
+                return await back_up(self._config, store, self._clock, watch, rescan=rescan)
         except asyncio.CancelledError:
             for task in self._telling:
                 task.cancel()

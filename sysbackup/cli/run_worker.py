@@ -116,7 +116,7 @@ async def _attempt(config: Config, voice: _Voice, clock: Clock, one: OneRun) -> 
 
     try:
         async with open_store(config) as store:
-            summary = await back_up(config, store, store.bucket, clock, watch)
+            summary = await back_up(config, store, clock, watch)
             # Said here: a signal that comes later finds a run that has ended well.
             voice.say_over(with_manifest(summary))
             return summary

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from sysbackup.config.bandwidth import Bandwidth
 from sysbackup.model import LockMode
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -64,6 +65,7 @@ class Run(Struct, frozen=True, kw_only=True):
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     uploads: int = 16
     memory: int = 256 * MIB
+    bandwidth: Bandwidth | None = None
     spool_limit: int = GIB
     picker_idle_limit: float = 15 * MINUTE
     snapshot_idle_limit: float = 60 * MINUTE

@@ -8,6 +8,7 @@ the structs in `config`.
 
 from dataclasses import dataclass
 
+from sysbackup.config.bandwidth import Rates
 from sysbackup.config.kinds import (
     Address,
     FilePath,
@@ -148,6 +149,13 @@ SETTINGS: tuple[Setting, ...] = (
         "about what a run uses of memory; half of it for bytes between disk and store",
     ),
     Setting(
+        "run",
+        "bandwidth",
+        Rates(),
+        "bytes a second that go to the store and come from it, together, at most; windows are in [daemon] time_zone",
+        "no limit",
+    ),
+    Setting(
         "run", "spool_limit", byte_count(0, 1024 * GIB), "of a snapshot, how much waits on disk for its description"
     ),
     Setting("run", "picker_idle_limit", seconds(1, 7 * DAY, "min"), "for how long a picker may be silent"),
@@ -155,7 +163,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("run", "snapshots_at_once", Integer(1, 100), "snapshotters that run at the same time"),
     Setting("run", "give_up_after", seconds(1, 7 * DAY, "min"), "for how long a store that does not answer is tried"),
     Setting("daemon", "schedule", Schedule(), "when the daemon starts runs by itself", "it waits to be triggered"),
-    Setting("daemon", "time_zone", Zone(), "the time zone of the schedule", "the system's"),
+    Setting(
+        "daemon",
+        "time_zone",
+        Zone(),
+        "the time zone of the schedule, and of the windows of [run] bandwidth",
+        "the system's",
+    ),
     Setting(
         "daemon", "random_delay", seconds(0, DAY, "min"), "the most by which a scheduled run is put off, by chance"
     ),

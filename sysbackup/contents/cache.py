@@ -20,7 +20,7 @@ from sysbackup.store.port import ObjectStore
 
 @asynccontextmanager
 async def content_store(
-    config: Config, store: ObjectStore, bucket: str, names: Naming, account: Account, clock: Clock
+    config: Config, store: ObjectStore, names: Naming, account: Account, clock: Clock
 ) -> AsyncIterator[ContentStore]:
     """
     The content store of a run that begins.
@@ -28,7 +28,7 @@ async def content_store(
     Nothing is learnt yet (`ContentStore.learn`). `CatalogUnusable`, then or later: to be set aside, and the run
     to begin again.
     """
-    identity = bucket_identity(config, bucket)
+    identity = bucket_identity(config, store.bucket)
     with await _opened(config) as catalog:
         seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
         yield ContentStore(config, store, catalog, identity, names, account, clock, seal)

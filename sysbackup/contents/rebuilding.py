@@ -44,7 +44,7 @@ _VERSIONS = 32
 _UNLOCKED = Lock(LockMode.NONE, datetime.fromtimestamp(0, UTC))
 
 
-async def rebuild(config: Config, store: ObjectStore, bucket: str, clock: Clock, *, from_objects: bool = False) -> Info:
+async def rebuild(config: Config, store: ObjectStore, clock: Clock, *, from_objects: bool = False) -> Info:
     """
     Put a new catalog in the place of the old one, which is kept beside it; returns what is in the new.
 
@@ -57,7 +57,7 @@ async def rebuild(config: Config, store: ObjectStore, bucket: str, clock: Clock,
         doubt = Doubt(config.content.verify_shared)
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        identity = bucket_identity(config, bucket)
+        identity = bucket_identity(config, store.bucket)
         with SqliteCatalog(fresh) as catalog:
             session = catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
             if from_objects:

@@ -15,31 +15,29 @@ from typing import Protocol
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.channel import Channel
 from sysbackup.model import Lock, StoredObject
-from sysbackup.store.port import NO_METADATA, Body, ObjectStore, Upload
+from sysbackup.store.port import NO_METADATA, Body, Limits, ObjectStore, Upload
 
 MIB = 1 << 20
 
-# S3's limit (User Guide, "Amazon S3 multipart upload limits"); a part has from 5 MiB to 5 GiB.
-MAX_PARTS = 10_000
-
 PART = 16 * MIB
 # Parts of a stream whose length nobody knows: the first 64 are small, then each is larger by this much, so that
-# 10,000 cover 6 TiB (S3's limit was 5 TiB for long, and is 48.8 TiB for lengths known in advance).
+# S3's 10,000 cover 6 TiB (its limit was 5 TiB for long, and is 48.8 TiB for lengths known in advance).
 _GROWTH = 128 << 10
 _EVEN = 64
 
 
-def part_bytes(number: int, length: int | None) -> int:
+def part_bytes(number: int, length: int | None, limits: Limits) -> int:
     """
     How large part `number` (from 1) of an object of `length` bytes is to be; the last may be shorter.
 
-    `length` None: not known. Every length up to what S3 takes is covered by
-    10,000 parts.
+    `length` None: not known. Every length that is known is covered by as many parts as
+    `limits` allow.
     """
+    least = max(PART, limits.least_part)
     if length is None:
-        return PART + max(0, number - _EVEN) * _GROWTH
-    needed = -(-length // MAX_PARTS)
-    return max(PART, -(-needed // MIB) * MIB)
+        return least + max(0, number - _EVEN) * _GROWTH
+    needed = -(-length // limits.most_parts)
+    return max(least, -(-needed // MIB) * MIB)
 
 
 class Freight(Protocol):
@@ -211,7 +209,7 @@ class Sender:
         """
         first, hold = await self._take(source, 1, length)
         try:
-            if len(first) < part_bytes(1, length):
+            if len(first) < part_bytes(1, length, self._store.limits):
                 await source.approve()
                 return await self._put(key, first, lock, hold, metadata, once=once)
             async with self._store.upload(key, lock, metadata=metadata, once=once) as upload:
@@ -229,7 +227,7 @@ class Sender:
             raise
 
     async def _take(self, source: Source, number: int, length: int | None) -> tuple[Body, Hold]:
-        size = part_bytes(number, length)
+        size = part_bytes(number, length, self._store.limits)
         await source.ready(size)
         hold = await self._budget.take(size)
         try:

@@ -35,7 +35,7 @@ from sysbackup.recovery import snapshots, stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
 from sysbackup.service.messages import following
-from sysbackup.store.s3 import S3Store
+from sysbackup.store.port import ObjectStore
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -95,11 +95,11 @@ class Story:
         await administrator.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
         self._screen.good(f"Bucket {BUCKET} is made, with Object Lock: what it holds can be locked")
 
-    async def _back_up(self, config: Config, store: S3Store) -> None:
+    async def _back_up(self, config: Config, store: ObjectStore) -> None:
         self._screen.step("The backup: sysbackup run")
         show_summary(self._screen.console, await self._run(config, store))
 
-    async def _back_up_again(self, config: Config, store: S3Store) -> Summary:
+    async def _back_up_again(self, config: Config, store: ObjectStore) -> Summary:
         self._screen.step("The same again, as it would run every night")
         before = store.requests.total
         summary = await self._run(config, store)
@@ -111,14 +111,12 @@ class Story:
         self._screen.say("What is stored already is named again, not stored again.")
         return summary
 
-    async def _run(self, config: Config, store: S3Store) -> Summary:
+    async def _run(self, config: Config, store: ObjectStore) -> Summary:
         progress = ProgressDisplay(self._screen.console)
         with progress.live("error") if self._screen.console.is_terminal else nullcontext():
-            return await back_up(
-                config, store, BUCKET, SystemClock(), lambda tally: progress.watch(following(tally, None))
-            )
+            return await back_up(config, store, SystemClock(), lambda tally: progress.watch(following(tally, None)))
 
-    async def _read(self, store: S3Store, run: stored_runs.StoredRun) -> _Manifest:
+    async def _read(self, store: ObjectStore, run: stored_runs.StoredRun) -> _Manifest:
         found = _Manifest()
         async with aclosing(stored_runs.entries(store, run)) as entries:
             async for entry in entries:
@@ -134,7 +132,7 @@ class Story:
         return found
 
     async def _attack(
-        self, client: "S3Client", store: S3Store, run: stored_runs.StoredRun, manifest: _Manifest
+        self, client: "S3Client", store: ObjectStore, run: stored_runs.StoredRun, manifest: _Manifest
     ) -> None:
         self._screen.step("An attack, with all rights that this server can give")
         key, version, what = run.key, run.version or "", "the manifest"
@@ -164,7 +162,7 @@ class Story:
             raise Failed(f"the server did not refuse what Object Lock forbids: {what}: {answer.words}")
         self._screen.good(f"{what}: refused", answer.words)
 
-    async def _restore(self, store: S3Store, run: stored_runs.StoredRun) -> None:
+    async def _restore(self, store: ObjectStore, run: stored_runs.StoredRun) -> None:
         self._screen.step("Back again: sysbackup restore latest --target DIRECTORY")
         if run.oddity:
             self._screen.note(run.oddity)
@@ -221,7 +219,7 @@ class Story:
             f"see {self._place.restored}" if self._place.kept else "to look at it, run this again with --keep DIRECTORY"
         )
 
-    async def _snapshot(self, store: S3Store, run: stored_runs.StoredRun) -> None:
+    async def _snapshot(self, store: ObjectStore, run: stored_runs.StoredRun) -> None:
         self._screen.step(f"And the snapshot: sysbackup restore-snapshot latest {SNAPSHOT} --run")
         found = await snapshots.find_snapshot(store, run, SNAPSHOT)
         self._screen.say(f"{found.description}: {amount(found.size)}, to go through: {found.restore}")

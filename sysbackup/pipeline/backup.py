@@ -72,7 +72,6 @@ def programs(config: Config) -> Programs:
 async def back_up(
     config: Config,
     store: ObjectStore,
-    bucket: str,
     clock: Clock,
     watch: Callable[[Tally], None] = lambda _: None,
     *,
@@ -97,7 +96,7 @@ async def back_up(
         with logs.about(run=names.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
             tally = Tally(clock, problems, names.identity, rescan)
             watch(tally)
-            run = partial(_run, config, store, bucket, tally, found, before)
+            run = partial(_run, config, store, tally, found, before)
             try:
                 return await run(names)
             except CatalogUnusable as exc:
@@ -114,7 +113,6 @@ async def back_up(
 async def _run(
     config: Config,
     store: ObjectStore,
-    bucket: str,
     tally: Tally,
     found: Programs,
     before: "Counter[str]",
@@ -123,8 +121,8 @@ async def _run(
     clock = tally.clock
     try:
         async with AsyncExitStack() as stack:
-            _log_start(names, bucket)
-            contents = await stack.enter_async_context(content_store(config, store, bucket, names, tally, clock))
+            _log_start(names, store.bucket)
+            contents = await stack.enter_async_context(content_store(config, store, names, tally, clock))
             spool = stack.enter_context(Sorter(config.cache))
             run = RunContext(config, clock, names, tally, contents, spool, Owners())
             await contents.learn()
@@ -137,7 +135,7 @@ async def _run(
             recorder = Recorder(run, snapshots, _from_thread(tally.problem))
             stored = await outlasting(_write(run, store, recorder), tally)
             tally.next_lock_end = await tidied(run)
-            summary = _summary(bucket, tally, recorder, stored, store.requests.since(before), config.prices)
+            summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
             tally.stage = Stage.DONE
     except BaseExceptionGroup as group:
         raise foremost(group) from group

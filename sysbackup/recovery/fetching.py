@@ -6,7 +6,7 @@ all of a read; what is large streams.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 
 from sysbackup.concurrency.budget import Budget, Hold
@@ -122,11 +122,12 @@ class Fetcher:
         """The bytes of one read; fewer than asked for where the object ends early."""
         most = fetch.contents[0].stored_most if fetch.length is None else fetch.length
         data = bytearray()
-        async with aclosing(self._chunks(fetch)) as chunks:
+        async with aclosing(self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)) as chunks:
             async for chunk in chunks:
                 data += chunk
                 if len(data) > most:
                     raise FormatError("the object is larger than what was stored there")
+        self._read += 1
         return data
 
     async def _stream(self, fetch: Fetch) -> None:
@@ -156,7 +157,8 @@ class Fetcher:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
         waiting = bytearray()
-        async with aclosing(self._chunks(fetch)) as chunks, tasks() as group:
+        read = self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)
+        async with aclosing(read) as chunks, tasks() as group:
             async for chunk in chunks:
                 waiting += chunk
                 if len(waiting) >= _FEED:
@@ -164,15 +166,11 @@ class Fetcher:
                         await feeding
                     feeding = group.create_task(self._threads.run(stream.feed, bytes(waiting)))
                     waiting.clear()
+            self._read += 1
             if feeding is not None:
                 await feeding
         await self._threads.run(stream.feed, bytes(waiting))
         await self._threads.run(stream.finish)
-
-    async def _chunks(self, fetch: Fetch) -> AsyncGenerator[bytes, None]:
-        async for chunk in self._store.read(fetch.key, fetch.version, fetch.start, fetch.length):
-            yield chunk
-        self._read += 1
 
     def _judged(self, exc: StoreError) -> str:
         """The reason for the files of one object; raises where it is the reason for all that follows."""

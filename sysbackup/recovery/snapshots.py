@@ -50,8 +50,10 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
     hashed = hashlib.sha256()
     size = 0
     held = b""
-    async with aclosing(_chunks(store, snapshot)) as chunks:
+    async with aclosing(store.read(snapshot.key, snapshot.version)) as chunks:
         async for chunk in chunks:
+            if not chunk:
+                continue  # after which what is held back would not be the end
             size += len(chunk)
             if size > snapshot.size:
                 break
@@ -82,9 +84,3 @@ async def is_whole(store: ObjectStore, snapshot: Snapshot) -> bool:
     except FormatError:
         return False
     return True
-
-
-async def _chunks(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
-    async for chunk in store.read(snapshot.key, snapshot.version):
-        if chunk:
-            yield chunk

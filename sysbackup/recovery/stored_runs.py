@@ -18,7 +18,7 @@ from sysbackup.formats.manifest import Entry, RunHeader
 from sysbackup.formats.manifest_stream import LINE_LIMIT, ManifestReader
 from sysbackup.model import WORKING_NAME, brief
 from sysbackup.recovery.judging import StoredRun, disputed, genuine, some
-from sysbackup.recovery.whole_lines import arrived, closable
+from sysbackup.recovery.whole_lines import arrived
 from sysbackup.store.port import ObjectStore, Version
 
 __all__ = ["LATEST", "Found", "StoredRun", "batches", "check", "entries", "find", "find_run", "header", "runs"]
@@ -143,7 +143,7 @@ async def header(store: ObjectStore, run: StoredRun) -> RunHeader:
 
 async def _header(store: ObjectStore, run: StoredRun) -> RunHeader:
     reader = ManifestReader()
-    async with aclosing(closable(store, run.key, run.version, min(run.size, 64 << 10))) as chunks:
+    async with aclosing(store.read(run.key, run.version, 0, min(run.size, 64 << 10))) as chunks:
         async for chunk in chunks:
             for entry in reader.feed(chunk):
                 if isinstance(entry, RunHeader):

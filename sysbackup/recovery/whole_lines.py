@@ -55,18 +55,10 @@ async def _fetch(
             file.write(chunk)
         check.feed(chunk)
 
-    async with aclosing(closable(store, key, version)) as chunks:
+    async with aclosing(store.read(key, version)) as chunks:
         async for chunk in chunks:
             await asyncio.to_thread(take, chunk)
     check.close()
-
-
-async def closable(
-    store: ObjectStore, key: str, version: str | None, length: int | None = None
-) -> AsyncGenerator[bytes, None]:
-    """A read as a generator that `aclosing` can end early, whatever kind of iterator the store gives."""
-    async for chunk in store.read(key, version, 0, length):
-        yield chunk
 
 
 class _Check:

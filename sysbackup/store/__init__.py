@@ -1,1 +1,1 @@
-"""The bucket: a small port in our own words, the S3 adapter behind it, request accounting."""
+"""The bucket: a small port in our own words, an adapter for S3, and what stands between them (`stack`)."""

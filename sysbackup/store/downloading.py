@@ -9,8 +9,8 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.store import answers
+from sysbackup.store.addressing import Action
 from sysbackup.store.answers import NoAnswer
-from sysbackup.store.error_translation import Action
 from sysbackup.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ async def read(
             async with answer["Body"] as body:
                 while at < end and (chunk := await body.read(_CHUNK)):
                     at, breaks = at + len(chunk), 0
-                    wire.requests.received += len(chunk)
                     yield chunk
         except _BROKEN as exc:
             broken: Exception | None = exc

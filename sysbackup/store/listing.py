@@ -1,4 +1,4 @@
-"""What lies in the bucket: objects, versions, and a version equal to given bytes."""
+"""What lies in the bucket: objects and versions, page by page."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC
@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sysbackup.config.settings import ARCHIVES
-from sysbackup.errors import StoreError
 from sysbackup.store import answers
+from sysbackup.store.addressing import Action
 from sysbackup.store.answers import NoAnswer
-from sysbackup.store.error_translation import NOT_IMPLEMENTED, Action
+from sysbackup.store.error_codes import NOT_IMPLEMENTED
 from sysbackup.store.port import Version
 from sysbackup.store.wire import Expected, Wire
 
@@ -31,7 +31,7 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
     params: ListObjectsV2RequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
     if after:
         params["StartAfter"] = after
-    last, tokens = after, set[str]()
+    last = after
 
     async def send() -> tuple[list[Version], str | None]:
         page = await wire.client.list_objects_v2(**params)
@@ -42,7 +42,8 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
         token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
         if page.get("IsTruncated"):
             answers.need("NextContinuationToken", token)
-        if token in tokens:
+        # an earlier one brings earlier keys again, which are out of turn then
+        if token is not None and token == params.get("ContinuationToken"):
             raise NoAnswer("a listing that does not move on")
         return found, token
 
@@ -52,7 +53,6 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
             yield version
         if token is None:
             return
-        tokens.add(token)
         last = page[-1].key if page else last
         params["ContinuationToken"] = token
 
@@ -62,7 +62,7 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
     params: ListObjectVersionsRequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
     if after:
         params["KeyMarker"] = after
-    last, markers = after, set[tuple[str, str]]()
+    last = after
 
     async def send() -> tuple[list[Version], tuple[str, str] | None]:
         page = await wire.client.list_object_versions(**params)
@@ -75,7 +75,7 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
             return found, None
         answers.need("NextKeyMarker", page.get("NextKeyMarker"))
         marker = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
-        if marker in markers:
+        if marker == (params.get("KeyMarker"), params.get("VersionIdMarker", "")):
             raise NoAnswer("a listing that does not move on")
         return found, marker
 
@@ -91,7 +91,6 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
             yield version
         if marker is None:
             return
-        markers.add(marker)
         last = page[-1].key if page else last
         _move_on(params, *marker)
 
@@ -101,50 +100,6 @@ def _move_on(params: "ListObjectVersionsRequestTypeDef", key: str, version: str)
     params.pop("VersionIdMarker", None)
     if version:
         params["VersionIdMarker"] = version
-
-
-async def equals(wire: Wire, key: str, size: int, etag: str) -> AsyncGenerator[Version, None]:
-    """The versions of exactly `key` that have this size and ETag, newest first."""
-    async for found in versions(wire, key):
-        if found.key != key:
-            # keys come in order, and what only begins with `key` sorts after it
-            return
-        if not found.marker and found.size == size and found.etag == etag:
-            yield found
-
-
-async def make_sure(wire: Wire, key: str, version: str | None, size: int, etag: str) -> None:
-    """Look whether a version that the store named is there with this size and ETag; `StoreError` where not."""
-    async for found in equals(wire, key, size, etag):
-        if found.version == version:
-            return
-    raise unlisted(wire, key, version, size, etag)
-
-
-async def newest(wire: Wire, key: str, size: int, etag: str) -> str | None:
-    """
-    The newest version with this size and ETag, which the store confirmed without naming it; `StoreError` if none.
-
-    None on a store that has no versions (which may tell the ETag of what it joined in its own way).
-    """
-    unnamed = False
-    async for found in versions(wire, key):
-        if found.key != key:
-            break
-        if not found.marker and found.size == size and found.etag == etag:
-            return found.version
-        unnamed = unnamed or found.version is None
-    if unnamed:
-        return None
-    raise unlisted(wire, key, None, size, etag)
-
-
-def unlisted(wire: Wire, key: str, version: str | None, size: int, etag: str) -> StoreError:
-    """The error for what the store confirmed, but does not seem to have."""
-    return StoreError(
-        f"{wire.place} confirmed {key!r} (version {version or 'not named'}), but does not have it with {size} bytes "
-        f"and ETag {etag!r}: it is not relied on. Check the store, and whether a proxy stands between."
-    )
 
 
 def _in_order(page: "ListObjectVersionsOutputTypeDef", prefix: str) -> list[Version]:

@@ -3,7 +3,7 @@ What sysbackup can say to a bucket.
 
 There is no unlocked write (but for `lock_mode = none`), no overwrite and no
 delete: what sysbackup may not do, it cannot say. Methods raise only
-`StoreError` and its kin; foreign errors are translated by the adapters.
+`StoreError` and its kin; foreign errors are translated by the adapters (`adapter`).
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -22,8 +22,13 @@ NO_METADATA: Mapping[str, str] = {}
 # Versions and keys that one listing request brings at the most (S3 API Reference, ListObjectVersions: max-keys)
 PAGE = 1000
 
-# S3's limits (User Guide, "Amazon S3 multipart upload limits")
-MIN_PART, MAX_PART, MAX_PARTS = 5 << 20, 5 << 30, 10_000
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store takes of a multipart upload: bytes of each part but the last at the least, and parts at the most."""
+
+    least_part: int
+    most_parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Upload(Protocol):
     A multipart upload under way.
 
     Parts are numbered from 1 without gaps and may be sent in any order and at
-    the same time; each but the last has at least `MIN_PART` bytes (S3: 5 MiB).
+    the same time; each but the last has at least `Limits.least_part` bytes.
     """
 
     async def part(self, number: int, body: Body, *, sha256: bytes | None = None) -> None:
@@ -94,8 +99,18 @@ class Upload(Protocol):
         ...
 
 
-class ObjectStore(Protocol):
-    """Where locked objects go. See the module's first lines for what it cannot do."""
+class Bucket(Protocol):
+    """One bucket, as far as it can be looked at."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """What the store takes."""
+        ...
 
     @property
     def requests(self) -> Requests:
@@ -109,6 +124,43 @@ class ObjectStore(Protocol):
         `BucketUnusable`, `AccessDenied` or `StoreUnavailable` where not.
         """
         ...
+
+    def read(
+        self, key: str, version: str | None, start: int = 0, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """
+        Yield the bytes [start, start + length) of a version (None: the current one; length None: to its end).
+
+        A broken connection is resumed at the byte reached. `ObjectGone` where
+        there is no such version. Chunks are of any size. Whoever stops early closes
+        it (`contextlib.aclosing`), which gives the connection back.
+        """
+        ...
+
+    def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
+        ...
+
+    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        """
+        All versions and delete markers under `prefix` of keys that sort after `after`, by key, newest first within it.
+
+        Each `PAGE` of them costs a request, sent when it is asked for. On a store that
+        has no versions: the current objects, with `version` None.
+        """
+        ...
+
+    async def head(self, key: str, version: str | None) -> ObjectInfo:
+        """Size, ETag, metadata and (with the right to see it) lock of one version. `ObjectGone` if none."""
+        ...
+
+    async def lock_of(self, key: str, version: str | None) -> Lock | None:
+        """The lock of one version; None where it has none. `ObjectGone` where there is no such version."""
+        ...
+
+
+class ObjectStore(Bucket, Protocol):
+    """Where locked objects go. See the module's first lines for what it cannot do."""
 
     async def put(
         self,
@@ -145,39 +197,6 @@ class ObjectStore(Protocol):
 
         `once` means what it means for `put`.
         """
-        ...
-
-    def read(
-        self, key: str, version: str | None, start: int = 0, length: int | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """
-        Yield the bytes [start, start + length) of a version (None: the current one; length None: to its end).
-
-        A broken connection is resumed at the byte reached. `ObjectGone` where
-        there is no such version. Chunks are of any size. Whoever stops early closes
-        it (`contextlib.aclosing`), which gives the connection back.
-        """
-        ...
-
-    def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-        """Current objects under `prefix` whose keys sort after `after`, in key order. Delete markers hide."""
-        ...
-
-    def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-        """
-        All versions and delete markers under `prefix` of keys that sort after `after`, by key, newest first within it.
-
-        Each `PAGE` of them costs a request, sent when it is asked for. On a store that
-        has no versions: the current objects, with `version` None.
-        """
-        ...
-
-    async def head(self, key: str, version: str | None) -> ObjectInfo:
-        """Size, ETag, metadata and (with the right to see it) lock of one version. `ObjectGone` if none."""
-        ...
-
-    async def lock_of(self, key: str, version: str | None) -> Lock | None:
-        """The lock of one version; None where it has none. `ObjectGone` where there is no such version."""
         ...
 
     async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:

@@ -1,56 +1,63 @@
-"""The bucket on S3, or on a server that speaks its protocol."""
+"""A bucket on S3, or on a server that speaks its protocol."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sysbackup.config import sections
-from sysbackup.errors import ObjectGone, StoreError
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.errors import StoreError
+from sysbackup.model import Lock, LockMode
 from sysbackup.store import answers, downloading, listing
 from sysbackup.store.accounting import Requests
+from sysbackup.store.adapter import Joining, Taken, Told
+from sysbackup.store.addressing import Action
 from sysbackup.store.digests import base64_of, md5_hex, sha256_of
-from sysbackup.store.error_translation import PRECONDITION_FAILED, Action
-from sysbackup.store.locking import Locks, lock_in, mode_for_s3, until_second
-from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, Upload, Version
-from sysbackup.store.uploading import S3Upload, equal_version, locked_version
-from sysbackup.store.wire import NO_ANSWER_SECONDS, Expected, Wire
+from sysbackup.store.error_codes import PRECONDITION_FAILED
+from sysbackup.store.locking import Locks, lock_in, mode_for_s3
+from sysbackup.store.matching import make_sure
+from sysbackup.store.port import NO_METADATA, Body, Limits, ObjectInfo, Version
+from sysbackup.store.uploading import S3Upload
+from sysbackup.store.wire import Expected, Wire
 
 if TYPE_CHECKING:
-    from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import (
         CreateMultipartUploadRequestTypeDef,
         PutObjectRequestTypeDef,
     )
 
+# User Guide, "Amazon S3 multipart upload limits"; a part has 5 GiB at the most, an object 48.8 TiB
+LIMITS = Limits(least_part=5 << 20, most_parts=10_000)
 
-class S3Store:
+
+class S3Adapter:
     """
-    `port.ObjectStore` over an aiobotocore client, which must try each request once (see `wire`).
+    `adapter.Adapter` over an aiobotocore client, which must try each request once (`wire`'s requester tries again).
 
-    The client stays the caller's to close, and serves this store alone.
+    The client stays the caller's to close, and serves this adapter alone; its requests are counted in `requests`.
     """
 
-    def __init__(
-        self,
-        client: "S3Client",
-        bucket: str,
-        settings: sections.S3,
-        give_up_after: float,
-        no_answer_after: float = NO_ANSWER_SECONDS,
-    ) -> None:
-        self._wire = Wire(client, bucket, give_up_after, no_answer_after)
-        self._locks = Locks(self._wire)
+    def __init__(self, wire: Wire, settings: sections.S3, requests: Requests) -> None:
+        answers.guard(wire.client)
+        self._wire = wire
+        self._locks = Locks(wire)
         self._settings = settings
-
-    @property
-    def requests(self) -> Requests:
-        return self._wire.requests
+        self._requests = requests
 
     @property
     def bucket(self) -> str:
-        """The bucket's name."""
         return self._wire.bucket
+
+    @property
+    def place(self) -> str:
+        return str(self._wire.place)
+
+    @property
+    def limits(self) -> Limits:
+        return LIMITS
+
+    @property
+    def requests(self) -> Requests:
+        return self._requests
 
     async def check(self) -> None:
         wire = self._wire
@@ -70,7 +77,7 @@ class S3Store:
         metadata: Mapping[str, str] = NO_METADATA,
         once: bool = False,
         sha256: bytes | None = None,
-    ) -> StoredObject:
+    ) -> Told:
         params: PutObjectRequestTypeDef = {
             "Bucket": self._wire.bucket,
             "Key": key,
@@ -81,50 +88,33 @@ class S3Store:
         self._dress(params, lock, metadata)
         if once:
             params["IfNoneMatch"] = "*"
-        try:
-            version, etag = await self._put(params, body)
-        except Expected:
-            etag = await md5_hex(body)
-            if taken := await equal_version(self._wire, self._locks, key, len(body), etag, lock):
-                return taken
-            del params["IfNoneMatch"]
-            version, etag = await self._put(params, body)
-        self.requests.sent += len(body)
-        return await locked_version(self._wire, self._locks, StoredObject(key, version, len(body), lock), etag)
-
-    async def _put(self, params: "PutObjectRequestTypeDef", body: Body) -> tuple[str | None, str]:
-        """Send it; the version that holds `body`, as far as the answer or a look at it tells, and its ETag."""
 
         async def send() -> tuple[str | None, str, bool]:
             answer = await self._wire.client.put_object(**params)
             proven = await answers.stored(answer, body, params["ChecksumSHA256"], locked="ObjectLockMode" in params)
             return listing.named(answer.get("VersionId")), answer["ETag"].strip('"'), proven
 
-        version, etag, proven = await self._wire.make(
-            Action("PutObject", params["Key"]),
-            send,
-            expected=(PRECONDITION_FAILED,) if "IfNoneMatch" in params else (),
-        )
+        try:
+            version, etag, proven = await self._wire.make(
+                Action("PutObject", key), send, expected=(PRECONDITION_FAILED,) if once else ()
+            )
+        except Expected as exc:
+            raise Taken(len(body), await md5_hex(body)) from exc
         if not proven:
-            await listing.make_sure(self._wire, params["Key"], version, len(body), etag)
-        return version, etag
+            await make_sure(self, key, version, len(body), etag)
+        return Told(key, version, len(body), etag)
 
     @asynccontextmanager
     async def upload(
-        self,
-        key: str,
-        lock: Lock,
-        *,
-        metadata: Mapping[str, str] = NO_METADATA,
-        once: bool = False,
-    ) -> AsyncIterator[Upload]:
+        self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA
+    ) -> AsyncIterator[Joining]:
         params: CreateMultipartUploadRequestTypeDef = {
             "Bucket": self._wire.bucket,
             "Key": key,
             "ChecksumAlgorithm": "SHA256",
         }
         self._dress(params, lock, metadata)
-        upload = S3Upload(self._wire, self._locks, key, lock, once=once)
+        upload = S3Upload(self._wire, self, key, locked=lock.mode is not LockMode.NONE)
         try:
             await upload.begin(params)
             yield upload
@@ -161,17 +151,8 @@ class S3Store:
     async def lock_of(self, key: str, version: str | None) -> Lock | None:
         return await self._locks.of(key, version)
 
-    async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
-        if lock.mode is not LockMode.NONE:
-            return (await self._locks.keep(key, version, lock))[0]
-        # nothing to renew; what is asked is whether the object is still there, which a listing
-        # tells without the right to read
-        async for found in listing.versions(self._wire, key):
-            if found.key != key:
-                break
-            if not found.marker and (found.version == version or (version is None and found.latest)):
-                return lock
-        raise ObjectGone(f"{key!r} (version {version or 'current'}) does not exist in {self._wire.place}.")
+    async def set_lock(self, key: str, version: str, lock: Lock) -> bool:
+        return await self._locks.set(key, version, lock)
 
     def _dress(
         self,
@@ -184,7 +165,7 @@ class S3Store:
             params["Metadata"] = metadata
         if lock.mode is not LockMode.NONE:
             params["ObjectLockMode"] = mode_for_s3(lock)
-            params["ObjectLockRetainUntilDate"] = until_second(lock.until)
+            params["ObjectLockRetainUntilDate"] = lock.until
         # which words are good here the store decides, not the stubs
         if self._settings.sse:
             params["ServerSideEncryption"] = self._settings.sse  # type: ignore[arg-type]

@@ -1,18 +1,19 @@
-"""Multipart uploads: parts with checksums, joined under a lock, or aborted."""
+"""Multipart uploads: parts with checksums, joined, or aborted."""
 
 import asyncio
 import base64
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sysbackup.concurrency.waits import outlast
-from sysbackup.errors import BucketUnusable, ObjectGone, StoreError, StoreUnavailable
-from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.store import answers, listing
+from sysbackup.store.adapter import Taken, Told
+from sysbackup.store.addressing import Action
 from sysbackup.store.digests import base64_of, sha256_of
-from sysbackup.store.error_translation import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED, Action, dropped
-from sysbackup.store.locking import Locks
+from sysbackup.store.error_codes import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED
+from sysbackup.store.matching import Listed, make_sure
 from sysbackup.store.port import Body
 from sysbackup.store.wire import Expected, Wire
 
@@ -38,62 +39,14 @@ class _Part:
     proven: bool
 
 
-async def equal_version(wire: Wire, locks: Locks, key: str, size: int, etag: str, lock: Lock) -> StoredObject | None:
-    """
-    A version that is there already with this size and ETag, its lock lengthened to `lock`.
-
-    None if there is none. Whoever may write may have put it there: one whose lock
-    cannot be lengthened, for whatever reason, or that nobody can read at once, is as
-    good as none.
-    """
-    async for found in listing.equals(wire, key, size, etag):
-        if found.archived:
-            continue
-        try:
-            kept = lock if lock.mode is LockMode.NONE else (await locks.keep(key, found.version, lock))[0]
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            continue
-        return StoredObject(key, found.version, size, kept, fresh=False)
-    return None
-
-
-async def locked_version(wire: Wire, locks: Locks, told: StoredObject, etag: str) -> StoredObject:
-    """
-    What an answer told of as stored, proven: that version's lock has been read back, and so there is such a version.
-
-    Where the answer names none, or one that there is not, the version that holds what was
-    sent is looked for. `BucketUnusable` where the store keeps no versions, `LockNotKept` where it keeps no lock.
-    """
-    if told.lock.mode is LockMode.NONE:
-        return told
-    if told.version is not None:
-        try:
-            return replace(told, lock=(await locks.keep(told.key, told.version, told.lock, doubt=True))[0])
-        except ObjectGone:
-            pass
-    version = await listing.newest(wire, told.key, told.size, etag)
-    if version is None:
-        raise BucketUnusable(
-            f"The {wire.place} took {told.key!r}, but keeps no versions, and so no locks: it has no Object Lock. "
-            "Enable that on the bucket, choose a store that has it, or set [content] lock_mode = none and do without."
-        )
-    try:
-        return replace(told, version=version, lock=(await locks.keep(told.key, version, told.lock, doubt=True))[0])
-    except ObjectGone as exc:
-        raise listing.unlisted(wire, told.key, version, told.size, etag) from exc
-
-
 class S3Upload:
-    """One multipart upload, begun by `begin`; see `port.Upload`."""
+    """One multipart upload, begun by `begin`; see `adapter.Joining`."""
 
-    def __init__(self, wire: Wire, locks: Locks, key: str, lock: Lock, *, once: bool) -> None:
+    def __init__(self, wire: Wire, listed: Listed, key: str, *, locked: bool) -> None:
         self._wire = wire
-        self._locks = locks
+        self._listed = listed
         self._key = key
-        self._lock = lock
-        self._once = once
+        self._locked = locked
         self._id: str | None = None
         self._parts: dict[int, _Part] = {}
         self._under_way = 0
@@ -140,33 +93,23 @@ class S3Upload:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
-        self._wire.requests.sent += len(body)
         self._parts[number] = part
 
-    async def finish(self) -> StoredObject:
-        """See `port.Upload.finish`."""
+    async def join(self, *, once: bool) -> Told:
+        """See `adapter.Joining.join`."""
         if not self._parts:
             # S3 joins nothing, but it takes one empty part
             await self.part(1, b"")
         size = sum(part.size for part in self._parts.values())
         try:
-            version = await self._complete(size, once=self._once)
+            version = await self._complete(size, once=once)
         except Expected as exc:
-            if exc.code == NO_SUCH_UPLOAD:
+            gone = exc.code == NO_SUCH_UPLOAD
+            if gone:
                 self._id = None
-            # the answer to an earlier try may have been lost: then this finds our own version
-            if taken := await equal_version(self._wire, self._locks, self._key, size, self._composite(), self._lock):
-                return taken
-            if exc.code == NO_SUCH_UPLOAD:
-                raise dropped(self._key, self._wire.place) from exc
-            try:
-                version = await self._complete(size, once=False)
-            except Expected as again:
-                self._id = None
-                raise dropped(self._key, self._wire.place) from again
+            raise Taken(size, self._composite(), exc.otherwise if gone else None) from exc
         self._id = None
-        told = StoredObject(self._key, version, size, self._lock)
-        return await locked_version(self._wire, self._locks, told, self._composite())
+        return Told(self._key, version, size, self._composite())
 
     async def abandon(self) -> None:
         """
@@ -242,12 +185,12 @@ class S3Upload:
             expected=(PRECONDITION_FAILED, CONFLICT, NO_SUCH_UPLOAD) if once else (NO_SUCH_UPLOAD,),
         )
         fits = etag == self._composite() and all(part.proven for part in self._parts.values())
-        if version is None and self._lock.mode is not LockMode.NONE:
+        if version is None and self._locked:
             # looked for with its lock; or there are no versions, as in a bucket without Object Lock
             return None
         if not fits and checksum != self._joined_checksum():
             # RGW 16 leaves the ETag empty, under SSE-KMS it is no MD5: the version is looked at before it is relied on
-            await listing.make_sure(self._wire, self._key, version, size, etag or self._composite())
+            await make_sure(self._listed, self._key, version, size, etag or self._composite())
         return version
 
     def _joined_checksum(self) -> str:

@@ -15,7 +15,6 @@ from sysbackup.errors import ObjectGone, StoreError
 from sysbackup.model import StoredObject
 from sysbackup.store.accounting import BILLED
 from sysbackup.store.port import ObjectStore
-from sysbackup.store.s3 import S3Store
 from tests.support.asking import all_of, content, lock
 from tests.support.proxy import Fault, Proxy, proxying
 from tests.support.servers import OnServer, Server
@@ -62,7 +61,7 @@ class Spot:
 
     bucket: OnServer
     proxy: Proxy
-    honest: S3Store
+    honest: ObjectStore
     runner: asyncio.Runner
     numbers: Iterator[int]
 
@@ -75,7 +74,7 @@ class Spot:
         self.runner.run(whole())
 
     @asynccontextmanager
-    async def spoiled(self) -> AsyncIterator[S3Store]:
+    async def spoiled(self) -> AsyncIterator[ObjectStore]:
         """A store that goes through the proxy, and knows nothing yet."""
         async with self.bucket.store(endpoint_url=self.proxy.url, give_up_after=0.4) as store:
             yield store

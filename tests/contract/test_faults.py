@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from sysbackup.cli.connecting import open_store
 from sysbackup.errors import LockNotKept, StoreUnavailable
-from sysbackup.store import wire
-from sysbackup.store.port import MIN_PART, ObjectStore
-from tests.support.asking import content, lock
+from sysbackup.store import retrying
+from sysbackup.store.port import ObjectStore
+from tests.support.asking import MIN_PART, content, lock
 from tests.support.memory_store import MemoryBucket, MemoryStore
 from tests.support.proxy import Fault, proxying
 from tests.support.servers import OnServer, Server
@@ -294,7 +294,7 @@ def test_a_store_that_keeps_no_locks_is_found_out() -> None:
 
 def test_waiting_for_a_store_is_told_once_for_all_requests(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that says nothing for a quarter of an hour looks as if it hung."""
-    monkeypatch.setattr(wire, "_TELL_AFTER", 0.3)
+    monkeypatch.setattr(retrying, "_TELL_AFTER", 0.3)
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and not listened to
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"

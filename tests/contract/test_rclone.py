@@ -18,10 +18,10 @@ from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
-from sysbackup.store.port import MIN_PART, ObjectStore
+from sysbackup.store.port import ObjectStore
 from tests.bench import contenders, serving
 from tests.support import backups, comparing
-from tests.support.asking import all_of, content, lock
+from tests.support.asking import MIN_PART, all_of, content, lock
 
 NONE = lock(mode=LockMode.NONE)
 
@@ -99,7 +99,7 @@ def test_a_backup_comes_back(config: Config, tmp_path: Path, monkeypatch: pytest
 
         async def body(target: Path = tmp_path / f"back{number}") -> None:
             async with open_store(config) as store:
-                summary = await back_up(config, store, "bucket", SystemClock())
+                summary = await back_up(config, store, SystemClock())
                 assert summary.exit_code == 0
                 found = await stored_runs.find_run(store, summary.run, summary.host)
                 await restore(store, found, (), bytes(target), Options(spool=tmp_path))

@@ -9,8 +9,8 @@ import uvloop
 
 from sysbackup.errors import AccessDenied, StoreError
 from sysbackup.model import LockMode
-from sysbackup.store.port import MIN_PART, ObjectStore, Upload
-from tests.support.asking import all_of, content, lock
+from sysbackup.store.port import ObjectStore, Upload
+from tests.support.asking import MIN_PART, all_of, content, lock
 from tests.support.servers import Bucket
 
 

@@ -7,8 +7,8 @@ import uvloop
 
 from sysbackup.errors import LockNotKept
 from sysbackup.model import Lock, LockMode, StoredObject
-from sysbackup.store.port import MIN_PART, ObjectStore
-from tests.support.asking import all_of, content, lock
+from sysbackup.store.port import ObjectStore
+from tests.support.asking import MIN_PART, all_of, content, lock
 from tests.support.servers import Bucket
 
 

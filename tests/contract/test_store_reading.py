@@ -9,8 +9,7 @@ import uvloop
 
 from sysbackup.errors import ObjectGone
 from sysbackup.model import LockMode
-from sysbackup.store.port import MIN_PART
-from tests.support.asking import all_of, content, etag, lock
+from tests.support.asking import MIN_PART, all_of, content, etag, lock
 from tests.support.servers import Bucket
 
 ODD_KEYS = ["a b", "a+b", "a%2Bb", "a&b=c?d", "ä/ö/ü", "tab\there", "<x>&amp;", "~.-_*'()"]

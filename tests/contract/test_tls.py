@@ -20,8 +20,7 @@ from sysbackup.aws.sessions import s3_client
 from sysbackup.cli.connecting import open_store
 from sysbackup.config.loading import load_config
 from sysbackup.errors import ConfigError, StoreUnavailable
-from sysbackup.store.port import MIN_PART
-from tests.support.asking import all_of, content, lock
+from tests.support.asking import MIN_PART, all_of, content, lock
 from tests.support.proxy import proxying
 from tests.support.servers import OnServer, Server
 

@@ -104,7 +104,7 @@ def test_equal_contents_are_stored_once(store: MemoryStore, tmp_path: Path) -> N
     backups.finder(config, tree)
     summary = backups.backed_up(config, store)
     assert summary.contents == 3
-    assert sorted(key.split("/")[0] for key in store.bucket.objects) == [
+    assert sorted(key.split("/")[0] for key in store.memory.objects) == [
         "content",
         "content",
         "index",
@@ -139,7 +139,7 @@ def test_every_object_is_locked_for_the_promise(tmp_path: Path) -> None:
     promise = clock.now().replace(microsecond=0) + timedelta(days=30)
     assert summary.promise == promise
     ends = {"packs": 7, "content": 7, "index": 7, "snapshots": 0, "manifests": 0}
-    for key, versions in store.bucket.objects.items():
+    for key, versions in store.memory.objects.items():
         (version,) = versions
         assert version.lock is not None, key
         assert version.lock.mode is LockMode.COMPLIANCE
@@ -159,7 +159,7 @@ def test_what_compresses_is_compressed_and_says_so(store: MemoryStore, tmp_path:
     backups.picker(config, *(bytes(tmp_path / name) for name in plain))
     backups.backed_up(config, store)
     for name, data in plain.items():
-        (kept,) = store.bucket.objects[f"content/{hashlib.sha256(data).hexdigest()}"]
+        (kept,) = store.memory.objects[f"content/{hashlib.sha256(data).hexdigest()}"]
         gzipped = name != "noise"
         assert kept.metadata == ({"storage-encoding": "gzip"} if gzipped else {})
         assert (len(kept.body) < len(data) / 10) == gzipped
@@ -229,7 +229,7 @@ def test_a_file_that_never_holds_still_is_kept_with_a_warning(store: MemoryStore
     assert node.warnings == ["changed-while-read"]
     assert summary.exit_code == 0
     assert summary.warnings == 1
-    assert not store.bucket.uploads
+    assert not store.memory.uploads
     report = backups.restored(store, summary, tmp_path / "out", spool=tmp_path)
     assert not report.problems
     content = (tmp_path / "out" / os.fsdecode(path)[1:]).read_bytes()
@@ -264,7 +264,7 @@ def test_a_file_that_never_holds_still_in_a_run_longer_than_its_promise(tmp_path
     node = backups.nodes(backups.entries(store, summary))[bytes(path)]
     assert isinstance(node, manifest.File)
     assert node.warnings == ["changed-while-read"]
-    (kept,) = store.bucket.objects[str(node.key)]
+    (kept,) = store.memory.objects[str(node.key)]
     assert kept.lock is not None
     assert kept.lock.until > clock.now()
 
@@ -351,7 +351,7 @@ def test_runs_are_named_by_their_start(store: MemoryStore, tmp_path: Path) -> No
     backups.picker(config, b"/etc/hostname")
     summary = backups.backed_up(config, store, clock)
     assert summary.manifest.startswith("manifests/alpha/20261123T041500Z-")
-    assert summary.manifest in store.bucket.objects
+    assert summary.manifest in store.memory.objects
 
 
 def test_links_into_proc_are_not_followed(store: MemoryStore, tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_a_stop_does_not_wait_for_locks(store: MemoryStore, tmp_path: Path) -> N
     backups.picker(config, bytes(tmp_path / "small"), bytes(tmp_path / "large"))
 
     async def cancelled() -> None:
-        task = asyncio.create_task(back_up(config, store, "bucket", SystemClock()))
+        task = asyncio.create_task(back_up(config, store, SystemClock()))
         await asyncio.sleep(1)
         task.cancel()
         done, _ = await asyncio.wait([task], timeout=20)
@@ -514,6 +514,6 @@ def test_a_stop_after_the_manifest_comes_too_late(tmp_path: Path, monkeypatch: p
             tidy(session, now)
 
         monkeypatch.setattr(SqliteSession, "tidy", stopped_meanwhile)
-        return await back_up(config, MemoryStore(bucket), "bucket", SystemClock())
+        return await back_up(config, MemoryStore(bucket), SystemClock())
 
     assert backups.run(work()).exit_code == 0

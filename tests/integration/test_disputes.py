@@ -25,6 +25,7 @@ from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import outlines
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, ObjectStore, Upload, Version
 from tests.support import backups, memory_store
 from tests.support.clock import START, ManualClock
@@ -38,11 +39,11 @@ DATA = {"hosts": b"127.0.0.1 localhost\n", "large": b"no pack for me\n" * 90_000
 Attack = Callable[[str], Awaitable[None]]
 
 
-class Watched(FailingStore):
+class Watched(Delegating):
     """A store whose keys somebody sees just before they are written: no attacker can be quicker."""
 
     def __init__(self, store: ObjectStore, attack: Attack) -> None:
-        super().__init__(store, lambda *_: False)
+        super().__init__(store)
         self._attack = attack
 
     async def put(
@@ -83,7 +84,7 @@ class Machine:
     async def back_up(self, attack: Attack | None = None) -> Summary:
         async with self.bucket.store() as store:
             watched = store if attack is None else Watched(store, attack)
-            return await back_up(self.config, watched, "bucket", SystemClock())
+            return await back_up(self.config, watched, SystemClock())
 
     async def restores(self, name: str, version: str | None = None) -> bool:
         """Whether that name brings the tree back."""
@@ -219,7 +220,7 @@ def test_an_answer_that_got_lost_accuses_nobody(served: OnServer, tmp_path: Path
         with proxying(served.server.endpoint) as proxy:
             proxy.fail(r"^PUT /[^ ]*/manifests/", Fault.LOST)
             async with served.store(endpoint_url=proxy.url) as store:
-                summary = await back_up(machine.config, store, "bucket", SystemClock())
+                summary = await back_up(machine.config, store, SystemClock())
             assert proxy.count(r"^PUT /[^ ]*/manifests/") == 2
         assert (summary.outcome, summary.exit_code) == ("complete", 0)
         async with served.store() as store:
@@ -249,7 +250,7 @@ def test_a_clock_that_stands_still(tmp_path: Path) -> None:
 
     async def body() -> None:
         for _ in range(3):
-            await back_up(machine.config, MemoryStore(bucket), "bucket", ManualClock())
+            await back_up(machine.config, MemoryStore(bucket), ManualClock())
         found = await stored_runs.runs(MemoryStore(bucket))
         assert len({r.run for r in found}) == 3
         assert {r.started for r in found} == {START}
@@ -288,7 +289,7 @@ def test_a_look_that_fails(tmp_path: Path, error: type[StoreError]) -> None:
     async def body() -> None:
         async with machine.bucket.store() as store:
             blind = FailingStore(store, at("versions"), lambda: error("no listing of versions today"))
-            summary = await back_up(machine.config, blind, "bucket", SystemClock())
+            summary = await back_up(machine.config, blind, SystemClock())
         assert (summary.outcome, summary.exit_code, summary.problems) == ("complete", 0, 0)
         assert "no listing" in (summary.unseen or "")
         assert await machine.restores(summary.run)
@@ -314,7 +315,7 @@ def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
 
     async def body() -> None:
         with pytest.raises(StoreError, match="does not list it"):
-            await back_up(machine.config, Forgetful(), "bucket", SystemClock())
+            await back_up(machine.config, Forgetful(), SystemClock())
 
     backups.run(body())
 

@@ -18,6 +18,7 @@ from sysbackup.pipeline import ending
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.recovery import stored_runs
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, Version
 from tests.support import backups
 from tests.support.daemons import ROOT, SOON, Host, command, daemon
@@ -28,11 +29,11 @@ from tests.support.proxy import Fault, proxying
 from tests.support.servers import OnServer, Server
 
 
-class Slow(MemoryStore):
+class Slow(Delegating):
     """A store that answers a manifest's put, or the look after it, when `go` is set; `there`: it has been asked."""
 
     def __init__(self, bucket: MemoryBucket, what: str) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self._what = what
         self.there = asyncio.Event()
         self.go = asyncio.Event()
@@ -77,7 +78,7 @@ class Stopped:
             self.tally = tally
 
         store = Slow(self.bucket, what)
-        task = asyncio.create_task(back_up(self.config, store, "bucket", SystemClock(), watch))
+        task = asyncio.create_task(back_up(self.config, store, SystemClock(), watch))
         await store.there.wait()
         task.cancel()
         if twice:
@@ -152,7 +153,7 @@ def test_a_put_whose_answer_is_lost_for_good(tmp_path: Path, error: type[StoreUn
 
     store = Lost(MemoryStore(bucket), lambda *_: False)
     with pytest.raises(error):
-        backups.run(back_up(config, store, "bucket", SystemClock(), tallies.append))
+        backups.run(back_up(config, store, SystemClock(), tallies.append))
     (run,) = backups.run(stored_runs.runs(MemoryStore(bucket)))
     assert (run.run in tallies[0].at_the_end("it failed")) == unsure
 

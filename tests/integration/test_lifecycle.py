@@ -93,7 +93,7 @@ class Machine:
     def back_up(self) -> Summary:
         async def work() -> Summary:
             async with open_store(self.config) as store:
-                return await back_up(self.config, store, store.bucket, SystemClock())
+                return await back_up(self.config, store, SystemClock())
 
         with capture_logs():
             return backups.run(work())

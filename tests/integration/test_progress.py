@@ -26,6 +26,7 @@ from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages, status_text
 from sysbackup.service.messages import Progress
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support import backups, notified
 from tests.support.daemons import ROOT, SOON, Host, command, daemon
@@ -234,11 +235,11 @@ def test_a_state_directory_that_cannot_be_is_no_estimate(host: Host) -> None:
 # ---- what the counts are made of
 
 
-class Slow(MemoryStore):
+class Slow(Delegating):
     """A store that takes an object in, but does not confirm it before it is told to."""
 
     def __init__(self, bucket: MemoryBucket, prefix: str) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self._prefix = prefix
         self.waiting = 0
         self.go_on = asyncio.Event()
@@ -271,7 +272,7 @@ def watched(machine: Machine, prefix: str, look: Callable[[Tally, Slow], object]
     async def scene() -> tuple[Summary, list[object]]:
         store = Slow(machine.bucket, prefix)
         tallies: list[Tally] = []
-        going = asyncio.ensure_future(back_up(machine.config, store, "bucket", machine.clock, tallies.append))
+        going = asyncio.ensure_future(back_up(machine.config, store, machine.clock, tallies.append))
         seen = []
         try:
             await until(lambda: going.done() or bool(store.waiting and look(tallies[-1], store)))

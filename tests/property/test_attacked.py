@@ -106,16 +106,14 @@ class Attacked(Promises):
         """With the attacker at work meanwhile."""
         machine = self._machines[host]
         self._clock.turn(seconds=5)
-        backups.run(rebuild(machine.config, self._store(), "bucket", self._clock, from_objects=from_objects))
+        backups.run(rebuild(machine.config, self._store(), self._clock, from_objects=from_objects))
         for aside in machine.catalog.parent.glob("*.unusable-*"):
             remove(aside)
 
     # ---- runs
 
     def _store(self) -> MemoryStore:
-        store = MemoryStore(self._bucket)
-        store._requests = Watched(self._attacker)
-        return store
+        return MemoryStore(self._bucket, requests=Watched(self._attacker))
 
     def _run(
         self,

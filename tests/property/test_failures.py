@@ -44,7 +44,7 @@ def checked(bucket: MemoryBucket) -> int:
         (kept,) = bucket.objects[key]
         for entry in reader.feed(kept.body):
             if isinstance(entry, manifest.Snapshot):
-                body = store.bucket.find(entry.key, entry.version).body
+                body = store.memory.find(entry.key, entry.version).body
                 assert hashlib.sha256(body).hexdigest() == entry.sha
             if isinstance(entry, manifest.File) and entry.size:
                 assert content(bucket, entry) == entry.sha
@@ -99,7 +99,7 @@ def test_a_run_that_is_cancelled_leaves_no_manifest(tree: Path, tmp_path: Path, 
     bucket = MemoryBucket()
 
     async def interrupted() -> None:
-        task = asyncio.create_task(back_up(config, MemoryStore(bucket), "bucket", SystemClock()))
+        task = asyncio.create_task(back_up(config, MemoryStore(bucket), SystemClock()))
         await asyncio.sleep(delay)
         task.cancel()
         await asyncio.wait([task])

@@ -3,8 +3,10 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sysbackup.contents.shipping import MAX_PARTS, part_bytes
-from sysbackup.store.port import MIN_PART
+from sysbackup.contents.shipping import part_bytes
+from sysbackup.store.s3 import LIMITS
+
+MIN_PART, MAX_PARTS = LIMITS.least_part, LIMITS.most_parts
 
 TIB = 1 << 40
 # Amazon S3 User Guide, "Amazon S3 multipart upload limits": the largest object, and the largest part
@@ -19,15 +21,15 @@ MAX_PART = 5 << 30
 @example(MAX_PARTS * (16 << 20) + 1)
 def test_known_lengths(length: int) -> None:
     """10,000 equal parts are enough for every length, and every part is one that S3 takes."""
-    size = part_bytes(1, length)
+    size = part_bytes(1, length, LIMITS)
     assert MIN_PART <= size <= MAX_PART
     assert size * MAX_PARTS >= length
-    assert all(part_bytes(number, length) == size for number in (2, 5000, MAX_PARTS))
+    assert all(part_bytes(number, length, LIMITS) == size for number in (2, 5000, MAX_PARTS))
 
 
 def test_unknown_lengths() -> None:
     """A stream of 5 TiB, S3's limit for many years, fits, in parts that never shrink and that S3 takes."""
-    sizes = [part_bytes(number, None) for number in range(1, MAX_PARTS + 1)]
+    sizes = [part_bytes(number, None, LIMITS) for number in range(1, MAX_PARTS + 1)]
     assert sum(sizes) >= 5 * TIB
     assert sizes == sorted(sizes)
     assert sizes[0] >= MIN_PART

@@ -122,7 +122,7 @@ def test_a_seal_holds_for_one_bucket(alpha: Machine, clock: ManualClock, tmp_pat
             other.add(key, versions[-1].body)
     shutil.rmtree(alpha.config.cache)
     clock.turn(seconds=5)
-    summary = backups.run(back_up(alpha.config, MemoryStore(other), "another bucket", clock))
+    summary = backups.run(back_up(alpha.config, MemoryStore(other, "another bucket"), clock))
     assert summary.exit_code == 3  # they were a stranger's word, which was false
     report = backups.restored(MemoryStore(other), summary, tmp_path / "back", spool=tmp_path)
     assert not report.problems
@@ -205,7 +205,7 @@ def test_an_equal_version_that_nobody_can_read_at_once_is_passed_over(moto: Serv
             await client.put_object(Bucket=bucket.name, Key=key, Body=content, StorageClass="DEEP_ARCHIVE")
         settings = moto.config(bucket.name)
         async with open_store(settings) as store:
-            summary = await back_up(config, store, bucket.name, SystemClock())
+            summary = await back_up(config, store, SystemClock())
             assert summary.exit_code == 0
             found = await stored_runs.find_run(store, summary.run, summary.host)
             report = await restore(store, found, (), bytes(tmp_path / "back"), Options(spool=tmp_path))

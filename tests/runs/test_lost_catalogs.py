@@ -111,7 +111,7 @@ def test_a_run_that_begins_again_is_watched_once(machine: Machine, spoil: Callab
     watched: list[Tally] = []
     with capture_logs() as log:
         store = MemoryStore(machine.bucket)
-        found = backups.run(back_up(machine.config, store, "bucket", machine.clock, watched.append))
+        found = backups.run(back_up(machine.config, store, machine.clock, watched.append))
     assert [line["event"] for line in log].count("catalog.set_aside") == 1
     (tally,) = watched
     assert (tally.stage, tally.run) == (Stage.DONE, found.run)

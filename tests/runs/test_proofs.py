@@ -244,7 +244,7 @@ def test_an_unchanged_run_stays_within_twelve_requests(bucket: MemoryBucket, tmp
 
 def rebuild(machine: Machine, store: MemoryStore) -> None:
     """What `catalog rebuild --from-objects` does."""
-    backups.run(rebuilding.rebuild(machine.config, store, "bucket", machine.clock, from_objects=True))
+    backups.run(rebuilding.rebuild(machine.config, store, machine.clock, from_objects=True))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.model import Lock, LockMode, StoredObject
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine
@@ -30,11 +31,11 @@ def machine(tmp_path: Path, clock: ManualClock) -> Machine:
     return machine
 
 
-class Diary(MemoryStore):
+class Diary(Delegating):
     """A memory store that writes down what is asked of it, in order."""
 
     def __init__(self, bucket: MemoryBucket) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self.asked: list[tuple[str, str]] = []
 
     async def put(

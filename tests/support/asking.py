@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from sysbackup.model import Lock, LockMode
 from sysbackup.store.port import ObjectStore, Version
+from sysbackup.store.s3 import LIMITS
+
+MIN_PART = LIMITS.least_part
 
 
 def lock(days: float = 1, mode: LockMode = LockMode.GOVERNANCE) -> Lock:

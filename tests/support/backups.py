@@ -70,7 +70,7 @@ def configured(base: Path, content: Mapping[str, Any] | None = None, run: Mappin
 
 def backed_up(config: Config, store: ObjectStore, clock: Clock | None = None, loop: str = "uvloop") -> Summary:
     """One backup."""
-    return run(back_up(config, store, "bucket", clock or SystemClock()), loop=loop)
+    return run(back_up(config, store, clock or SystemClock()), loop=loop)
 
 
 def entries(store: ObjectStore, summary: Summary) -> list[manifest.Entry]:

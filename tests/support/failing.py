@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.model import Lock, StoredObject
-from sysbackup.store.accounting import Requests
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, ObjectStore, Upload, Version
 
 Judge = Callable[[str, int], bool]
@@ -25,7 +25,7 @@ def now_and_then(share: float, seed: int = 0) -> Judge:
     return lambda _, __: dice.random() < share
 
 
-class FailingStore:
+class FailingStore(Delegating):
     """
     `port.ObjectStore` that raises `error` instead of the calls that `judge` picks.
 
@@ -41,15 +41,11 @@ class FailingStore:
         *,
         after: bool = False,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._judge = judge
         self._error = error
         self._after = after
         self.calls: Counter[str] = Counter()
-
-    @property
-    def requests(self) -> Requests:
-        return self._store.requests
 
     def _fails(self, name: str) -> bool:
         self.calls[name] += 1
@@ -60,7 +56,7 @@ class FailingStore:
 
     async def check(self) -> None:
         fails = self._fails("check")
-        await self._store.check()
+        await super().check()
         self._lose(fails)
 
     async def put(
@@ -74,7 +70,7 @@ class FailingStore:
         sha256: bytes | None = None,
     ) -> StoredObject:
         fails = self._fails("put")
-        stored = await self._store.put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
+        stored = await super().put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
         self._lose(fails)
         return stored
 
@@ -83,7 +79,7 @@ class FailingStore:
         self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
     ) -> AsyncIterator[Upload]:
         fails = self._fails("upload")
-        async with self._store.upload(key, lock, metadata=metadata, once=once) as upload:
+        async with super().upload(key, lock, metadata=metadata, once=once) as upload:
             self._lose(fails)
             yield _FailingUpload(upload, self)
 
@@ -91,33 +87,33 @@ class FailingStore:
         self, key: str, version: str | None, start: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         fails = self._fails("read")
-        async for chunk in self._store.read(key, version, start, length):
+        async for chunk in super().read(key, version, start, length):
             yield chunk
             self._lose(fails)
 
     async def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         fails = self._fails("list")
-        async for found in self._store.list(prefix, after):
+        async for found in super().list(prefix, after):
             yield found
             self._lose(fails)
 
     async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         fails = self._fails("versions")
-        async for found in self._store.versions(prefix, after):
+        async for found in super().versions(prefix, after):
             yield found
             self._lose(fails)
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         self._fails("head")
-        return await self._store.head(key, version)
+        return await super().head(key, version)
 
     async def lock_of(self, key: str, version: str | None) -> Lock | None:
         self._fails("lock_of")
-        return await self._store.lock_of(key, version)
+        return await super().lock_of(key, version)
 
     async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
         fails = self._fails("renew")
-        renewed = await self._store.renew(key, version, lock)
+        renewed = await super().renew(key, version, lock)
         self._lose(fails)
         return renewed
 

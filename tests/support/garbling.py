@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import AsyncGenerator
 
+from sysbackup.store.delegating import Delegating
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
 
-class GarblingStore(MemoryStore):
+class GarblingStore(Delegating):
     """
     Flips a bit in the first `times` reads of each version whose key begins with `prefix` (None: in all reads).
 
@@ -14,7 +15,7 @@ class GarblingStore(MemoryStore):
     """
 
     def __init__(self, bucket: MemoryBucket, prefix: str = "", times: int | None = 1, at: int | None = None) -> None:
-        super().__init__(bucket)
+        super().__init__(MemoryStore(bucket))
         self._prefix = prefix
         self._times = times
         self._at = at

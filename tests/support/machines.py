@@ -96,7 +96,7 @@ class Machine:
         store = store or MemoryStore(self.bucket)
         before = self._versions()
         with capture_logs() as log:
-            summary = backups.run(back_up(self.with_settings(**content), store, "bucket", self.clock, rescan=rescan))
+            summary = backups.run(back_up(self.with_settings(**content), store, self.clock, rescan=rescan))
         return Told(summary, log, [key for key, version in self._versions() if (key, version) not in before])
 
     def _versions(self) -> dict[tuple[str, str], None]:

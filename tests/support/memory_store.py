@@ -1,8 +1,8 @@
 """
-The store port in memory: versions, locks, conditions and multipart uploads as S3 has them.
+A store in memory: versions, locks, conditions and multipart uploads as S3 has them.
 
-It passes the same contract suite as the S3 adapter, and counts the requests
-that the adapter would send to AWS.
+It is guarded as every store is, passes the same contract suite as S3, and
+counts the requests that S3's adapter would send to AWS.
 """
 
 import hashlib
@@ -12,10 +12,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sysbackup.errors import AccessDenied, LockNotKept, ObjectGone, StoreError
-from sysbackup.model import Clock, Lock, LockMode, StoredObject, SystemClock
+from sysbackup.errors import AccessDenied, ObjectGone, StoreError
+from sysbackup.model import Clock, Lock, LockMode, SystemClock
 from sysbackup.store.accounting import Requests
-from sysbackup.store.port import MIN_PART, NO_METADATA, PAGE, Body, ObjectInfo, Upload, Version
+from sysbackup.store.adapter import Joining, Taken, Told
+from sysbackup.store.guarding import Guarded
+from sysbackup.store.port import NO_METADATA, PAGE, Body, Limits, ObjectInfo, Version
+from sysbackup.store.s3 import LIMITS
+
+MIN_PART = LIMITS.least_part
 
 _CHUNK = 64 << 10
 
@@ -107,13 +112,35 @@ class MemoryBucket:
         return kept.lock is not None and kept.lock.until > self.clock.now()
 
 
-class MemoryStore:
-    """`port.ObjectStore` over a `MemoryBucket`; several may share one, as machines do."""
+class MemoryStore(Guarded):
+    """`port.ObjectStore` over a `MemoryBucket`, `memory`; several may share one, as machines do."""
 
-    def __init__(self, bucket: MemoryBucket | None = None) -> None:
-        self.bucket = bucket or MemoryBucket()
-        self._requests = Requests()
-        self._set_confirmed = False
+    def __init__(
+        self, memory: MemoryBucket | None = None, name: str = "bucket", requests: Requests | None = None
+    ) -> None:
+        self.memory = memory or MemoryBucket()
+        super().__init__(MemoryAdapter(self.memory, name, requests))
+
+
+class MemoryAdapter:
+    """`adapter.Adapter` over a `MemoryBucket`."""
+
+    def __init__(self, memory: MemoryBucket, name: str = "bucket", requests: Requests | None = None) -> None:
+        self._memory = memory
+        self._name = name
+        self._requests = requests or Requests()
+
+    @property
+    def bucket(self) -> str:
+        return self._name
+
+    @property
+    def place(self) -> str:
+        return f"bucket {self._name!r} in memory"
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(MIN_PART, LIMITS.most_parts)
 
     @property
     def requests(self) -> Requests:
@@ -131,26 +158,22 @@ class MemoryStore:
         metadata: Mapping[str, str] = NO_METADATA,
         once: bool = False,
         sha256: bytes | None = None,
-    ) -> StoredObject:
+    ) -> Told:
         body = bytes(body)
         _verify(body, sha256)
         self.requests.add("PutObject")
-        if once and self._taken(key):
-            if equal := await self._equal(key, len(body), hashlib.md5(body).hexdigest(), lock):
-                return equal
-            self.requests.add("PutObject")
-        kept = self.bucket.add(key, body, lock=lock, metadata=metadata)
+        if once and self.taken(key):
+            raise Taken(len(body), hashlib.md5(body).hexdigest())
+        kept = self._memory.add(key, body, lock=lock, metadata=metadata)
         self.requests.sent += len(body)
-        if lock.mode is not LockMode.NONE:
-            lock = await self._keep(key, kept.version, lock, doubt=True)
-        return StoredObject(key, kept.version, len(body), lock)
+        return Told(key, kept.version, len(body), kept.etag)
 
     @asynccontextmanager
     async def upload(
-        self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
-    ) -> AsyncIterator[Upload]:
+        self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA
+    ) -> AsyncIterator[Joining]:
         self.requests.add("CreateMultipartUpload")
-        upload = _MemoryUpload(self, key, lock, metadata, once=once)
+        upload = _MemoryUpload(self, self._memory, key, lock, metadata)
         try:
             yield upload
         finally:
@@ -162,7 +185,7 @@ class MemoryStore:
         if length == 0:
             return
         self.requests.add("GetObject")
-        body = self.bucket.find(key, version).body
+        body = self._memory.find(key, version).body
         end = len(body) if length is None else min(start + length, len(body))
         if start > 0 and start >= len(body):
             raise StoreError(f"{key!r} has only {len(body)} bytes, none from {start} on.")
@@ -173,14 +196,14 @@ class MemoryStore:
 
     async def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         self.requests.add("ListObjectsV2")
-        for kept, latest in [*self.bucket.listed(prefix)]:
+        for kept, latest in [*self._memory.listed(prefix)]:
             if latest and not kept.marker and kept.key > after:
                 yield Version(kept.key, None, len(kept.body), kept.etag, kept.modified)
 
     async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         self.requests.add("ListObjectVersions")
         for number, (kept, latest) in enumerate(
-            [(kept, latest) for kept, latest in self.bucket.listed(prefix) if kept.key > after], 1
+            [(kept, latest) for kept, latest in self._memory.listed(prefix) if kept.key > after], 1
         ):
             size = len(kept.body)
             yield Version(kept.key, kept.version, size, kept.etag, kept.modified, latest, kept.marker)
@@ -189,99 +212,72 @@ class MemoryStore:
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         self.requests.add("HeadObject")
-        kept = self.bucket.find(key, version)
+        kept = self._memory.find(key, version)
         return ObjectInfo(key, kept.version, len(kept.body), kept.etag, kept.lock, kept.metadata)
 
     async def lock_of(self, key: str, version: str | None) -> Lock | None:
         self.requests.add("GetObjectRetention")
-        return self.bucket.find(key, version).lock
+        return self._memory.find(key, version).lock
 
-    async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
-        if lock.mode is LockMode.NONE:
-            self.requests.add("ListObjectVersions")
-            self.bucket.find(key, version)
-            return lock
-        return await self._keep(key, version, lock)
-
-    def _taken(self, key: str) -> bool:
-        return any(not kept.marker for kept in self.bucket.objects.get(key, [])[-1:])
-
-    async def _equal(self, key: str, size: int, etag: str, lock: Lock) -> StoredObject | None:
-        self.requests.add("ListObjectVersions")
-        for kept in reversed(self.bucket.objects[key]):
-            if not kept.marker and (len(kept.body), kept.etag) == (size, etag):
-                try:
-                    lock = lock if lock.mode is LockMode.NONE else await self._keep(key, kept.version, lock)
-                except LockNotKept:
-                    continue
-                return StoredObject(key, kept.version, size, lock, fresh=False)
-        return None
-
-    async def _keep(self, key: str, version: str | None, asked: Lock, *, doubt: bool = False) -> Lock:
-        found = await self.lock_of(key, version)
-        if version is None:
-            raise LockNotKept(f"{key!r} has no version id.")
-        if found and found.covers(asked):
-            return found
-        if found and asked.mode is not found.mode and asked.mode is LockMode.COMPLIANCE:
-            raise LockNotKept(f"The lock of {key!r} stays {found.mode}.")
-        if not self.bucket.locks:
-            raise LockNotKept(f"The memory bucket does not keep the lock of {key!r}.")
+    async def set_lock(self, key: str, version: str, lock: Lock) -> bool:
         self.requests.add("PutObjectRetention")
-        until = max(found.until, asked.until) if found else asked.until
-        lock = Lock(found.mode if found else asked.mode, until)
-        self.bucket.find(key, version).lock = lock
-        if doubt or not self._set_confirmed:
-            await self.lock_of(key, version)
-            self._set_confirmed = True
-        return lock
+        kept = self._memory.find(key, version)
+        if kept.lock is not None and kept.lock.mode is not lock.mode:
+            raise AccessDenied(f"The lock of {key!r} stays {kept.lock.mode}.")
+        if self._memory.locks:
+            kept.lock = lock
+        return True
+
+    def taken(self, key: str) -> bool:
+        """Whether a key has a current version."""
+        return any(not kept.marker for kept in self._memory.objects.get(key, [])[-1:])
 
 
 class _MemoryUpload:
-    def __init__(self, store: MemoryStore, key: str, lock: Lock, metadata: Mapping[str, str], *, once: bool) -> None:
-        self._store = store
+    def __init__(
+        self, adapter: MemoryAdapter, memory: MemoryBucket, key: str, lock: Lock, metadata: Mapping[str, str]
+    ) -> None:
+        self._adapter = adapter
+        self._memory = memory
         self._key = key
         self._lock = lock
         self._metadata = metadata
-        self._once = once
         self._id = uuid.uuid4().hex
         self._parts: dict[int, bytes] = {}
-        store.bucket.uploads[self._id] = key
+        memory.uploads[self._id] = key
 
     async def part(self, number: int, body: Body, *, sha256: bytes | None = None) -> None:
         body = bytes(body)
         _verify(body, sha256)
-        if self._id not in self._store.bucket.uploads:
+        if self._id not in self._memory.uploads:
             raise StoreError(f"The upload of {self._key!r} has ended: it takes no more parts.")
-        self._store.requests.add("UploadPart")
-        self._store.requests.sent += len(body)
+        self._adapter.requests.add("UploadPart")
+        self._adapter.requests.sent += len(body)
         self._parts[number] = body
 
-    async def finish(self) -> StoredObject:
-        store, bucket = self._store, self._store.bucket
+    async def join(self, *, once: bool) -> Told:
         if not self._parts:
             await self.part(1, b"")
         numbers = sorted(self._parts)
         if numbers != [*range(1, len(numbers) + 1)] or any(len(self._parts[n]) < MIN_PART for n in numbers[:-1]):
             raise StoreError(f"The parts of {self._key!r} have gaps, or are too small to be joined.")
-        store.requests.add("CompleteMultipartUpload")
+        self._adapter.requests.add("CompleteMultipartUpload")
         body = b"".join(self._parts[n] for n in numbers)
         digests = b"".join(hashlib.md5(self._parts[n]).digest() for n in numbers)
         etag = f"{hashlib.md5(digests).hexdigest()}-{len(numbers)}"
-        if self._once and store._taken(self._key):
-            if equal := await store._equal(self._key, len(body), etag, self._lock):
-                return equal
-            store.requests.add("CompleteMultipartUpload")
-        kept = bucket.add(self._key, body, etag, self._lock if bucket.multipart_locks else None, self._metadata)
-        del bucket.uploads[self._id]
-        lock = self._lock
-        if lock.mode is not LockMode.NONE:
-            lock = await store._keep(self._key, kept.version, lock, doubt=True)
-        return StoredObject(self._key, kept.version, len(body), lock)
+        if self._id not in self._memory.uploads:
+            raise Taken(len(body), etag, StoreError(f"The upload of {self._key!r} is not known any more."))
+        if once and self._adapter.taken(self._key):
+            raise Taken(len(body), etag)
+        lock = self._lock if self._memory.multipart_locks else None
+        kept = self._memory.add(self._key, body, etag, lock, self._metadata)
+        del self._memory.uploads[self._id]
+        return Told(self._key, kept.version, len(body), etag)
 
     def abandon(self) -> None:
-        if self._store.bucket.uploads.pop(self._id, None):
-            self._store.requests.add("AbortMultipartUpload")
+        """Abort it, where it is not finished."""
+        if self._memory.uploads.pop(self._id, None):
+            self._adapter.requests.add("AbortMultipartUpload")
 
 
 def _verify(body: bytes, sha256: bytes | None) -> None:

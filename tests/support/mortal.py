@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from sysbackup.model import Lock, StoredObject
-from sysbackup.store.accounting import Requests
+from sysbackup.store.delegating import Delegating
 from sysbackup.store.port import NO_METADATA, Body, ObjectInfo, ObjectStore, Upload, Version
 
 
@@ -17,7 +17,7 @@ class Killed(BaseException):
     """The process is gone: what comes after, in whatever `finally`, must not count."""
 
 
-class MortalStore:
+class MortalStore(Delegating):
     """
     `port.ObjectStore` that calls `fate` at the `number`-th request (from 0), before or `after` it took effect.
 
@@ -25,15 +25,11 @@ class MortalStore:
     """
 
     def __init__(self, store: ObjectStore, number: int, fate: Callable[[], None], *, after: bool = False) -> None:
-        self._store = store
+        super().__init__(store)
         self._left = number
         self._fate = fate
         self._after = after
         self._dead: BaseException | None = None
-
-    @property
-    def requests(self) -> Requests:
-        return self._store.requests
 
     def _strike(self) -> None:
         try:
@@ -63,7 +59,7 @@ class MortalStore:
 
     async def check(self) -> None:
         struck = await self._before()
-        await self._store.check()
+        await super().check()
         await self._when_done(struck)
 
     async def put(
@@ -77,7 +73,7 @@ class MortalStore:
         sha256: bytes | None = None,
     ) -> StoredObject:
         struck = await self._before()
-        stored = await self._store.put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
+        stored = await super().put(key, body, lock, metadata=metadata, once=once, sha256=sha256)
         await self._when_done(struck)
         return stored
 
@@ -86,7 +82,7 @@ class MortalStore:
         self, key: str, lock: Lock, *, metadata: Mapping[str, str] = NO_METADATA, once: bool = False
     ) -> AsyncIterator[Upload]:
         struck = await self._before()
-        async with self._store.upload(key, lock, metadata=metadata, once=once) as upload:
+        async with super().upload(key, lock, metadata=metadata, once=once) as upload:
             await self._when_done(struck)
             yield upload
 
@@ -94,37 +90,37 @@ class MortalStore:
         self, key: str, version: str | None, start: int = 0, length: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         struck = await self._before()
-        async for chunk in self._store.read(key, version, start, length):
+        async for chunk in super().read(key, version, start, length):
             yield chunk
         await self._when_done(struck)
 
     async def list(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         struck = await self._before()
-        async for found in self._store.list(prefix, after):
+        async for found in super().list(prefix, after):
             yield found
         await self._when_done(struck)
 
     async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         struck = await self._before()
-        async for found in self._store.versions(prefix, after):
+        async for found in super().versions(prefix, after):
             yield found
         await self._when_done(struck)
 
     async def head(self, key: str, version: str | None) -> ObjectInfo:
         struck = await self._before()
-        info = await self._store.head(key, version)
+        info = await super().head(key, version)
         await self._when_done(struck)
         return info
 
     async def lock_of(self, key: str, version: str | None) -> Lock | None:
         struck = await self._before()
-        lock = await self._store.lock_of(key, version)
+        lock = await super().lock_of(key, version)
         await self._when_done(struck)
         return lock
 
     async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
         struck = await self._before()
-        renewed = await self._store.renew(key, version, lock)
+        renewed = await super().renew(key, version, lock)
         await self._when_done(struck)
         return renewed
 

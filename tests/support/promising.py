@@ -271,7 +271,7 @@ class Promises(RuleBasedStateMachine):
         if fate is not None:
             store = MortalStore(store, fate[0], fate[1], after=fate[2])
         try:
-            summary = backups.run(back_up(config, store, "bucket", self._clock, rescan=rescan))
+            summary = backups.run(back_up(config, store, self._clock, rescan=rescan))
         finally:
             if mode is not LockMode.NONE:  # which promises nothing
                 self._take_down(expected, mode, started, going)

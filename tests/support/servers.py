@@ -21,7 +21,6 @@ from sysbackup.config import sections
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied
 from sysbackup.store.port import ObjectStore
-from sysbackup.store.s3 import S3Store
 from tests.support import rgw
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
@@ -138,7 +137,7 @@ class OnServer:
         self.traits = server.traits
 
     @asynccontextmanager
-    async def store(self, *, give_up_after: float = 20.0, **s3: str) -> AsyncIterator[S3Store]:
+    async def store(self, *, give_up_after: float = 20.0, **s3: str) -> AsyncIterator[ObjectStore]:
         async with open_store(self.server.config(self.name, give_up_after=give_up_after, **s3)) as store:
             yield store
 

@@ -34,7 +34,7 @@ async def staged(
     names = naming(config.content, clock.now())
     with Sorter(config.cache) as problems, Sorter(config.cache) as spool:
         tally = Tally(clock, problems, names.identity)
-        async with content_store(config, store, "bucket", names, tally, clock) as contents:
+        async with content_store(config, store, names, tally, clock) as contents:
             yield RunContext(config, clock, names, tally, contents, spool, Owners())
 
 

@@ -57,5 +57,5 @@ async def storing(
     config.cache.mkdir(exist_ok=True)
     clock = clock or ManualClock()
     names, account = naming(config.content, clock.now()), Counted()
-    async with content_store(config, store, "bucket", names, account, clock) as contents:
+    async with content_store(config, store, names, account, clock) as contents:
         yield Storing(contents, account, names)

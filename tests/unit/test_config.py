@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sysbackup.config.bandwidth import Bandwidth, Window
 from sysbackup.config.directories import cache_directory, config_directory, runtime_directory, state_directory
 from sysbackup.config.loading import load_config, read_config
 from sysbackup.config.sections import GIB, MIB, S3, Aws, CloudFormation, Config, Content, Daemon, Metrics, Prices, Run
@@ -92,6 +93,8 @@ share = web-*,
 workers = 3
 uploads = 5
 memory = 128 MiB
+bandwidth = 20 MiB,
+    22:00-06:00 = 100 MiB
 spool_limit = 0
 picker_idle_limit = 1 h 30 min
 snapshot_idle_limit = 90
@@ -129,6 +132,7 @@ give_up_after = 5 min
         workers=3,
         uploads=5,
         memory=128 * MIB,
+        bandwidth=Bandwidth(20 * MIB, (Window(22 * 60, 6 * 60, 100 * MIB),)),
         spool_limit=0,
         picker_idle_limit=5400.0,
         snapshot_idle_limit=90.0,
@@ -262,6 +266,9 @@ def test_unknown_names_lead_to_known_ones(conf: Conf, text: str, expected: str) 
         ("run", "uploads = 1001"),
         ("run", "memory = 63 MiB"),
         ("run", "picker_idle_limit = 0"),
+        ("run", "bandwidth = 1 KiB"),
+        ("run", "bandwidth = 20 MiB/s"),
+        ("run", "bandwidth = 08:00-18:00 = 1 MiB, 17:00-19:00 = 2 MiB"),
         ("daemon", "schedule = daily"),
         ("daemon", "schedule = 0 25 * * *"),
         ("daemon", "schedule = 0 0 31 2 *"),

@@ -35,7 +35,7 @@ def claiming(rows: int) -> tuple[bytes, int]:
 
 
 def store_pack(store: MemoryStore, sha: bytes, body: bytes, index: int) -> None:
-    store.bucket.add(keys.pack_key(sha), body, metadata={keys.PACK_INDEX: str(index)})
+    store.memory.add(keys.pack_key(sha), body, metadata={keys.PACK_INDEX: str(index)})
 
 
 def learnt(store: MemoryStore, base: Path) -> int:

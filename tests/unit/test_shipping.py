@@ -15,6 +15,7 @@ from sysbackup.contents.shipping import Freight, Pieces, Refused, Sender, part_b
 from sysbackup.errors import StoreError, StoreUnavailable, expected
 from sysbackup.model import Lock, LockMode
 from sysbackup.store.port import Body, ObjectStore
+from sysbackup.store.s3 import LIMITS
 from tests.support import backups
 from tests.support.clock import START
 from tests.support.failing import FailingStore, at
@@ -71,9 +72,9 @@ def test_what_is_sent_arrives(size: int, *, known: bool) -> None:
         async with sending(store) as (sender, budget):
             stored = await sender.send("key", LOCK, Given(content), length=size if known else None)
             assert (stored.size, stored.lock) == (size, LOCK)
-            assert store.bucket.find("key", stored.version).body == content
+            assert store.memory.find("key", stored.version).body == content
             assert budget.used == 0
-        assert not store.bucket.uploads
+        assert not store.memory.uploads
 
     backups.run(work())
     assert ("CreateMultipartUpload" in store.requests.by_kind) is (size >= 16 * MIB)
@@ -124,8 +125,8 @@ def test_what_is_refused_at_its_end_never_comes_into_being(size: int) -> None:
             assert budget.used == 0
 
     backups.run(work())
-    assert not store.bucket.objects
-    assert not store.bucket.uploads
+    assert not store.memory.objects
+    assert not store.memory.uploads
 
 
 @pytest.mark.parametrize("fails", [0, 20 * MIB])
@@ -142,8 +143,8 @@ def test_a_source_that_fails_ends_its_upload(fails: int) -> None:
             assert budget.used == 0
 
     backups.run(work())
-    assert not store.bucket.objects
-    assert not store.bucket.uploads
+    assert not store.memory.objects
+    assert not store.memory.uploads
 
 
 @pytest.mark.parametrize("call", ["upload", "part", "finish", "put"])
@@ -162,8 +163,8 @@ def test_a_store_that_fails_ends_the_sending(call: str) -> None:
     causes = expected(failed.value)
     assert causes
     assert {type(cause) for cause in causes} == {StoreUnavailable}
-    assert not kept.bucket.objects
-    assert not kept.bucket.uploads
+    assert not kept.memory.objects
+    assert not kept.memory.uploads
 
 
 def test_pieces_of_any_size_become_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,12 +187,12 @@ def test_pieces_of_any_size_become_parts(monkeypatch: pytest.MonkeyPatch) -> Non
         async with sending(store) as (sender, _):
             stored = await sender.send("key", LOCK, source, length=None)
             whole = b"".join(n.to_bytes(4) * (n % 5000) for n in range(3000))
-            assert first + store.bucket.find("key", stored.version).body == whole
+            assert first + store.memory.find("key", stored.version).body == whole
 
     backups.run(work())
 
 
 def test_the_first_parts_of_unknown_length_are_small() -> None:
     """A manifest of some megabytes need not wait for memory that a large file holds."""
-    assert part_bytes(1, None) == 16 * MIB
-    assert part_bytes(1, 1) == 16 * MIB
+    assert part_bytes(1, None, LIMITS) == 16 * MIB
+    assert part_bytes(1, 1, LIMITS) == 16 * MIB

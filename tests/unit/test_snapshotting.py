@@ -43,7 +43,7 @@ def test_what_it_writes_is_stored_with_what_it_says(tmp_path: Path, size: int) -
     found, problems = taken(tmp_path, store, f"out.write(bytes({size}))", spool_limit=2 * MIB)
     assert problems == []
     assert found is not None
-    kept = store.bucket.find(found.key, found.version)
+    kept = store.memory.find(found.key, found.version)
     assert (found.size, found.sha) == (size, hashlib.sha256(bytes(size)).hexdigest())
     assert kept.body == bytes(size)
     assert (found.description, found.restore) == ("All of it", "cat")
@@ -66,8 +66,8 @@ def test_one_that_fails_leaves_nothing(tmp_path: Path, body: str, why: str) -> N
     found, (problem,) = taken(tmp_path, store, body)
     assert found is None
     assert why in problem
-    assert not store.bucket.objects
-    assert not store.bucket.uploads
+    assert not store.memory.objects
+    assert not store.memory.uploads
 
 
 def test_so_many_at_once_as_are_allowed(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from sysbackup.errors import (
     StoreUnavailable,
     SysbackupError,
 )
-from sysbackup.store.error_translation import Action, BucketAddress, is_passing, translated
+from sysbackup.store.addressing import Action, BucketAddress
+from sysbackup.store.error_codes import is_passing
+from sysbackup.store.error_translation import translated
 
 PLACE = BucketAddress("backups", "https://s3.eu-central-1.amazonaws.com")
 
