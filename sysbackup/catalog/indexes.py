@@ -12,14 +12,14 @@ from sysbackup.formats.index import Indexed
 
 
 class ReadIndexes:
-    """See `port.Indexes`; `own` is the host whose run it is."""
+    """See `interface.Indexes`; `own` is the host whose run it is."""
 
     def __init__(self, connection: Connection, own: str) -> None:
         self._connection = connection
         self._own = own
 
     def learn(self, host: str, said: Iterable[Indexed], now: datetime, *, doubting: bool = False) -> int:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         new = 0
         with self._connection.transaction() as db:
             for found in said:
@@ -27,12 +27,12 @@ class ReadIndexes:
         return new
 
     def last_read(self) -> dict[str, str]:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             return {proven_text(host): proven_text(key) for host, key in db.execute("SELECT host, key FROM indexes")}
 
     def read_up_to(self, keys: Mapping[str, str]) -> None:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             db.executemany(
                 "INSERT INTO indexes VALUES (?, ?, 0) ON CONFLICT (host) DO UPDATE SET key = excluded.key, until = 0"
@@ -41,7 +41,7 @@ class ReadIndexes:
             )
 
     def still_locked(self, now: datetime) -> str | None:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             row = db.execute(
                 "SELECT key FROM indexes WHERE host = ? AND until > ?", (self._own, int(now.timestamp()))
@@ -49,7 +49,7 @@ class ReadIndexes:
         return None if row is None else proven_text(row[0])
 
     def restrict(self, allowed: Callable[[str], bool]) -> list[str]:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             hosts = {proven_text(row[0]) for row in db.execute("SELECT DISTINCT host FROM objects")}
             hosts |= {proven_text(row[0]) for row in db.execute("SELECT host FROM indexes")}
@@ -62,18 +62,18 @@ class ReadIndexes:
         return dropped
 
     def unproven(self) -> bool:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             return db.execute("SELECT 1 FROM objects WHERE checked = 0 LIMIT 1").fetchone() is not None
 
     def forget_unproven(self) -> None:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             objects.forget_where(db, "checked = 0")
             db.execute("DELETE FROM indexes WHERE host != ?", (self._own,))
 
     def begin_publishing(self) -> int:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         with self._connection.held() as db:
             # An object whose contents are relied on elsewhere by now is of no use to anybody.
             db.execute("UPDATE objects SET news = 2 * (id IN (SELECT object FROM contents)) WHERE news > 0")
@@ -81,7 +81,7 @@ class ReadIndexes:
             return number
 
     def news(self) -> Iterator[Indexed]:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         last = -1
         while True:
             with self._connection.held() as db:
@@ -99,7 +99,7 @@ class ReadIndexes:
             yield Indexed(row.stored, row.encoding, tuple(members(self._connection, last)), teller)
 
     def published(self, key: str, until: datetime | None) -> None:
-        """See `port.Indexes`."""
+        """See `interface.Indexes`."""
         ends = int(until.timestamp()) if until else 0
         with self._connection.held() as db:
             db.execute("UPDATE objects SET news = 0 WHERE news = 2")

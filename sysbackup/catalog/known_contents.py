@@ -10,7 +10,7 @@ from sysbackup.model import Location, Member, StoredObject
 
 
 class KnownContents:
-    """See `port.Contents`."""
+    """See `interface.Contents`."""
 
     def __init__(self, connection: Connection, own: str, reliance: Reliance) -> None:
         self._connection = connection
@@ -25,7 +25,7 @@ class KnownContents:
         self.refuted = False
 
     def claim(self, shas: Iterable[bytes]) -> set[bytes]:
-        """See `port.Contents`."""
+        """See `interface.Contents`."""
         with self._connection.held() as db:
             wanted = set(shas) - self._claimed
             used = []
@@ -38,20 +38,20 @@ class KnownContents:
             return wanted
 
     def release(self, sha: bytes) -> None:
-        """See `port.Contents`."""
+        """See `interface.Contents`."""
         with self._connection.held():
             self._claimed.discard(sha)
             self.unfulfilled = True
 
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
-        """See `port.Contents`."""
+        """See `interface.Contents`."""
         with self._connection.transaction() as db:
             refuted = objects.enter(db, stored, encoding, contents, host=self._own, checked=True, news=True)
             self.refuted |= refuted
             self._claimed.difference_update(member.sha for member in contents)
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
-        """See `port.Contents`."""
+        """See `interface.Contents`."""
         kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
         found = {}
         holders: dict[int, tuple[ObjectRow, int]] = {}

@@ -21,7 +21,7 @@ _HALF = 1 << 63
 
 
 class KnownFiles:
-    """See `port.Files`."""
+    """See `interface.Files`."""
 
     def __init__(self, connection: Connection, reliance: Reliance, now: datetime) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class KnownFiles:
             self._any = db.execute("SELECT 1 FROM files LIMIT 1").fetchone() is not None
 
     def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
-        """See `port.Files`."""
+        """See `interface.Files`."""
         found: dict[tuple[int, int], bytes] = {}
         if not self._any:
             return found
@@ -72,7 +72,7 @@ class KnownFiles:
         return found
 
     def remember(self, states: Sequence[FileState]) -> None:
-        """See `port.Files`."""
+        """See `interface.Files`."""
         with self._connection.transaction() as db:
             self._any = True
             db.executemany(

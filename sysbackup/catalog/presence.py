@@ -4,49 +4,49 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from sysbackup.catalog.connection import Connection
-from sysbackup.catalog.port import KnownObject, Named
+from sysbackup.catalog.interface import KnownObject, Named
 from sysbackup.catalog.rows import OBJECT, damaged, proven_object
 
 _AT_ONCE = 500
 
 
 class BucketPresence:
-    """See `port.Presence`."""
+    """See `interface.Presence`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def turned_to(self) -> str:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.held() as db:
             row = db.execute("SELECT key FROM census").fetchone()
         return "" if row is None else str(row[0])
 
     def turn_to(self, key: str) -> None:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.transaction() as db:
             db.execute("DELETE FROM census")
             db.execute("INSERT INTO census VALUES (?)", (key,))
 
     def any_known(self, prefix: str) -> bool:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.held() as db:
             query = "SELECT 1 FROM objects WHERE key > ? AND key < ? LIMIT 1"
             return db.execute(query, (prefix, prefix + "\U0010ffff")).fetchone() is not None
 
     def begin(self) -> None:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.held() as db:
             db.execute("DROP TABLE IF EXISTS temp.met")
             db.execute("CREATE TEMP TABLE met (object INTEGER PRIMARY KEY)")
 
     def meet(self, found: Iterable[Named]) -> None:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO met SELECT id FROM objects WHERE key = ? AND version = ?", found)
 
     def unmet(self, after: str, before: str) -> Iterator[list[KnownObject]]:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         last = -1
         while True:
             with self._connection.held() as db:
@@ -64,7 +64,7 @@ class BucketPresence:
             yield [proven_object(*row).known for row in rows]
 
     def one_of_each_host(self, now: datetime, most: int) -> list[str]:
-        """See `port.Presence`."""
+        """See `interface.Presence`."""
         with self._connection.held() as db:
             hosts = [r[0] for r in db.execute("SELECT DISTINCT host FROM objects ORDER BY random() LIMIT ?", (most,))]
             found = (

@@ -5,7 +5,7 @@ from typing import Any
 
 from sysbackup.catalog import objects
 from sysbackup.catalog.connection import Connection
-from sysbackup.catalog.port import Due
+from sysbackup.catalog.interface import Due
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.rows import CONTENT, OBJECT, damaged, proven_content, proven_object
 from sysbackup.model import Lock, Member
@@ -14,14 +14,14 @@ _PAGE = 500
 
 
 class DueRenewals:
-    """See `port.Renewals`."""
+    """See `interface.Renewals`."""
 
     def __init__(self, connection: Connection, reliance: Reliance) -> None:
         self._connection = connection
         self._reliance = reliance
 
     def collect(self) -> int:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         with self._connection.held() as db:
             db.execute("DROP TABLE IF EXISTS temp.due")
             db.execute(
@@ -34,7 +34,7 @@ class DueRenewals:
             return number
 
     def due(self) -> Iterator[list[Due]]:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         last = -1
         while True:
             with self._connection.held() as db:
@@ -52,7 +52,7 @@ class DueRenewals:
             yield [_due(*row) for row in rows]
 
     def renewed(self, number: int, lock: Lock, *, checked: bool) -> None:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         until = int(lock.until.timestamp())
         with self._connection.held() as db:
             row = objects.numbered(db, number)
@@ -64,29 +64,29 @@ class DueRenewals:
                 db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
 
     def leave(self, number: int) -> None:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         with self._connection.held() as db:
             db.execute("INSERT OR IGNORE INTO leaving VALUES (?)", (number,))
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         with self._connection.transaction() as db:
             objects.forget(db, numbers)
 
     def forget_host(self, host: str) -> None:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         with self._connection.transaction() as db:
             objects.forget_where(db, "host = ? AND checked = 0", (host,))
 
     def reencoded(self, number: int, encoding: str | None) -> None:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         with self._connection.held() as db:
             row = objects.numbered(db, number)
             if row is not None:
                 objects.rewrite(db, row._replace(encoding=encoding))
 
     def members(self, number: int) -> list[Member]:
-        """See `port.Renewals`."""
+        """See `interface.Renewals`."""
         return members(self._connection, number)
 
 

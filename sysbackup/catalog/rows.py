@@ -16,7 +16,7 @@ import zlib
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sysbackup.catalog.port import KnownObject
+from sysbackup.catalog.interface import KnownObject
 from sysbackup.errors import CatalogUnusable
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 

@@ -15,9 +15,9 @@ from typing import Self
 from sysbackup.catalog import objects
 from sysbackup.catalog.connection import Connection
 from sysbackup.catalog.indexes import ReadIndexes
+from sysbackup.catalog.interface import Info
 from sysbackup.catalog.known_contents import KnownContents
 from sysbackup.catalog.known_files import DAY, KnownFiles
-from sysbackup.catalog.port import Info
 from sysbackup.catalog.presence import BucketPresence
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.renewals import DueRenewals
@@ -41,7 +41,7 @@ CREATE TEMP TABLE leaving (      -- packs hardly used any more, whose living con
 
 
 class SqliteCatalog:
-    """The catalog at `path`, made where there is none; see `port.Catalog`. With `read_only` nothing ever is written."""
+    """The catalog at `path`, made where there is none; see `interface.Catalog`. With `read_only` nothing ever is written."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class SqliteCatalog:
         self._connection.close()
 
     def begin(self, bucket: str, host: str, promise: Lock, now: datetime, *, doubting: bool = False) -> "SqliteSession":
-        """See `port.Catalog`."""
+        """See `interface.Catalog`."""
         with self._connection.held() as db:
             known = db.execute("SELECT name FROM bucket").fetchone()
             if known is None:
@@ -95,7 +95,7 @@ class SqliteCatalog:
 
 
 class SqliteSession:
-    """What one run knows and finds out; see `port.Session`. Made by `SqliteCatalog.begin`."""
+    """What one run knows and finds out; see `interface.Session`. Made by `SqliteCatalog.begin`."""
 
     def __init__(self, connection: Connection, host: str, reliance: Reliance, now: datetime) -> None:
         self._connection = connection
@@ -106,7 +106,7 @@ class SqliteSession:
         self.presence = BucketPresence(connection)
 
     def tidy(self, now: datetime) -> None:
-        """See `port.Session`."""
+        """See `interface.Session`."""
         with self._connection.transaction() as db:
             self.files.tidy(db, now)
             objects.forget_where(db, "until < ?", ((int(now.timestamp()) // DAY - _KEPT) * DAY,))
@@ -114,7 +114,7 @@ class SqliteSession:
             db.execute("DELETE FROM leaving")
 
     def next_lock_end(self, now: datetime) -> datetime | None:
-        """See `port.Session`."""
+        """See `interface.Session`."""
         with self._connection.held() as db:
             query = f"SELECT {OBJECT} FROM objects WHERE until > ? AND mode != 'none' ORDER BY until LIMIT 1"
             found = db.execute(query, (int(now.timestamp()),)).fetchone()

@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from sysbackup.catalog.port import Info
+from sysbackup.catalog.interface import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, show_rows, when

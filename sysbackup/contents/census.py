@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from sysbackup.catalog.port import Named, Session
+from sysbackup.catalog.interface import Named, Session
 from sysbackup.contents.account import Account
 from sysbackup.model import Clock, LockMode, Problem
 from sysbackup.store.port import PAGE, ObjectStore, Version

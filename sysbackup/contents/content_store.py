@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sysbackup.catalog.port import Catalog
+from sysbackup.catalog.interface import Catalog
 from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.channel import Channel
 from sysbackup.config.sections import Config

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sysbackup.catalog.port import Contents
+from sysbackup.catalog.interface import Contents
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.contents.account import Account
 from sysbackup.contents.naming import Naming

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import structlog
 from msgspec.structs import replace
 
-from sysbackup.catalog.port import Indexes
+from sysbackup.catalog.interface import Indexes
 from sysbackup.concurrency.channel import Channel
 from sysbackup.errors import AccessDenied, CatalogUnusable, FormatError, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import index, keys

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sysbackup.catalog.port import Contents
+from sysbackup.catalog.interface import Contents
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents.account import Account

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from sysbackup.catalog.port import Indexes
+from sysbackup.catalog.interface import Indexes
 from sysbackup.contents.account import Account
 from sysbackup.contents.naming import Naming
 from sysbackup.contents.shipping import Pieces, Sender

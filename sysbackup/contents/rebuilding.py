@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import structlog
 
-from sysbackup.catalog.port import Indexes, Info
+from sysbackup.catalog.interface import Indexes, Info
 from sysbackup.catalog.schema import set_aside
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.concurrency.channel import Channel

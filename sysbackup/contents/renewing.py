@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from sysbackup.catalog.port import Due, Renewals
+from sysbackup.catalog.interface import Due, Renewals
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents.account import Account
 from sysbackup.contents.naming import Naming

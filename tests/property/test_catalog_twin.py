@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from sysbackup.catalog import connection, presence, renewals
+from sysbackup.catalog.interface import Catalog, KnownObject, Session
 from sysbackup.catalog.known_files import EMPTY
-from sysbackup.catalog.port import Catalog, KnownObject, Session
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import keys

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sysbackup.catalog.port import Catalog, Session
+from sysbackup.catalog.interface import Catalog, Session
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject

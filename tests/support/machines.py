@@ -15,7 +15,7 @@ import msgspec
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from sysbackup.catalog.port import Info
+from sysbackup.catalog.interface import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path

@@ -8,7 +8,7 @@ random calls get the same answers from both. Slow, where that makes it easier to
 from collections import Counter
 from datetime import datetime, timedelta
 
-from sysbackup.catalog.port import Info
+from sysbackup.catalog.interface import Info
 from sysbackup.errors import CatalogUnusable
 from sysbackup.model import Lock
 from tests.support.memory_file import MemoryFile, News, Run, day_of, in_seconds
@@ -18,7 +18,7 @@ _KEPT = timedelta(days=60)
 
 
 class MemoryCatalog:
-    """`port.Catalog` over a `MemoryFile`; opened with the same one again, it knows what it knew."""
+    """`interface.Catalog` over a `MemoryFile`; opened with the same one again, it knows what it knew."""
 
     def __init__(self, file: MemoryFile | None = None) -> None:
         self.file = file or MemoryFile()
@@ -52,7 +52,7 @@ class MemoryCatalog:
 
 
 class MemorySession:
-    """What one run knows and finds out; see `port.Session`."""
+    """What one run knows and finds out; see `interface.Session`."""
 
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file

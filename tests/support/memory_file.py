@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sysbackup.catalog.port import KnownObject
+from sysbackup.catalog.interface import KnownObject
 from sysbackup.model import FileState, Lock, LockMode, Member, StoredObject
 
 # From the least firm to the firmest.

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from sysbackup.catalog.interface import Due, KnownObject, Named
 from sysbackup.catalog.known_files import EMPTY
-from sysbackup.catalog.port import Due, KnownObject, Named
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, Lock, Member, StoredObject
@@ -14,7 +14,7 @@ from tests.support.memory_file import MemoryFile, News, Object, Published, Run, 
 
 
 class MemoryContents:
-    """See `port.Contents`."""
+    """See `interface.Contents`."""
 
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
@@ -62,7 +62,7 @@ class MemoryContents:
 
 
 class MemoryFiles:
-    """See `port.Files`."""
+    """See `interface.Files`."""
 
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
@@ -100,7 +100,7 @@ class MemoryFiles:
 
 
 class MemoryRenewals:
-    """See `port.Renewals`."""
+    """See `interface.Renewals`."""
 
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
@@ -162,7 +162,7 @@ class MemoryRenewals:
 
 
 class MemoryIndexes:
-    """See `port.Indexes`."""
+    """See `interface.Indexes`."""
 
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
@@ -252,7 +252,7 @@ class MemoryIndexes:
 
 
 class MemoryPresence:
-    """See `port.Presence`."""
+    """See `interface.Presence`."""
 
     def __init__(self, file: MemoryFile) -> None:
         self._file = file

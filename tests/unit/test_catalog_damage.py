@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sysbackup.catalog import schema, upgrading
-from sysbackup.catalog.port import Info
+from sysbackup.catalog.interface import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable, SpoolError
 from sysbackup.formats.index import Indexed
