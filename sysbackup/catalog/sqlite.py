@@ -41,7 +41,7 @@ CREATE TEMP TABLE leaving (      -- packs hardly used any more, whose living con
 
 
 class SqliteCatalog:
-    """The catalog at `path`, made where there is none; see `interface.Catalog`. With `read_only` nothing ever is written."""
+    """See `interface.Catalog`: the one at `path`, made where there is none. With `read_only` nothing ever is written."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path

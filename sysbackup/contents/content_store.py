@@ -31,7 +31,7 @@ from sysbackup.store.port import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Bounds:
     """
     Bounds of what is kept at a time, in bytes but for `uploads` at once.
 
@@ -45,7 +45,7 @@ class Limits:
     uploads: int
 
     @classmethod
-    def of(cls, config: Config) -> "Limits":
+    def of(cls, config: Config) -> "Bounds":
         """Those that the settings ask for."""
         # The other half is for the interpreter, and for what is between one stage and the next.
         memory = config.run.memory // 2
@@ -87,10 +87,10 @@ class ContentStore:
         self._account = account
         self._clock = clock
         self._trust = Trust(names.host, config.content.share, doubt.any, seal)
-        self._limits = limits = Limits.of(config)
+        self._bounds = bounds = Bounds.of(config)
         self._census = Census(store, session, account, clock)
-        self._renewing = Renewing(store, session.renewals, names, account, clock, doubt, limits.uploads)
-        self.budget = Budget(limits.memory, reserve=limits.pack_size)
+        self._renewing = Renewing(store, session.renewals, names, account, clock, doubt, bounds.uploads)
+        self.budget = Budget(bounds.memory, reserve=bounds.pack_size)
         self._losses = False
 
     # ---- for threads
@@ -116,7 +116,7 @@ class ContentStore:
             content = contents.pop(sha)
             if sha not in claimed:
                 continue
-            if len(content) < self._limits.packed_below:
+            if len(content) < self._bounds.packed_below:
                 small.append(Small(sha, gzipping.member(content), len(content)))
             else:
                 encoding, body = encodings.encode(content)
@@ -158,12 +158,12 @@ class ContentStore:
         """A pool of uploaders and what feeds it; ends when all that was sent has arrived."""
         async with asyncio.TaskGroup() as group:
             # What waits here is read and paid for from the budget already: one for each uploader is enough.
-            freight: Channel[Freight] = Channel(self._limits.uploads)
-            for _ in range(self._limits.uploads):
+            freight: Channel[Freight] = Channel(self._bounds.uploads)
+            for _ in range(self._bounds.uploads):
                 group.create_task(upload_freight(freight, self._store))
             sender = Sender(self._store, freight, self.budget)
             yield Keeper(
-                self._session.contents, sender, self._account, self._names, self.budget, self._limits.pack_size
+                self._session.contents, sender, self._account, self._names, self.budget, self._bounds.pack_size
             )
             await freight.close()
 
