@@ -22,11 +22,11 @@ from aiobotocore.session import AioSession
 from botocore.credentials import CredentialProvider
 from botocore.exceptions import ConfigNotFound, ConfigParseError, ProfileNotFound
 
-from sysbackup import __version__
 from sysbackup.aws.aws_errors import translating
 from sysbackup.config.certificates import need_certificates
 from sysbackup.config.sections import Config
 from sysbackup.errors import ConfigError
+from sysbackup.version import VERSION
 
 if TYPE_CHECKING:
     from types_aiobotocore_cloudformation.client import CloudFormationClient
@@ -244,7 +244,7 @@ def _settings(**more: Any) -> AioConfig:
         read_timeout=READ_SECONDS,
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        user_agent_extra=f"sysbackup/{__version__}",
+        user_agent_extra=f"sysbackup/{VERSION}",
         connector_args={"socket_factory": _socket},
         **({"retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS}} | more),
     )

@@ -41,7 +41,7 @@ CREATE TEMP TABLE leaving (      -- packs hardly used any more, whose living con
 
 
 class SqliteCatalog:
-    """See `interface.Catalog`: the one at `path`, made where there is none. With `read_only` nothing ever is written."""
+    """See `interface.Catalog`: the one at `path`, made where there is none; with `read_only` nothing is written."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path

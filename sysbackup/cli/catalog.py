@@ -3,9 +3,9 @@
 import click
 import msgspec
 
+from sysbackup.api.connecting import open_store
 from sysbackup.catalog.interface import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
-from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count, show_rows, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
+from sysbackup.api.restorer import Backups
 from sysbackup.cli.invocation import Invocation
 from sysbackup.config.loading import read_config
 from sysbackup.errors import NoSuchRun
 from sysbackup.recovery import stored_runs
-from sysbackup.store.port import ObjectStore
 
 _NAMED = 8
 
@@ -29,21 +29,21 @@ def own_host(invocation: Invocation) -> str | None:
 
 
 async def choose(
-    store: ObjectStore, invocation: Invocation, name: str, host: str | None, version: str | None
+    backups: Backups, invocation: Invocation, name: str, host: str | None, version: str | None
 ) -> stored_runs.Found:
     """
     The run of that name: of `host`, else of this machine itself, else of any.
 
     `NoSuchRun` where there is none; it names the hosts that have one, if nobody
-    has asked for another than this machine. See `history.find` for the rest.
+    has asked for another than this machine. See `Backups.find` for the rest.
     """
     own = own_host(invocation) if host is None else None
     try:
-        return await stored_runs.find(store, name, host or own, version)
+        return await backups.find(name, host or own, version)
     except NoSuchRun as exc:
         if own is None:
             raise
-        others = await stored_runs.runs(store)
+        others = await backups.runs()
         hosts = sorted({run.host for run in others if name == stored_runs.LATEST or run.run.startswith(name)})
         if not hosts:
             raise

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 from rich.table import Table
 from rich.text import Text
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.restorer import Restorer
 from sysbackup.cli.display import count, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import host_option, json_option
@@ -20,9 +20,8 @@ from sysbackup.config.sections import Config
 from sysbackup.config.units import amount
 from sysbackup.errors import RestoreError
 from sysbackup.model import LockMode, shown
-from sysbackup.recovery import stored_runs
 from sysbackup.recovery.judging import StoredRun
-from sysbackup.recovery.outlines import Outline, outlines
+from sysbackup.recovery.outlines import Outline
 
 _DETAILED = 100  # backups whose manifests are looked at unless all are asked for
 _VERSIONS = 20  # versions of one disputed manifest that are looked at
@@ -108,12 +107,12 @@ def list_command(invocation: Invocation, *, host: str | None, long: bool, every:
 
 async def _list(config: Config, host: str | None, *, every: bool) -> tuple[list[Listed], int]:
     """The runs, and how many of their manifests we may not read."""
-    async with open_store(config) as store:
-        known = await stored_runs.runs(store, host)
+    async with Restorer.of(config).backups() as backups:
+        known = await backups.runs(host)
         seen = known if every else known[-_DETAILED:]
         versions = [(r, r.distinct[:_VERSIONS] if r.disputed else (r.used,)) for r in seen]
         several = [r.but(v.version) if v.version else r for r, some in versions for v in some]
-        said = iter(await outlines(store, several))
+        said = iter(await backups.outlines(several))
     blank = [_listed(r, ()) for r in known[: len(known) - len(seen)]]
     looked = [(r, [next(said) for _ in some]) for r, some in versions]
     return [*blank, *(_listed(r, outline) for r, outline in looked)], sum(o[0].denied for _, o in looked)

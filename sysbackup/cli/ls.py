@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import click
 from msgspec import UNSET
 
+from sysbackup.api.restorer import Backups, Restorer
 from sysbackup.cli.chosen_run import choose
-from sysbackup.cli.connecting import open_store
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import put, put_json, say
 from sysbackup.concurrency.event_loop import run
@@ -34,7 +34,6 @@ from sysbackup.formats.manifest import (
 from sysbackup.model import shown
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.selecting import Selection, check_length
-from sysbackup.store.port import ObjectStore
 
 _NAMED = 10  # so many entries that make no sense are named one by one
 
@@ -80,9 +79,9 @@ class Choice:
     host: str | None
     version: str | None
 
-    async def find(self, store: ObjectStore, invocation: Invocation) -> stored_runs.StoredRun:
+    async def find(self, backups: Backups, invocation: Invocation) -> stored_runs.StoredRun:
         """That run; what is odd about it, or how it was chosen, is told on standard error."""
-        found = await choose(store, invocation, self.name, self.host, self.version)
+        found = await choose(backups, invocation, self.name, self.host, self.version)
         for note in (*found.notes, found.run.oddity):
             if note:
                 say(note)
@@ -105,9 +104,9 @@ async def _ls(
     selection = Selection(paths)
     owners = Owners()
     senseless = 0
-    async with open_store(invocation.config()) as store:
-        found = await choice.find(store, invocation)
-        async with aclosing(stored_runs.batches(store, found)) as batches:
+    async with Restorer.of(invocation.config()).backups() as backups:
+        found = await choice.find(backups, invocation)
+        async with aclosing(backups.batches(found)) as batches:
             async for batch in batches:
                 lines: list[bytes] = []
                 for entry in batch:

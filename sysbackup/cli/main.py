@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from sysbackup import __version__, logs
+from sysbackup import logs
 from sysbackup.cli import streams
 from sysbackup.cli.invocation import Invocation
 from sysbackup.cli.streams import NobodyReads
@@ -29,6 +29,7 @@ from sysbackup.concurrency.event_loop import Stopped
 from sysbackup.config.directories import config_directory
 from sysbackup.errors import ConfigError, SysbackupError, expected
 from sysbackup.model import printable, shown
+from sysbackup.version import VERSION
 
 _COMMANDS = {
     "run": ("sysbackup.cli.run:command", "Make one backup now."),
@@ -121,7 +122,7 @@ class _Commands(click.Group):
     show_envvar=True,
     help="The least of what is logged, on standard error.",
 )
-@click.version_option(__version__, prog_name="sysbackup", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="sysbackup", message="%(prog)s %(version)s")
 @click.pass_context
 def group(ctx: click.Context, config_dir: Path | None, log_level: str) -> None:
     """Back this machine up to S3 under Object Lock: what is promised, nobody can change or delete."""

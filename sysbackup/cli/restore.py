@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from sysbackup.api.restorer import Restorer
 from sysbackup.cli import process_setup, streams
-from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import Choice, json_option, selected, version_option, whose_option
@@ -25,7 +25,6 @@ from sysbackup.config.units import amount, elapsed
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import NAMED_IN_THE_WAY, Counts, Options, Report
-from sysbackup.recovery.restoring import restore
 
 
 class RestoreSummary(Struct, frozen=True):
@@ -110,9 +109,9 @@ async def _restore(
     options: Options,
     watcher: "_Watcher",
 ) -> tuple[stored_runs.StoredRun, Report]:
-    async with open_store(invocation.config()) as store:
-        found = await choice.find(store, invocation)
-        return found, await restore(store, found, paths, target, options, watcher)
+    async with Restorer.of(invocation.config()).backups() as backups:
+        found = await choice.find(backups, invocation)
+        return found, await backups.restore(found, target, paths, options, watcher)
 
 
 def _spool(config: Config) -> Path:

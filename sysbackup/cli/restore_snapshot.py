@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.restorer import Backups, Restorer
 from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import Choice, version_option, whose_option
@@ -19,8 +19,6 @@ from sysbackup.errors import FormatError, ProgramError, RestoreError, UsageError
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import shown
 from sysbackup.programs.piping import pipe_into
-from sysbackup.recovery import snapshots
-from sysbackup.store.port import ObjectStore
 
 
 @click.command("restore-snapshot")
@@ -61,20 +59,19 @@ def restore_snapshot_command(
 
 
 async def _find(invocation: Invocation, choice: Choice, snapshot: str) -> Snapshot:
-    async with open_store(invocation.config()) as store:
-        found = await choice.find(store, invocation)
-        return await snapshots.find_snapshot(store, found, snapshot)
+    async with Restorer.of(invocation.config()).backups() as backups:
+        return await backups.snapshot(await choice.find(backups, invocation), snapshot)
 
 
 async def _pour(config: Config, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
-    async with open_store(config) as store:
+    async with Restorer.of(config).backups() as backups:
         try:
-            await _pour_once(store, found, output, through=through, force=force)
+            await _pour_once(backups, found, output, through=through, force=force)
         except FormatError as exc:
             # It may have been the way: a file begins anew, what went into a pipe cannot be called back.
             if output is not None:
-                await _pour_once(store, found, output, through=through, force=force)
-            elif await snapshots.is_whole(store, found):
+                await _pour_once(backups, found, output, through=through, force=force)
+            elif await backups.is_whole(found):
                 raise FormatError(
                     f"snapshot {found.name!r} was damaged on its way here; in the bucket it is whole. Its end was held"
                     " back: do not use what came before it, and fetch it again"
@@ -83,8 +80,8 @@ async def _pour(config: Config, found: Snapshot, output: Path | None, *, through
                 raise
 
 
-async def _pour_once(store: ObjectStore, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
-    data = snapshots.data(store, found)
+async def _pour_once(backups: Backups, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
+    data = backups.snapshot_data(found)
     if output is not None:
         await into_file(data, output, overwrite=force)
     elif not through:

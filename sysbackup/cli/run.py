@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import click
 import structlog
 
+from sysbackup.api.saver import Saver
 from sysbackup.cli import process_setup, streams
-from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import ProgressDisplay, show_summary
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put_json
@@ -18,7 +18,6 @@ from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
 from sysbackup.formats.run_result import RunResult, Summary, printed
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import history, messages
 from sysbackup.service.observers import Telling
@@ -99,8 +98,7 @@ class _ToldRun:
             self._telling.add(asyncio.create_task(telling.began(messages.began(tally)), name="hooks"))
 
         try:
-            async with open_store(self._config) as store:
-                return await back_up(self._config, store, self._clock, watch, rescan=rescan)
+            return await Saver.of(self._config).save(rescan=rescan, watch=watch)
         except asyncio.CancelledError:
             for task in self._telling:
                 task.cancel()

@@ -13,12 +13,11 @@ from contextlib import suppress
 import structlog
 
 from sysbackup import logs
+from sysbackup.api.saver import Saver
 from sysbackup.cli import process_setup
-from sysbackup.cli.connecting import open_store
 from sysbackup.config.sections import Config
 from sysbackup.formats.run_result import RunResult, Summary, with_manifest
 from sysbackup.model import Clock, SystemClock
-from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs import adopting
 from sysbackup.programs.workers import HELD
@@ -95,13 +94,13 @@ class _Voice:
 def _ended(config: Config, voice: _Voice, clock: Clock) -> RunResult:
     one = OneRun(config.content.host, clock, by_daemon=True)
     # Who tells us to stop from its end on is too late, and must hear how it ended all the same.
-    made = one.make(_attempt(config, voice, clock, one), afterwards=_let_pass)
+    made = one.make(_attempt(config, voice, one), afterwards=_let_pass)
     if made.bug is not None:
         traceback.print_exception(made.bug)  # without local variables, which may hold credentials
     return made.result
 
 
-async def _attempt(config: Config, voice: _Voice, clock: Clock, one: OneRun) -> Summary:
+async def _attempt(config: Config, voice: _Voice, one: OneRun) -> Summary:
     process_setup.prepare()
     loop = asyncio.get_running_loop()
     # The daemon never writes again: what can be read is the end, which means that the daemon is gone.
@@ -115,11 +114,10 @@ async def _attempt(config: Config, voice: _Voice, clock: Clock, one: OneRun) -> 
         voice.watch(tally)
 
     try:
-        async with open_store(config) as store:
-            summary = await back_up(config, store, clock, watch)
-            # Said here: a signal that comes later finds a run that has ended well.
-            voice.say_over(with_manifest(summary))
-            return summary
+        summary = await Saver.of(config).save(watch=watch)
+        # Said here: a signal that comes later finds a run that has ended well.
+        voice.say_over(with_manifest(summary))
+        return summary
     finally:
         signal.signal(signal.SIGUSR2, _let_pass)
         telling.cancel()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from sysbackup.api.connecting import open_store
 from sysbackup.aws.sessions import s3_client
-from sysbackup.cli.connecting import open_store
 from sysbackup.cli.display import ProgressDisplay, count, show_summary, when
 from sysbackup.config.loading import load_config
 from sysbackup.config.sections import Config

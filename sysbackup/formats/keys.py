@@ -50,7 +50,7 @@ def snapshot_key(host: str, run: str, program: bytes) -> str:
 
 
 def moving_file_key(host: str, run: str, path: bytes) -> str:
-    """The key of one run's copy of a large file that changed during every try to read it (design, rule 6)."""
+    """The key of one run's copy of a large file that changed during every try to read it (rule 6)."""
     return f"snapshots/{_safe(host)}/{run}-file-{hashlib.sha256(path).hexdigest()[:32]}"
 
 

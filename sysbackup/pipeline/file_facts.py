@@ -26,7 +26,7 @@ def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:
 
 def settled(status: os.stat_result, begun: int) -> bool:
     """
-    Whether a file read at `begun` (ns since 1970) had been left alone for 2 s (design, rule 7).
+    Whether a file read at `begun` (ns since 1970) had been left alone for 2 s (rule 7).
 
     A write in the same tick of the file system's clock as the reading would
     leave no trace: such a file is read again next time.

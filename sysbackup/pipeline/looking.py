@@ -26,7 +26,7 @@ from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_o
 
 MIB = 1 << 20
 
-# Files up to this size are read into memory once; larger ones are read twice (design, section 2).
+# Files up to this size are read into memory once; larger ones are read twice (docs/architecture.rst, One backup).
 IN_MEMORY = 32 * MIB
 # What one job reads before its results go on: enough for a batch of small files, little enough for the budget.
 ALLOWANCE = 8 * MIB
@@ -137,7 +137,7 @@ class Looker:
         return True
 
     def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Found) -> None:
-        """Record one path and, of a link that leads to a file, every link on the way (design, rule 8)."""
+        """Record one path and, of a link that leads to a file, every link on the way (rule 8)."""
         place = folders.find(path)
         picked = True
         for _ in range(LINKS_AT_MOST + 1):

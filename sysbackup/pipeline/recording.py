@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
 
-from sysbackup import __version__
 from sysbackup.contents.shipping import Pieces, Sender
 from sysbackup.disk.sorting import Record
 from sysbackup.errors import CatalogUnusable, StoreError
@@ -26,6 +25,7 @@ from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.store.port import ObjectStore, Version
+from sysbackup.version import VERSION
 
 _BATCH = 500
 
@@ -80,7 +80,7 @@ class Recorder:
                 started=names.started,
                 promise=names.promised or names.started,
                 lock=names.promise.mode,
-                tool=f"sysbackup {__version__}",
+                tool=f"sysbackup {VERSION}",
             )
         )
         freshest = latest(self._run.spool.sorted())

@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sysbackup import __version__
 from sysbackup.config.sections import Config
 from sysbackup.disk.replacing import replacing
 from sysbackup.errors import SpoolError
 from sysbackup.formats.run_result import Outcome, RunResult, Summary
 from sysbackup.service import history
 from sysbackup.service.history import Past
+from sysbackup.version import VERSION
 
 log = structlog.get_logger()
 
@@ -117,7 +117,7 @@ class RunMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        yield _gauge("build", "info", "Which sysbackup this is.", {"version": __version__}, 1)
+        yield _gauge("build", "info", "Which sysbackup this is.", {"version": VERSION}, 1)
         host = self._config.content.host
         yield _gauge("run", "in_progress", "1 while a run goes on.", {"host": host}, self._running)
         if self._past.last is not None:

@@ -20,10 +20,10 @@ from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from types_aiobotocore_cloudformation.client import CloudFormationClient
 
 from sysbackup import logs
+from sysbackup.api.connecting import open_store
 from sysbackup.aws import sessions
 from sysbackup.aws.bucket import find_bucket
 from sysbackup.aws.sessions import cloudformation_client, s3_client
-from sysbackup.cli.connecting import open_store
 from sysbackup.config.sections import Aws, CloudFormation, Config, Content
 from sysbackup.errors import AccessDenied, ConfigError, StoreUnavailable
 from tests.support.clock import ManualClock

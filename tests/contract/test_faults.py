@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.connecting import open_store
 from sysbackup.errors import LockNotKept, StoreUnavailable
 from sysbackup.store import retrying
 from sysbackup.store.port import ObjectStore

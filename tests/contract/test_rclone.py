@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import S3, Aws, Config
 from sysbackup.contents import shipping
 from sysbackup.errors import BucketUnusable, ObjectGone

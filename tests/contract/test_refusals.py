@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import uvloop
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import Aws
 from sysbackup.errors import AccessDenied, BucketUnusable, ConfigError, StoreError
 from sysbackup.model import Lock, LockMode
@@ -147,7 +147,7 @@ def test_the_right_to_list_is_named(rgw: Server) -> None:
 
 
 def test_a_writer_needs_no_right_to_read(rgw: Server) -> None:
-    """Puts, uploads, equal versions and renewals work where reading objects is denied (design, rule 11)."""
+    """Puts, uploads, equal versions and renewals work where reading objects is denied (rule 11)."""
 
     async def body() -> None:
         bucket = await rgw.bucket()

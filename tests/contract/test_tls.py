@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sysbackup.api.connecting import open_store
 from sysbackup.aws.sessions import s3_client
-from sysbackup.cli.connecting import open_store
 from sysbackup.config.loading import load_config
 from sysbackup.errors import ConfigError, StoreUnavailable
 from tests.support.asking import MIN_PART, all_of, content, lock

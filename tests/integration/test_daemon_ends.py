@@ -146,6 +146,7 @@ LATE = """
 import os, signal, sys, threading, time
 from contextlib import asynccontextmanager
 from pathlib import Path
+from sysbackup.api import saver
 from sysbackup.cli import run_worker
 from sysbackup.config.loading import load_config
 from sysbackup.model import SystemClock
@@ -167,7 +168,7 @@ async def open_store(config):
     raise OSError("the real reason")
     yield
 
-run_worker.open_store = open_store
+saver.open_store = open_store
 ended = run_worker._ended(load_config(Path(sys.argv[1]), os.environ), run_worker._Voice(None), SystemClock())
 print(ended.outcome, ended.reason, file=sys.stderr)
 """

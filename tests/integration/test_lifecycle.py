@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.naming import Naming

@@ -19,8 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sysbackup.cli import list as list_command
-from sysbackup.cli import ls, restore, restore_snapshot
+from sysbackup.api import restorer
 from sysbackup.cli.main import invoke
 from sysbackup.config.sections import Config
 from sysbackup.formats import gzipping, keys, manifest
@@ -147,8 +146,7 @@ class Commands:
             yield BACKUP.store
 
         with contextlib.ExitStack() as stack:
-            for module in (ls, list_command, restore, restore_snapshot):
-                stack.enter_context(mock.patch.object(module, "open_store", opened))
+            stack.enter_context(mock.patch.object(restorer, "open_store", opened))
             stack.enter_context(mock.patch.dict(os.environ, {"CACHE_DIRECTORY": str(self._place)}))
             out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             err = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from sysbackup.cli.connecting import open_store
+from sysbackup.api.connecting import open_store
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter

@@ -110,7 +110,7 @@ def test_a_file_written_just_before_it_was_read_is_read_again(tmp_path: Path) ->
     """
     Within one tick of the file system's clock a second write leaves no trace: two seconds must have passed.
 
-    (design, rule 7)
+    (rule 7)
     """
     machine = Machine(tmp_path, "alpha", MemoryBucket())
     machine.write("fresh", "just written")

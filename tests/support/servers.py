@@ -15,8 +15,8 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from types_aiobotocore_s3.client import S3Client
 
+from sysbackup.api.connecting import open_store
 from sysbackup.aws.sessions import s3_client
-from sysbackup.cli.connecting import open_store
 from sysbackup.config import sections
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied

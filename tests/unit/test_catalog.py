@@ -201,7 +201,7 @@ def test_what_anybody_may_replace_is_promised_to_nobody(catalog: Catalog) -> Non
 
 
 def test_unchanged_means_that_all_of_it_is_the_same(run: Session) -> None:
-    """Device, inode, size, and both times to the nanosecond (design, rule 7)."""
+    """Device, inode, size, and both times to the nanosecond (rule 7)."""
     state = FileState(1, 2, 3, 4, 5, sha(1))
     confirmed(run, pack("p", until(21)), 1)
     run.files.remember([state])

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sysbackup.cli import list as list_command
-from sysbackup.cli import ls, restore, restore_snapshot
+from sysbackup.api import restorer
 from sysbackup.cli.main import invoke
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied
@@ -85,8 +84,7 @@ def command(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def opened(_: Config) -> AsyncIterator[ObjectStore]:
         yield made.store
 
-    for module in (ls, list_command, restore, restore_snapshot):
-        monkeypatch.setattr(module, "open_store", opened)
+    monkeypatch.setattr(restorer, "open_store", opened)
     return made
 
 
