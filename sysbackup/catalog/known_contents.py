@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sysbackup.catalog import objects
 from sysbackup.catalog.connection import Connection, select
 from sysbackup.catalog.reliance import Reliance
-from sysbackup.catalog.rows import CONTENT, OBJECT, ObjectRow, damaged, proven_content, proven_object
+from sysbackup.catalog.rows import CONTENT, OBJECT, ObjectRow, damaged, proven_object, proven_span
 from sysbackup.model import Location, Member, StoredObject
 
 
@@ -68,6 +68,6 @@ class KnownContents:
                         raise damaged("used")
                     holders[columns[1]] = row, row.identity
                 row, identity = holders[columns[1]]
-                member = proven_content(identity, *columns[:6])
-                found[member.sha] = Location(row.key, row.version or None, member.span, row.encoding)
+                span = proven_span(identity, *columns[:6])
+                found[columns[0]] = Location(row.key, row.version or None, span, row.encoding)
         return found

@@ -107,10 +107,15 @@ def proven_content(identity: int, *columns: Any) -> Member:
 
     `CatalogUnusable` where they do not fit their checksum.
     """
+    return Member(columns[0], columns[4], proven_span(identity, *columns))
+
+
+def proven_span(identity: int, *columns: Any) -> Span | None:
+    """The same of nothing but where that content lies in its object: it is asked for every content of a run."""
     sha, number, start, length, size, checksum = columns
     if content_sum(identity, sha, number, start, length, size) != checksum:
         raise damaged("contents")
-    return Member(sha, size, None if start is None or length is None else Span(start, length))
+    return None if start is None or length is None else Span(start, length)
 
 
 def content_row(member: Member, row: ObjectRow, identity: int) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +26,8 @@ from tests.support.catalogs import NOW, sha
 from tests.support.memory_catalog import MemoryCatalog
 from tests.support.memory_file import MemoryFile
 
-EXAMPLES = int(os.environ.get("SYSBACKUP_TWINS", "300"))
-STEPS = 40
+EXAMPLES = int(os.environ.get("SYSBACKUP_TWINS", "250"))
+STEPS = 30
 
 QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # no commit need wait for a disk
 
@@ -36,9 +36,10 @@ NAMES = st.integers(0, 5)
 SOME = st.lists(NAMES, max_size=6)
 HOSTS = st.sampled_from(["alpha", "beta", "gamma"])
 MODES = st.sampled_from([LockMode.GOVERNANCE, LockMode.GOVERNANCE, LockMode.COMPLIANCE, LockMode.NONE])
-# Runs begin days apart, and every lock ends near a moment that is asked about: one second makes the difference.
-DAYS = st.sampled_from([-10, 0, 10, 20, 30, 60, 70, 90])
-SECONDS = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])
+# Runs begin days apart, at midnight, and every lock ends near a moment that counts: one second makes the difference.
+MIDNIGHT = NOW.replace(hour=0, minute=0)
+DAYS = st.sampled_from([-10, 0, 10, 20, 60])
+SECONDS = st.sampled_from([-1.0, 0.0, 0.5])
 # A run notes that it met a file where the last note is a week old: these are further apart.
 PASSING = st.sampled_from([0, 10, 20, 60])
 ENCODINGS = st.sampled_from([None, "gzip"])
@@ -64,12 +65,52 @@ T = TypeVar("T")
 Some = TypeVar("Some", bound=KnownObject)
 
 
-def packed(name: int, version: str | None, lock: Lock) -> StoredObject:
-    return StoredObject(keys.pack_key(sha(f"pack {name}")), version, 1000 + name, lock, fresh=False)
+@dataclass(frozen=True)
+class Told:
+    """
+    An object as one word has it; another may have another lock for it, or other contents at other places (`shift`).
+
+    A pack, but for the number 3, which is that of a content object.
+    """
+
+    number: int
+    version: str | None
+    locks: Locks
+    encoding: str | None
+    names: list[int]
+    shift: int
+
+    def stored(self, now: datetime) -> StoredObject:
+        return StoredObject(self.key, self.version, 1000 + self.number, lock_of(self.locks, now))
+
+    @property
+    def key(self) -> str:
+        return keys.content_key(sha(self.alone)) if self.number == 3 else pack_key(self.number)
+
+    @property
+    def alone(self) -> int:
+        return next(iter(self.names), 0)
+
+    @property
+    def contents(self) -> list[Member]:
+        if self.number == 3:
+            return [Member(sha(self.alone), 70)]
+        return [Member(sha(n), 250, Span(100 * n + self.shift, 100)) for n in dict.fromkeys(self.names)]
 
 
-OBJECTS = st.tuples(st.integers(0, 3), st.sampled_from([None, "1", "2"]), LOCKS, ENCODINGS, SOME)
-"""Number, version, lock, encoding and contents of a pack, or with the number 3 of a content object."""
+OBJECTS = st.builds(
+    Told, st.integers(0, 3), st.sampled_from([None, "1", "2"]), LOCKS, ENCODINGS, SOME, st.sampled_from([0, 1000])
+)
+
+
+def pack_key(number: int) -> str:
+    return keys.pack_key(sha(f"pack {number}"))
+
+
+def lock_of(locks: Locks, now: datetime) -> Lock:
+    """A lock that ends so many days and seconds from now."""
+    mode, days, seconds = locks
+    return Lock(mode, now + timedelta(days=days, seconds=seconds))
 
 
 def same_numbers(pages: Iterable[list[Some]]) -> tuple[list[Some], list[int]]:
@@ -85,7 +126,7 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         self._base = Path(tempfile.mkdtemp(prefix="twins-", dir=QUICK))
         self._file = MemoryFile()
-        self._now = NOW
+        self._now = MIDNIGHT
         self._catalogs: list[Catalog] = []
         self._runs: list[Session] = []
 
@@ -98,8 +139,7 @@ class Twins(RuleBasedStateMachine):
         return [SqliteCatalog(self._base / "catalog.sqlite"), MemoryCatalog(self._file)]
 
     def _begun(self, locks: Locks, host: str, *, doubting: bool) -> None:
-        mode, days, seconds = locks
-        promise = Lock(mode, self._now + timedelta(days=days, seconds=seconds))
+        promise = lock_of(locks, self._now)
         self._runs = [c.begin("bucket", host, promise, self._now, doubting=doubting) for c in self._catalogs]
 
     def _both(self, call: Callable[[Session], T]) -> T:
@@ -122,15 +162,6 @@ class Twins(RuleBasedStateMachine):
         by_sqlite, by_memory = (same_numbers(ask(run)) for run in self._runs)
         assert by_sqlite[0] == by_memory[0]
         return by_sqlite[0], [by_sqlite[1], by_memory[1]]
-
-    def _stored(
-        self, number: int, version: str | None, locks: Locks, names: Iterable[int]
-    ) -> tuple[StoredObject, list[Member]]:
-        lock = Lock(locks[0], self._now + timedelta(days=locks[1], seconds=locks[2]))
-        if number == 3:
-            (name,) = [*names][:1] or [0]
-            return StoredObject(keys.content_key(sha(name)), version, 50, lock), [Member(sha(name), 70)]
-        return packed(number, version, lock), [Member(sha(n), 250, Span(100 * n, 100)) for n in dict.fromkeys(names)]
 
     # ---- runs
 
@@ -178,10 +209,8 @@ class Twins(RuleBasedStateMachine):
         self._both(lambda run: run.contents.release(sha(name)))
 
     @rule(told=OBJECTS)
-    def confirmed(self, told: tuple[int, str | None, Locks, str | None, list[int]]) -> None:
-        number, version, locks, encoding, names = told
-        stored, contents = self._stored(number, version, locks, names)
-        self._both(lambda run: run.contents.confirm(stored, encoding, contents))
+    def confirmed(self, told: Told) -> None:
+        self._both(lambda run: run.contents.confirm(told.stored(self._now), told.encoding, told.contents))
 
     @rule(names=SOME, leaving=st.booleans())
     def promised(self, names: list[int], *, leaving: bool) -> None:
@@ -203,27 +232,29 @@ class Twins(RuleBasedStateMachine):
 
     # ---- what is due
 
-    def _due(self) -> list[list[int]]:
+    def _due(self, names: list[int]) -> list[list[int]]:
+        """The numbers of the objects that are due, once these contents are reused, too."""
+        self._both(lambda run: run.contents.claim(map(sha, names)))
         self._both(lambda run: run.renewals.collect())
         _, numbers = self._objects(lambda run: run.renewals.due())
         return numbers
 
-    @rule(choice=CHOICES, locks=LOCKS, checked=st.booleans())
-    def renewed(self, choice: int, locks: Locks, *, checked: bool) -> None:
-        lock = Lock(locks[0], self._now + timedelta(days=locks[1], seconds=locks[2]))
-        self._each(lambda run, number: run.renewals.renewed(number, lock, checked=checked), self._due(), choice)
+    @rule(names=SOME, choice=CHOICES, locks=LOCKS, checked=st.booleans())
+    def renewed(self, names: list[int], choice: int, locks: Locks, *, checked: bool) -> None:
+        lock = lock_of(locks, self._now)
+        self._each(lambda run, number: run.renewals.renewed(number, lock, checked=checked), self._due(names), choice)
 
-    @rule(choice=CHOICES)
-    def left(self, choice: int) -> None:
-        self._each(lambda run, number: run.renewals.leave(number), self._due(), choice)
+    @rule(names=SOME, choice=CHOICES)
+    def left(self, names: list[int], choice: int) -> None:
+        self._each(lambda run, number: run.renewals.leave(number), self._due(names), choice)
 
-    @rule(choice=CHOICES, encoding=ENCODINGS)
-    def reencoded(self, choice: int, encoding: str | None) -> None:
-        self._each(lambda run, number: run.renewals.reencoded(number, encoding), self._due(), choice)
+    @rule(names=SOME, choice=CHOICES, encoding=ENCODINGS)
+    def reencoded(self, names: list[int], choice: int, encoding: str | None) -> None:
+        self._each(lambda run, number: run.renewals.reencoded(number, encoding), self._due(names), choice)
 
-    @rule(choice=CHOICES)
-    def lost(self, choice: int) -> None:
-        due = self._due()
+    @rule(names=SOME, choice=CHOICES)
+    def lost(self, names: list[int], choice: int) -> None:
+        due = self._due(names)
         self._each(lambda run, number: run.renewals.forget([number, number]), due, choice)
         self._each(lambda run, number: run.renewals.reencoded(number, None), due, choice)
         self._objects(lambda run: run.renewals.due())
@@ -238,14 +269,14 @@ class Twins(RuleBasedStateMachine):
     def learnt(
         self,
         host: str,
-        said: list[tuple[tuple[int, str | None, Locks, str | None, list[int]], str | None, bool]],
+        said: list[tuple[Told, str | None, bool]],
         *,
         doubting: bool,
     ) -> None:
-        objects = []
-        for (number, version, locks, encoding, names), teller, sealed in said:
-            stored, contents = self._stored(number, version, locks, names)
-            objects.append(Indexed(stored, encoding, tuple(contents), teller, sealed and host == "alpha"))
+        objects = [
+            Indexed(told.stored(self._now), told.encoding, tuple(told.contents), teller, sealed and host == "alpha")
+            for told, teller, sealed in said
+        ]
         self._both(lambda run: run.indexes.learn(host, objects, self._now, doubting=doubting))
 
     @rule(hosts=st.dictionaries(HOSTS, INDEXES, max_size=2))
@@ -267,7 +298,7 @@ class Twins(RuleBasedStateMachine):
     @rule(told=OBJECTS, number=INDEXES, locks=st.one_of(st.none(), LOCKS), confirmed=st.booleans())
     def published(
         self,
-        told: tuple[int, str | None, Locks, str | None, list[int]],
+        told: Told,
         number: int,
         locks: Locks | None,
         *,
@@ -277,7 +308,7 @@ class Twins(RuleBasedStateMachine):
         self.confirmed(told)  # what comes meanwhile
         self._both(lambda run: [*run.indexes.news()])
         if confirmed:
-            until = None if locks is None else self._now + timedelta(days=locks[1], seconds=locks[2])
+            until = None if locks is None else lock_of(locks, self._now).until
             self._both(lambda run: run.indexes.published(f"index/alpha/{number}", until))
 
     # ---- the bucket
@@ -292,7 +323,7 @@ class Twins(RuleBasedStateMachine):
         self, found: list[tuple[int, str]], stretch: tuple[str, str], choice: int, *, forgetting: bool
     ) -> None:
         self._both(lambda run: run.presence.begin())
-        self._both(lambda run: run.presence.meet((keys.pack_key(sha(f"pack {n}")), version) for n, version in found))
+        self._both(lambda run: run.presence.meet((pack_key(n), version) for n, version in found))
         _, numbers = self._objects(lambda run: run.presence.unmet(*stretch))
         self._each(lambda run, number: run.renewals.members(number), numbers, choice)
         if forgetting:

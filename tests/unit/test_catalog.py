@@ -389,6 +389,9 @@ def test_a_renewed_object_is_not_due_any_more_and_is_news(run: Session) -> None:
     (told,) = news(run)
     assert told.stored.lock == until(30, COMPLIANCE)
     assert [*told.contents] == members(1, 2)
+    run.indexes.published("index/alpha/y.jsonl.gz", NOW + timedelta(days=21))
+    run.renewals.renewed(found.number, until(30, COMPLIANCE), checked=True)
+    assert news(run) == []
 
 
 def test_many_objects_are_due_in_pages(catalog: Catalog, run: Session) -> None:
