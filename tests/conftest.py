@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-from sysbackup.pipeline import examining
+from sysbackup.pipeline import file_facts
 from tests.support.servers import Bucket, InMemory, OnServer, Server, moto_server, rgw_server
 
 
@@ -88,4 +88,4 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once: what was written before a run has not changed since."""
-    monkeypatch.setattr(examining, "_SETTLED", 0)
+    monkeypatch.setattr(file_facts, "_SETTLED", 0)
