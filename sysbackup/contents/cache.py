@@ -11,8 +11,8 @@ from sysbackup.config.sections import Config
 from sysbackup.contents.account import Account
 from sysbackup.contents.cache_directory import bucket_identity, catalog_path
 from sysbackup.contents.content_store import ContentStore
-from sysbackup.contents.naming import Naming
 from sysbackup.contents.sealing import host_seal
+from sysbackup.contents.terms import Terms
 from sysbackup.disk.sorting import spooling
 from sysbackup.model import Clock
 from sysbackup.store.port import ObjectStore
@@ -20,7 +20,7 @@ from sysbackup.store.port import ObjectStore
 
 @asynccontextmanager
 async def content_store(
-    config: Config, store: ObjectStore, names: Naming, account: Account, clock: Clock
+    config: Config, store: ObjectStore, terms: Terms, account: Account, clock: Clock
 ) -> AsyncIterator[ContentStore]:
     """
     The content store of a run that begins.
@@ -30,8 +30,8 @@ async def content_store(
     """
     identity = bucket_identity(config, store.bucket)
     with await _opened(config) as catalog:
-        seal = await asyncio.to_thread(host_seal, config.state, names.host, identity)
-        yield ContentStore(config, store, catalog, identity, names, account, clock, seal)
+        seal = await asyncio.to_thread(host_seal, config.state, terms.host, identity)
+        yield ContentStore(config, store, catalog, identity, terms, account, clock, seal)
 
 
 async def _opened(config: Config) -> SqliteCatalog:

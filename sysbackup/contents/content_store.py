@@ -19,11 +19,11 @@ from sysbackup.contents.account import Account
 from sysbackup.contents.census import Census
 from sysbackup.contents.keeping import Alone, Chosen, Keeper
 from sysbackup.contents.learning import Trust, learn_all
-from sysbackup.contents.naming import Naming
 from sysbackup.contents.packing import Small
 from sysbackup.contents.publishing import publish
 from sysbackup.contents.renewing import Doubt, Renewing
 from sysbackup.contents.shipping import Freight, Sender, upload_freight
+from sysbackup.contents.terms import Terms
 from sysbackup.formats import encodings, gzipping
 from sysbackup.formats.index import Seal
 from sysbackup.model import Clock, FileState, Location
@@ -73,23 +73,23 @@ class ContentStore:
         store: ObjectStore,
         catalog: Catalog,
         bucket: str,
-        names: Naming,
+        terms: Terms,
         account: Account,
         clock: Clock,
         seal: Seal | None,
     ) -> None:
         doubt = Doubt(config.content.verify_shared)
-        session = catalog.begin(bucket, names.host, names.promise, names.started, doubting=doubt.any)
+        session = catalog.begin(bucket, terms.host, terms.promise, terms.started, doubting=doubt.any)
         self._store = store
         self._catalog = catalog
         self._session = session
-        self._names = names
+        self._terms = terms
         self._account = account
         self._clock = clock
-        self._trust = Trust(names.host, config.content.share, doubt.any, seal)
+        self._trust = Trust(terms.host, config.content.share, doubt.any, seal)
         self._bounds = bounds = Bounds.of(config)
         self._census = Census(store, session, account, clock)
-        self._renewing = Renewing(store, session.renewals, names, account, clock, doubt, bounds.uploads)
+        self._renewing = Renewing(store, session.renewals, terms, account, clock, doubt, bounds.uploads)
         self.budget = Budget(bounds.memory, reserve=bounds.pack_size)
         self._losses = False
 
@@ -163,13 +163,13 @@ class ContentStore:
                 group.create_task(upload_freight(freight, self._store))
             sender = Sender(self._store, freight, self.budget)
             yield Keeper(
-                self._session.contents, sender, self._account, self._names, self.budget, self._bounds.pack_size
+                self._session.contents, sender, self._account, self._terms, self.budget, self._bounds.pack_size
             )
             await freight.close()
 
     async def publish(self, keeper: Keeper, number: int | None = None) -> None:
         """Tell others what is stored and in no index yet; `number` counts what one run publishes before its end."""
-        await publish(keeper.sender, self._session.indexes, self._names, self._account, self._trust.seal, number)
+        await publish(keeper.sender, self._session.indexes, self._terms, self._account, self._trust.seal, number)
 
     async def promise(self, store_lost: Callable[[], Awaitable[None]]) -> None:
         """

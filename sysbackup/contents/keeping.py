@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from sysbackup.catalog.interface import Contents
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.contents.account import Account
-from sysbackup.contents.naming import Naming
 from sysbackup.contents.packing import Packer, Small
 from sysbackup.contents.shipping import Refused, Sender, Shipment, Source
+from sysbackup.contents.terms import Terms
 from sysbackup.formats import keys
 from sysbackup.formats.encodings import Encoding
 from sysbackup.model import Member, StoredObject
@@ -52,13 +52,13 @@ class Keeper:
     """Takes contents in for as long as its pool of uploaders stands (`ContentStore.keeping`)."""
 
     def __init__(
-        self, known: Contents, sender: Sender, account: Account, names: Naming, budget: Budget, pack_size: int
+        self, known: Contents, sender: Sender, account: Account, terms: Terms, budget: Budget, pack_size: int
     ) -> None:
         self._known = known
         self._sender = sender
         self._account = account
-        self._lock = names.contents
-        self._packer = Packer(sender.freight, known, account, names.contents, budget, pack_size)
+        self._lock = terms.contents
+        self._packer = Packer(sender.freight, known, account, terms.contents, budget, pack_size)
         self._streams: dict[bytes, asyncio.Event] = {}
 
     @property

@@ -12,18 +12,18 @@ import structlog
 
 from sysbackup.catalog.interface import Indexes
 from sysbackup.contents.account import Account
-from sysbackup.contents.naming import Naming
 from sysbackup.contents.shipping import Pieces, Sender
+from sysbackup.contents.terms import Terms
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import LockMode
 
 log = structlog.get_logger()
 
 
-def _news(indexes: Indexes, naming: Naming, seal: index.Seal | None) -> Iterator[bytes]:
+def _news(indexes: Indexes, terms: Terms, seal: index.Seal | None) -> Iterator[bytes]:
     """The index, compressed."""
     gzip = gzipping.compressor()
-    yield gzip.compress(index.header(naming.host, naming.run))
+    yield gzip.compress(index.header(terms.host, terms.run))
     for found in indexes.news():
         yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
     yield gzip.flush()
@@ -32,7 +32,7 @@ def _news(indexes: Indexes, naming: Naming, seal: index.Seal | None) -> Iterator
 async def publish(
     sender: Sender,
     indexes: Indexes,
-    naming: Naming,
+    terms: Terms,
     account: Account,
     seal: index.Seal | None,
     number: int | None = None,
@@ -40,8 +40,8 @@ async def publish(
     """Publish what is in no index yet, if anything; `number` counts what one run publishes before its end."""
     if not await asyncio.to_thread(indexes.begin_publishing):
         return
-    key = keys.index_key(naming.host, naming.run, number)
-    stored = await sender.send(key, naming.contents, Pieces(_news(indexes, naming, seal)), length=None)
+    key = keys.index_key(terms.host, terms.run, number)
+    stored = await sender.send(key, terms.contents, Pieces(_news(indexes, terms, seal)), length=None)
     # Of what is not locked nobody can say that it must still be there.
     until = None if stored.lock.mode is LockMode.NONE else stored.lock.until
     await asyncio.to_thread(indexes.published, key, until)

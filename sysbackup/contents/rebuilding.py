@@ -23,10 +23,10 @@ from sysbackup.concurrency.channel import Channel
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import bucket_identity, catalog_path, exclusive
 from sysbackup.contents.learning import Trust, learn_all
-from sysbackup.contents.naming import naming
 from sysbackup.contents.proving import holds_what_it_says, unsized
 from sysbackup.contents.renewing import Doubt
 from sysbackup.contents.sealing import host_seal
+from sysbackup.contents.terms import terms_of
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.formats import encodings, keys, pack
 from sysbackup.formats.index import Indexed
@@ -53,18 +53,18 @@ async def rebuild(config: Config, store: ObjectStore, clock: Clock, *, from_obje
     """
     with exclusive(config.cache):
         path = catalog_path(config.cache)
-        names = naming(config.content, clock.now())
+        terms = terms_of(config.content, clock.now())
         doubt = Doubt(config.content.verify_shared)
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         identity = bucket_identity(config, store.bucket)
         with SqliteCatalog(fresh) as catalog:
-            session = catalog.begin(identity, names.host, names.promise, names.started, doubting=doubt.any)
+            session = catalog.begin(identity, terms.host, terms.promise, terms.started, doubting=doubt.any)
             if from_objects:
-                await learn_objects(store, session.indexes, names.host, clock)
+                await learn_objects(store, session.indexes, terms.host, clock)
             else:
-                seal = host_seal(config.state, names.host, identity)
-                trust = Trust(names.host, config.content.share, doubt.any, seal)
+                seal = host_seal(config.state, terms.host, identity)
+                trust = Trust(terms.host, config.content.share, doubt.any, seal)
                 await learn_all(store, session.indexes, trust, clock)
             info = catalog.info()
         if path.exists():

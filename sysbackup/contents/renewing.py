@@ -17,8 +17,8 @@ import structlog
 from sysbackup.catalog.interface import Due, Renewals
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents.account import Account
-from sysbackup.contents.naming import Naming
 from sysbackup.contents.proving import holds_what_it_says, unsized
+from sysbackup.contents.terms import Terms
 from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
 from sysbackup.formats import encodings, keys
 from sysbackup.model import Clock, Lock, LockMode, Problem
@@ -51,7 +51,7 @@ class Renewing:
         self,
         store: ObjectStore,
         renewals: Renewals,
-        names: Naming,
+        terms: Terms,
         account: Account,
         clock: Clock,
         doubt: Doubt,
@@ -59,7 +59,7 @@ class Renewing:
     ) -> None:
         self._store = store
         self._renewals = renewals
-        self._names = names
+        self._terms = terms
         self._account = account
         self._clock = clock
         self._doubt = doubt
@@ -116,7 +116,7 @@ class Renewing:
         doubted = not due.checked and self._doubts(due)
         if doubted and not await self._check(due):
             return
-        short = not stored.lock.covers(self._names.promise)
+        short = not stored.lock.covers(self._terms.promise)
         hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < due.holds
         if short and hardly_used and not due.leaving:
             await asyncio.to_thread(self._renewals.leave, due.number)
@@ -124,7 +124,7 @@ class Renewing:
             log.info("pack.left", key=stored.key, bytes=stored.size, used=due.used)
         elif short or doubted:
             # of what is doubted, the lock is no more than another host's word either: it is read, and mended
-            await self._renew(due, self._names.contents if short else self._names.promise, checked=doubted)
+            await self._renew(due, self._terms.contents if short else self._terms.promise, checked=doubted)
 
     async def _renew(self, due: Due, asked: Lock, *, checked: bool) -> None:
         stored = due.stored

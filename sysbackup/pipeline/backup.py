@@ -20,7 +20,7 @@ from sysbackup import logs
 from sysbackup.config.sections import Config, Prices
 from sysbackup.contents.cache import content_store, forget_all
 from sysbackup.contents.cache_directory import exclusive
-from sysbackup.contents.naming import Naming, naming
+from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import CatalogUnusable, ConfigError, foremost
 from sysbackup.files.owners import Owners
@@ -92,22 +92,22 @@ async def back_up(
     found = programs(config)
     with exclusive(config.cache):
         before = Counter(store.requests.by_kind)
-        names = naming(config.content, clock.now())
-        with logs.about(run=names.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
-            tally = Tally(clock, problems, names.identity, rescan)
+        terms = terms_of(config.content, clock.now())
+        with logs.about(run=terms.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
+            tally = Tally(clock, problems, terms.identity, rescan)
             watch(tally)
             run = partial(_run, config, store, tally, found, before)
             try:
-                return await run(names)
+                return await run(terms)
             except CatalogUnusable as exc:
                 # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
                 await store.check()
                 forget_all(config, str(exc))
         # Another name: no key is written twice, and who has read this run's index as far as it went reads on.
-        names = naming(config.content, clock.now())
-        with logs.about(run=names.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
-            tally.begin_again(names.identity, problems)
-            return await run(names)
+        terms = terms_of(config.content, clock.now())
+        with logs.about(run=terms.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
+            tally.begin_again(terms.identity, problems)
+            return await run(terms)
 
 
 async def _run(
@@ -116,15 +116,15 @@ async def _run(
     tally: Tally,
     found: Programs,
     before: "Counter[str]",
-    names: Naming,
+    terms: Terms,
 ) -> Summary:
     clock = tally.clock
     try:
         async with AsyncExitStack() as stack:
-            _log_start(names, store.bucket)
-            contents = await stack.enter_async_context(content_store(config, store, names, tally, clock))
+            _log_start(terms, store.bucket)
+            contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))
             spool = stack.enter_context(Sorter(config.cache))
-            run = RunContext(config, clock, names, tally, contents, spool, Owners())
+            run = RunContext(config, clock, terms, tally, contents, spool, Owners())
             await contents.learn()
             for problem in found.problems:
                 tally.problem(problem)
@@ -159,10 +159,10 @@ def _from_thread(note: Callable[[Problem], None]) -> Callable[[Problem], None]:
     return lambda problem: asyncio.run_coroutine_threadsafe(noted(problem), loop).result()
 
 
-def _log_start(names: Naming, bucket: str) -> None:
-    promise = names.promised.isoformat() if names.promised else None
-    log.info("run.started", host=names.host, bucket=bucket, promise=promise)
-    if names.promised is None:
+def _log_start(terms: Terms, bucket: str) -> None:
+    promise = terms.promised.isoformat() if terms.promised else None
+    log.info("run.started", host=terms.host, bucket=bucket, promise=promise)
+    if terms.promised is None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 

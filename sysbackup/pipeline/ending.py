@@ -64,7 +64,7 @@ async def tidied(run: RunContext) -> datetime | None:
 
     The manifest is stored: whatever befalls the catalog now, the run has ended well.
     """
-    tidying = asyncio.get_running_loop().run_in_executor(None, run.contents.tidy, run.names.started)
+    tidying = asyncio.get_running_loop().run_in_executor(None, run.contents.tidy, run.terms.started)
     try:
         return await outlast(tidying)
     except asyncio.CancelledError:

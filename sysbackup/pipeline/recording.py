@@ -71,15 +71,15 @@ class Recorder:
         yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._run.tally.problems))
 
     def _lines(self, run: str) -> Iterator[bytes]:
-        names = self._run.names
+        terms = self._run.terms
         yield manifest.encode(
             manifest.RunHeader(
                 format=manifest.FORMAT,
-                host=names.host,
+                host=terms.host,
                 run=run,
-                started=names.started,
-                promise=names.promised or names.started,
-                lock=names.promise.mode,
+                started=terms.started,
+                promise=terms.promised or terms.started,
+                lock=terms.promise.mode,
                 tool=f"sysbackup {VERSION}",
             )
         )
@@ -140,24 +140,24 @@ async def write_manifest(run: RunContext, store: ObjectStore, sender: Sender, re
     that. `StoreError` where this goes on. A cancellation before that look has ended
     ends the look alone.
     """
-    names, tally = run.names.lasting(run.clock.now()), run.tally
+    terms, tally = run.terms.lasting(run.clock.now()), run.tally
     for _ in range(_NAMES):
-        name = full_name(names.run)
-        key = keys.manifest_key(names.host, name)
+        name = full_name(terms.run)
+        key = keys.manifest_key(terms.host, name)
         tally.sending_as = name
-        stored = await sender.send(key, names.promise, Pieces(recorder.pieces(name)), length=None, once=True)
+        stored = await sender.send(key, terms.promise, Pieces(recorder.pieces(name)), length=None, once=True)
         tally.run = name
         # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
-        if names.promised is None or stored.version is None:
+        if terms.promised is None or stored.version is None:
             return stored
         there = await _looked(store, key, tally)
         if there is None or (older := _before(there, stored)) is None:
             return stored
-        tally.run, tally.sending_as = names.run, None
+        tally.run, tally.sending_as = terms.run, None
         tally.problem(Problem("manifest.disputed", key.encode(), _accusation(older)))
     raise StoreError(
         f"the manifest was stored {_NAMES} times under names that were to be secret, and each time something else stood"
-        f" under its key before: somebody who may write to the bucket watches this run {names.run} and writes"
+        f" under its key before: somebody who may write to the bucket watches this run {terms.run} and writes"
         " manifests in its name. Everything is stored and locked, but no manifest can be told from a false one. Take"
         " the right to write from whoever does that, then run again"
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sysbackup.config.sections import Config
 from sysbackup.contents.content_store import ContentStore
-from sysbackup.contents.naming import Naming
+from sysbackup.contents.terms import Terms
 from sysbackup.disk.sorting import Sorter
 from sysbackup.files.owners import Owners
 from sysbackup.model import Clock
@@ -15,7 +15,7 @@ from sysbackup.pipeline.tally import Tally
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """
-    One run: its settings, its names and locks, where its contents and its entries go, and what is counted.
+    One run: its settings, its terms, where its contents and its entries go, and what is counted.
 
     `spool` takes the entries of the manifest. `stop`, once set, ends what work in
     threads waits for.
@@ -23,7 +23,7 @@ class RunContext:
 
     config: Config
     clock: Clock
-    names: Naming
+    terms: Terms
     tally: Tally
     contents: ContentStore
     spool: Sorter

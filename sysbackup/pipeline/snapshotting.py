@@ -194,8 +194,8 @@ async def take(run: RunContext, sender: Sender, program: Program) -> manifest.Sn
                 await listening
                 await data.approve()
             stored = await sender.send(
-                keys.snapshot_key(run.names.host, run.names.run, program.name),
-                run.names.lasting(run.clock.now()).promise,
+                keys.snapshot_key(run.terms.host, run.terms.run, program.name),
+                run.terms.lasting(run.clock.now()).promise,
                 data,
                 length=length,
                 metadata=said.metadata(),

@@ -150,9 +150,9 @@ class _Streamer:
     async def _store_moving(self, path: bytes, file: LargeFile) -> Location:
         """Store the file as it comes, in one reading, under this run's own key for it."""
         moving = _Once(file, self._pool)
-        names = self._run.names
-        key = keys.moving_file_key(names.host, names.run, path)
-        lock = names.lasting(self._run.clock.now()).promise
+        terms = self._run.terms
+        key = keys.moving_file_key(terms.host, terms.run, path)
+        lock = terms.lasting(self._run.clock.now()).promise
         stored = await self._keeper.sender.send(key, lock, moving, length=None)
         file.sha, file.size = moving.sha, moving.size
         self._run.tally.stored(stored, plain=file.size)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
-from sysbackup.contents.naming import Naming
+from sysbackup.contents.terms import Terms
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock
 from sysbackup.pipeline import file_facts
@@ -45,7 +45,7 @@ HIDDEN = 9  # days: the first whole ones after promise and slack
 def short_lived(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once, and a manifest's lock may end within a day."""
     monkeypatch.setattr(file_facts, "_SETTLED", 0)
-    monkeypatch.setattr(Naming, "lasting", lambda names, _: names)
+    monkeypatch.setattr(Terms, "lasting", lambda names, _: names)
 
 
 def rules(days: int) -> "list[LifecycleRuleTypeDef]":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sysbackup.contents.cache import content_store
-from sysbackup.contents.naming import naming
+from sysbackup.contents.terms import terms_of
 from sysbackup.disk.sorting import Sorter
 from sysbackup.files.owners import Owners
 from sysbackup.model import Clock
@@ -31,11 +31,11 @@ async def staged(
     config = backups.configured(base, content, run)
     config.cache.mkdir(exist_ok=True)
     clock = clock or ManualClock()
-    names = naming(config.content, clock.now())
+    terms = terms_of(config.content, clock.now())
     with Sorter(config.cache) as problems, Sorter(config.cache) as spool:
-        tally = Tally(clock, problems, names.identity)
-        async with content_store(config, store, names, tally, clock) as contents:
-            yield RunContext(config, clock, names, tally, contents, spool, Owners())
+        tally = Tally(clock, problems, terms.identity)
+        async with content_store(config, store, terms, tally, clock) as contents:
+            yield RunContext(config, clock, terms, tally, contents, spool, Owners())
 
 
 def programmed(directory: Path, script: str, name: str = "program") -> Program:

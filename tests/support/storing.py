@@ -8,7 +8,7 @@ from typing import Any
 
 from sysbackup.contents.cache import content_store
 from sysbackup.contents.content_store import ContentStore
-from sysbackup.contents.naming import Naming, naming
+from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.store.port import ObjectStore
 from tests.support import backups
@@ -41,7 +41,7 @@ class Storing:
 
     contents: ContentStore
     account: Counted
-    names: Naming
+    terms: Terms
 
 
 @asynccontextmanager
@@ -56,6 +56,6 @@ async def storing(
     config = backups.configured(base, content, run)
     config.cache.mkdir(exist_ok=True)
     clock = clock or ManualClock()
-    names, account = naming(config.content, clock.now()), Counted()
+    names, account = terms_of(config.content, clock.now()), Counted()
     async with content_store(config, store, names, account, clock) as contents:
         yield Storing(contents, account, names)

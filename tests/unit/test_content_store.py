@@ -69,7 +69,7 @@ def test_what_was_kept_is_found_and_is_the_same(tmp_path: Path, bucket: MemoryBu
             assert {digest: fetched(bucket, place) for digest, place in found.items()} == by_hash(*contents)
             assert [found[sha(c)].encoding for c in contents] == ["gzip", "gzip", None, "gzip", "gzip"]
             assert [found[sha(c)].span is None for c in contents] == [False, False, True, True, True]
-            assert {stored.lock for stored in made.account.objects} == {made.names.contents}
+            assert {stored.lock for stored in made.account.objects} == {made.terms.contents}
             assert (made.account.contents, made.account.plain) == (5, sum(map(len, contents)))
             assert (made.account.sending, made.contents.budget.used) == (0, 0)
 

@@ -131,7 +131,7 @@ def test_the_manifest_is_stored_under_a_name_that_nobody_knew(tmp_path: Path) ->
             assert stored.key == f"manifests/alpha/{run.tally.run}.jsonl.gz"
             assert run.tally.run.startswith(before)
             assert len(run.tally.run) == len(before) + 8
-            assert store.memory.find(stored.key, stored.version).lock == run.names.promise
+            assert store.memory.find(stored.key, stored.version).lock == run.terms.promise
 
     backups.run(work())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sysbackup.catalog.sqlite import SqliteCatalog, SqliteSession
-from sysbackup.contents.naming import Naming, naming
 from sysbackup.contents.renewing import Doubt, Renewing
+from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.errors import AccessDenied, LockNotKept, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
@@ -37,10 +37,10 @@ class Reuse:
         self.account = Counted()
         self.doubt = Doubt(doubt)
         config = backups.configured(base)
-        self.names: Naming = naming(config.content, self.clock.now())
+        self.terms: Terms = terms_of(config.content, self.clock.now())
         self.catalog = SqliteCatalog(base / "catalog.sqlite")
         self.session: SqliteSession = self.catalog.begin(
-            "bucket", "alpha", self.names.promise, self.names.started, doubting=self.doubt.any
+            "bucket", "alpha", self.terms.promise, self.terms.started, doubting=self.doubt.any
         )
 
     def stored(self, *contents: bytes, days: float, by: str = "alpha") -> StoredObject:
@@ -66,7 +66,7 @@ class Reuse:
     def seen_to(self) -> tuple[bool, Renewing]:
         """What becomes of it all, and whether anything was lost."""
         renewing = Renewing(
-            self.store, self.session.renewals, self.names, self.account, self.clock, self.doubt, at_once=3
+            self.store, self.session.renewals, self.terms, self.account, self.clock, self.doubt, at_once=3
         )
         return backups.run(renewing.see_to_all()), renewing
 
@@ -88,7 +88,7 @@ def test_a_lock_that_ends_too_early_is_moved(reuse: Reuse) -> None:
     reuse.reused(b"a", b"b")
     lost, _ = reuse.seen_to()
     assert not lost
-    assert reuse.lock(short) == reuse.names.contents
+    assert reuse.lock(short) == reuse.terms.contents
     assert [reuse.lock(stored) for stored in (long, unused)] == [long.lock, unused.lock]
     asked = reuse.store.requests.total
     assert reuse.store.requests.by_kind["PutObjectRetention"] == reuse.account.renewed == 1
@@ -107,7 +107,7 @@ def test_a_pack_that_is_hardly_used_is_left(reuse: Reuse) -> None:
     reuse.session.contents.claim([])
     lost, _ = reuse.seen_to()
     assert not lost
-    assert reuse.lock(stored) == reuse.names.contents
+    assert reuse.lock(stored) == reuse.terms.contents
 
 
 @pytest.mark.parametrize(("days", "missed"), [(5, 1), (-1, 0)], ids=["locked", "its lock had ended"])

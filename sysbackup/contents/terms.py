@@ -8,7 +8,7 @@ from sysbackup.model import Lock, LockMode, RunIdentity, working_name
 
 
 @dataclass(frozen=True, slots=True)
-class Naming:
+class Terms:
     """
     The run under its working name (`model.working_name`), and its two locks.
 
@@ -40,7 +40,7 @@ class Naming:
         """Until when nobody can delete what this run stores; None where nothing is locked."""
         return self.identity.promise
 
-    def lasting(self, now: datetime) -> "Naming":
+    def lasting(self, now: datetime) -> "Terms":
         """
         The same, with locks that end a day from `now` at the earliest.
 
@@ -53,11 +53,11 @@ class Naming:
         return replace(self, promise=Lock(self.promise.mode, least))
 
 
-def naming(settings: Content, started: datetime) -> Naming:
+def terms_of(settings: Content, started: datetime) -> Terms:
     """The names and locks of a run that starts now. S3's dates have whole seconds, so the promise has too."""
     until = started.replace(microsecond=0) + timedelta(days=settings.days_retained)
     promised = None if settings.lock_mode is LockMode.NONE else until
-    return Naming(
+    return Terms(
         RunIdentity(settings.host, working_name(started), started, promised),
         Lock(settings.lock_mode, until),
         Lock(settings.lock_mode, until + timedelta(seconds=settings.renewal_slack)),
