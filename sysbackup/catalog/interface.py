@@ -282,7 +282,8 @@ class Catalog(Protocol):
         A run of `host` into `bucket` (with its store's address) begins that promises until `promise`.
 
         With `doubting`, reused contents of other hosts that nobody has checked are
-        noted as used too. `CatalogUnusable` where this is another bucket's catalog.
+        noted as used too. What the session before it has noted is forgotten: that one has
+        ended. `CatalogUnusable` where this is another bucket's catalog.
         """
         ...
 
