@@ -27,7 +27,7 @@ from sysbackup.model import Lock
 
 _KEPT = 60  # days that an object is known whose lock has ended
 
-# One run's state: gone with the connection. (Version 2 of the file has tables of these names, which stay empty.)
+# One run's state: gone with the connection. (Version 2 of the file has tables of these names, of no use any more.)
 _OF_THE_RUN = """
 DROP TABLE IF EXISTS temp.used;
 DROP TABLE IF EXISTS temp.leaving;
