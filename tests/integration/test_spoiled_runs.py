@@ -19,6 +19,8 @@ import uvloop
 from sysbackup.cli.main import invoke
 from sysbackup.contents import shipping
 from sysbackup.pipeline import file_facts
+from sysbackup.store import s3
+from sysbackup.store.port import Limits
 from tests.support import backups, comparing
 from tests.support.proxy import Fault, Proxy, proxying
 from tests.support.servers import OnServer, Server
@@ -35,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little data makes parts, as much data does; and files count as left alone at once."""
     monkeypatch.setattr(shipping, "PART", 400)
     monkeypatch.setattr(moto.s3.models, "S3_UPLOAD_PART_MIN_SIZE", 1)
+    monkeypatch.setattr(s3, "LIMITS", Limits(1, s3.LIMITS.most_parts))
     monkeypatch.setattr(file_facts, "_SETTLED", 0)
 
 
