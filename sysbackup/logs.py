@@ -25,6 +25,12 @@ from sysbackup.model import printable, shown
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
+def configure_unless_done() -> None:
+    """Send warnings to standard error in a program that has not said where log lines go: its output is its own."""
+    if not structlog.is_configured():
+        configure("warning")
+
+
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
     """Send events of at least `level` to `stream` (standard error) in the form that suits what reads it."""
     stream = stream or sys.stderr

@@ -1,12 +1,16 @@
 """Reading what a bucket holds, and bringing it back."""
 
 import os
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
 
 from sysbackup.api.configured import Configured
 from sysbackup.api.connecting import open_store
-from sysbackup.concurrency.event_loop import run
+from sysbackup.config.sections import Config
 from sysbackup.formats.manifest import Entry, Snapshot
 from sysbackup.recovery import outlines, snapshots, stored_runs
 from sysbackup.recovery.judging import StoredRun
@@ -17,6 +21,13 @@ from sysbackup.recovery.stored_runs import Found
 from sysbackup.store.port import ObjectStore
 
 LATEST = stored_runs.LATEST
+
+
+def spool_of(config: Config) -> Path:
+    """Where sorted lists wait: the cache, or the temporary directory of whoever cannot write there."""
+    if os.access(config.cache, os.W_OK | os.X_OK):
+        return config.cache
+    return Path(tempfile.gettempdir())
 
 
 class Restorer(Configured):
@@ -44,7 +55,7 @@ class Restorer(Configured):
             async with self.backups() as backups:
                 return await backups.runs(host)
 
-        return run(work())
+        return uvloop.run(work())
 
     def restore_now(
         self,
@@ -60,9 +71,10 @@ class Restorer(Configured):
         async def work() -> Report:
             async with self.backups() as backups:
                 found = await backups.find(name, host or self.config.content.host)
-                return await backups.restore(found.run, target, paths, options)
+                chosen = options or Options(spool=spool_of(self.config))
+                return await backups.restore(found.run, target, paths, chosen)
 
-        return run(work())
+        return uvloop.run(work())
 
 
 class Backups:
@@ -89,7 +101,12 @@ class Backups:
         return await stored_runs.find(self.store, name, host, version)
 
     def entries(self, run: StoredRun) -> AsyncGenerator[Entry, None]:
-        """All that a run's manifest says, in its order; nothing before the whole of it is known to be whole."""
+        """
+        All that a run's manifest says, in its order.
+
+        Whether it is whole is known at its end alone (`FormatError`): nothing may be
+        done on the word of an entry before that.
+        """
         return stored_runs.entries(self.store, run)
 
     def batches(self, run: StoredRun) -> AsyncGenerator[list[Entry], None]:
@@ -108,6 +125,7 @@ class Backups:
         Put files back beneath `target`: all of them, or these absolute paths and what lies beneath them.
 
         What could not be restored is in the report; `RestoreError` where nothing could.
+        Lists that are too long for memory wait in `options.spool` (`spool_of` says where it is best).
         """
         wanted = [os.fsencode(path) for path in paths]
         return await restore(self.store, run, wanted, os.fsencode(target), options or Options(), watcher or Silent())

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import uvloop
+
 from sysbackup.api.configured import Configured
 from sysbackup.api.connecting import open_store
-from sysbackup.concurrency.event_loop import run
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import SystemClock
 from sysbackup.pipeline.backup import back_up
@@ -21,6 +22,8 @@ class Saver(Configured):
         print(summary.run, summary.outcome, summary.stored)
 
     History, hooks and metrics hear nothing of it: these are told by `sysbackup run` and by the daemon.
+    The commands also raise this process's limit of open files, and tune its memory, for
+    trees of millions of files; a program that makes such backups does that itself.
     """
 
     async def save(self, *, rescan: bool = False, watch: Callable[[Tally], None] = lambda _: None) -> Summary:
@@ -40,8 +43,8 @@ class Saver(Configured):
 
     def save_now(self, *, rescan: bool = False) -> Summary:
         """
-        The same for scripts, to be called where no event loop runs.
+        The same for scripts, to be called where no event loop runs, in any thread.
 
-        SIGINT and SIGTERM end it as they end the command: `Stopped` is raised when all is cleaned up.
+        Control-C in the main thread is a cancellation, and a `KeyboardInterrupt` when all is cleaned up.
         """
-        return run(self.save(rescan=rescan))
+        return uvloop.run(self.save(rescan=rescan))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sysbackup.catalog import schema
+from sysbackup.catalog import run_notes, schema
 from sysbackup.catalog.rows import Damaged
 from sysbackup.errors import CatalogUnusable, SpoolError
 
@@ -20,6 +20,7 @@ class Connection:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._noting = False
         with self._trouble():
             self._db = schema.read_only(path) if read_only else schema.opened(path)
 
@@ -27,6 +28,14 @@ class Connection:
         """Close the file."""
         with self._lock:
             self._db.close()
+            if self._noting:
+                run_notes.end(self.path)
+
+    def begin_notes(self) -> None:
+        """A run begins, whose notes lie in the schema `run`."""
+        with self.held() as db:
+            self._noting = True
+            run_notes.begin(db, self.path)
 
     @contextmanager
     def held(self) -> Iterator[sqlite3.Connection]:

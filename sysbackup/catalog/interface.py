@@ -247,7 +247,7 @@ class Presence(Protocol):
         ...
 
     def one_of_each_host(self, now: datetime, most: int) -> list[str]:
-        """The keys of some objects whose locks are in force, one of each host at the most, chosen by chance."""
+        """The keys of some objects that must still be there, one of each host at the most, chosen by chance."""
         ...
 
 

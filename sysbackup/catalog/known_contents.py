@@ -18,7 +18,7 @@ class KnownContents:
         self._reliance = reliance
         self._claim = (
             f"SELECT sha, {reliance.short} FROM contents JOIN objects ON id = object WHERE sha IN ({{}})"
-            " AND object NOT IN (SELECT object FROM leaving)"
+            " AND object NOT IN (SELECT object FROM run.leaving)"
         )
         self._claimed: set[bytes] = set()
         self.unfulfilled = False
@@ -33,7 +33,7 @@ class KnownContents:
                 wanted.discard(sha)
                 if short:
                     used.append((sha,))
-            db.executemany("INSERT OR IGNORE INTO used VALUES (?)", used)
+            db.executemany("INSERT OR IGNORE INTO run.used VALUES (?)", used)
             self._claimed |= wanted
             return wanted
 
@@ -52,7 +52,7 @@ class KnownContents:
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
         """See `interface.Contents`."""
-        kept = "" if leaving else " AND object NOT IN (SELECT object FROM leaving)"
+        kept = "" if leaving else " AND object NOT IN (SELECT object FROM run.leaving)"
         found = {}
         holders: dict[int, tuple[ObjectRow, int]] = {}
         with self._connection.held() as db:

@@ -30,7 +30,7 @@ class KnownFiles:
         self._unchanged = (
             f"SELECT device, inode, files.size, mtime, ctime, files.sha, files.sum, seen, objects.id, {reliance.short}"
             " FROM files"
-            " LEFT JOIN contents ON contents.sha = files.sha AND object NOT IN (SELECT object FROM leaving)"
+            " LEFT JOIN contents ON contents.sha = files.sha AND object NOT IN (SELECT object FROM run.leaving)"
             " LEFT JOIN objects ON id = object"
             " WHERE device = {} AND inode IN ({{}})"
         )
@@ -66,7 +66,7 @@ class KnownFiles:
                         used.append((sha,))
                     if not isinstance(seen, int) or seen < self._today - _FRESH:
                         self._seen.append((self._today, _signed(device), inode))
-            db.executemany("INSERT OR IGNORE INTO used VALUES (?)", used)
+            db.executemany("INSERT OR IGNORE INTO run.used VALUES (?)", used)
             if len(self._seen) > _NOTED:
                 self._write_seen(db)
         return found

@@ -86,7 +86,7 @@ def _add(
     row = ObjectRow(cursor.lastrowid, *values)
     db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, row.number))
     # the number may have been that of an object which this run has left, and which then was gone
-    db.execute("DELETE FROM leaving WHERE object = ?", (row.number,))
+    db.execute("DELETE FROM run.leaving WHERE object = ?", (row.number,))
     return row
 
 

@@ -37,13 +37,13 @@ class BucketPresence:
     def begin(self) -> None:
         """See `interface.Presence`."""
         with self._connection.held() as db:
-            db.execute("DROP TABLE IF EXISTS temp.met")
-            db.execute("CREATE TEMP TABLE met (object INTEGER PRIMARY KEY)")
+            db.execute("DROP TABLE IF EXISTS run.met")
+            db.execute("CREATE TABLE run.met (object INTEGER PRIMARY KEY)")
 
     def meet(self, found: Iterable[Named]) -> None:
         """See `interface.Presence`."""
         with self._connection.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO met SELECT id FROM objects WHERE key = ? AND version = ?", found)
+            db.executemany("INSERT OR IGNORE INTO run.met SELECT id FROM objects WHERE key = ? AND version = ?", found)
 
     def unmet(self, after: str, before: str) -> Iterator[list[KnownObject]]:
         """See `interface.Presence`."""
@@ -52,7 +52,8 @@ class BucketPresence:
             with self._connection.held() as db:
                 rows = db.execute(
                     f"SELECT {OBJECT} FROM objects"
-                    " WHERE key > ? AND key < ? AND id > ? AND id NOT IN (SELECT object FROM met) ORDER BY id LIMIT ?",
+                    " WHERE key > ? AND key < ? AND id > ? AND id NOT IN (SELECT object FROM run.met)"
+                    " ORDER BY id LIMIT ?",
                     (after, before, last, _AT_ONCE),
                 ).fetchall()
             if not rows:
@@ -69,7 +70,7 @@ class BucketPresence:
             hosts = [r[0] for r in db.execute("SELECT DISTINCT host FROM objects ORDER BY random() LIMIT ?", (most,))]
             found = (
                 db.execute(
-                    "SELECT key FROM objects WHERE host = ? AND until > ? AND mode != 'none' ORDER BY random() LIMIT 1",
+                    "SELECT key FROM objects WHERE host = ? AND until > ? ORDER BY random() LIMIT 1",
                     (host, int(now.timestamp())),
                 ).fetchone()
                 for host in hosts

@@ -23,14 +23,14 @@ class DueRenewals:
     def collect(self) -> int:
         """See `interface.Renewals`."""
         with self._connection.held() as db:
-            db.execute("DROP TABLE IF EXISTS temp.due")
+            db.execute("DROP TABLE IF EXISTS run.due")
             db.execute(
-                "CREATE TEMP TABLE due AS SELECT object, sum(coalesce(length, objects.size)) AS bytes FROM used"
+                "CREATE TABLE run.due AS SELECT object, sum(coalesce(length, objects.size)) AS bytes FROM run.used"
                 # CROSS JOIN: what is used is looked up, the catalog is not searched for it: sqlite.org/optoverview.html
                 " CROSS JOIN contents ON contents.sha = used.sha CROSS JOIN objects ON id = object"
                 f" WHERE {self._reliance.short} GROUP BY object"
             )
-            number: int = db.execute("SELECT count(*) FROM due").fetchone()[0]
+            number: int = db.execute("SELECT count(*) FROM run.due").fetchone()[0]
             return number
 
     def due(self) -> Iterator[list[Due]]:
@@ -39,8 +39,8 @@ class DueRenewals:
         while True:
             with self._connection.held() as db:
                 rows = db.execute(
-                    f"SELECT {OBJECT}, id IN (SELECT object FROM leaving), bytes,"
-                    " coalesce((SELECT max(start + length) FROM contents WHERE object = id), objects.size) FROM due"
+                    f"SELECT {OBJECT}, id IN (SELECT object FROM run.leaving), bytes,"
+                    " coalesce((SELECT max(start + length) FROM contents WHERE object = id), objects.size) FROM run.due"
                     " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
                     (last, _PAGE),
                 ).fetchall()
@@ -66,7 +66,7 @@ class DueRenewals:
     def leave(self, number: int) -> None:
         """See `interface.Renewals`."""
         with self._connection.held() as db:
-            db.execute("INSERT OR IGNORE INTO leaving VALUES (?)", (number,))
+            db.execute("INSERT OR IGNORE INTO run.leaving VALUES (?)", (number,))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """See `interface.Renewals`."""

@@ -23,6 +23,8 @@ VERSION = 2
 
 _SUM = "    sum INTEGER NOT NULL,        -- of the row, see `rows`: over all but `news` and `seen`\n"
 
+# Not a letter of it may change, comments included: a file is known by it. `used` and `leaving` are of no use any more,
+# since a run's notes lie elsewhere (`run_notes`).
 _TABLES = f"""
 CREATE TABLE census (
     key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
@@ -166,7 +168,7 @@ def _make_file(path: Path) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30, uri=True)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         # A power cut may cost the last transactions; what they held is stored once more, no more than that.

@@ -27,18 +27,6 @@ from sysbackup.model import Lock
 
 _KEPT = 60  # days that an object is known whose lock has ended
 
-# One run's state: gone with the connection. (Version 2 of the file has tables of these names, of no use any more.)
-_OF_THE_RUN = """
-DROP TABLE IF EXISTS temp.used;
-DROP TABLE IF EXISTS temp.leaving;
-CREATE TEMP TABLE used (         -- contents that the run reuses and that need a look before its end
-    sha BLOB PRIMARY KEY
-) WITHOUT ROWID;
-CREATE TEMP TABLE leaving (      -- packs hardly used any more, whose living contents the run stores anew
-    object INTEGER PRIMARY KEY
-);
-"""
-
 
 class SqliteCatalog:
     """See `interface.Catalog`: the one at `path`, made where there is none; with `read_only` nothing is written."""
@@ -67,8 +55,8 @@ class SqliteCatalog:
                 db.execute("INSERT INTO bucket VALUES (?)", (bucket,))
             elif known[0] != bucket:
                 raise CatalogUnusable(f"it is about the bucket {known[0]}, not about {bucket}")
-            db.executescript(_OF_THE_RUN)
             db.execute("UPDATE objects SET news = 1 WHERE news = 2")
+        self._connection.begin_notes()
         return SqliteSession(self._connection, host, Reliance(promise, doubting), now)
 
     def info(self) -> Info:
@@ -110,8 +98,8 @@ class SqliteSession:
         with self._connection.transaction() as db:
             self.files.tidy(db, now)
             objects.forget_where(db, "until < ?", ((int(now.timestamp()) // DAY - _KEPT) * DAY,))
-            db.execute("DELETE FROM used")
-            db.execute("DELETE FROM leaving")
+            db.execute("DELETE FROM run.used")
+            db.execute("DELETE FROM run.leaving")
 
     def next_lock_end(self, now: datetime) -> datetime | None:
         """See `interface.Session`."""

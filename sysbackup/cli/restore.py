@@ -1,9 +1,7 @@
 """`sysbackup restore`: files back again."""
 
 import os
-import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 from time import monotonic
 
 import click
@@ -13,14 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from sysbackup.api.restorer import Restorer
+from sysbackup.api.restorer import Restorer, spool_of
 from sysbackup.cli import process_setup, streams
 from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import Choice, json_option, selected, version_option, whose_option
 from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.concurrency.event_loop import run
-from sysbackup.config.sections import Config
 from sysbackup.config.units import amount, elapsed
 from sysbackup.model import Problem, shown
 from sysbackup.recovery import stored_runs
@@ -81,7 +78,7 @@ def restore_command(
     streams.done_anyway()
     config = invocation.config()
     wanted = selected(paths)
-    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=_spool(config))
+    options = Options(overwrite=overwrite, numeric_owner=numeric_owner, spool=spool_of(config))
     watcher = _Watcher(Terminal(stderr=True))
     begun = monotonic()
     with watcher.shown():
@@ -112,13 +109,6 @@ async def _restore(
     async with Restorer.of(invocation.config()).backups() as backups:
         found = await choice.find(backups, invocation)
         return found, await backups.restore(found, target, paths, options, watcher)
-
-
-def _spool(config: Config) -> Path:
-    """Where sorted lists wait: the cache, or the temporary directory of whoever cannot write there."""
-    if os.access(config.cache, os.W_OK | os.X_OK):
-        return config.cache
-    return Path(tempfile.gettempdir())
 
 
 class _Watcher:

@@ -68,6 +68,7 @@ class _Voice:
         os.dup2(2, 1)
         self._over = False
         self.tally: Tally | None = None
+        self._beginnings = 0
         self.progress: Callable[[], Progress] | None = None
         self.orphaned = False
 
@@ -75,7 +76,17 @@ class _Voice:
         """Follow these counts."""
         self.tally = tally
         self.progress = messages.following(tally, self._last)
-        self.say(messages.began(tally))
+        self.say_how_far()
+
+    def say_how_far(self) -> None:
+        """Say what the run is called now, where that is news, and how far it is."""
+        if self.tally is None or self.progress is None:
+            return
+        if self._beginnings != self.tally.beginnings:
+            self._beginnings = self.tally.beginnings
+            self.say(messages.began(self.tally))
+        else:
+            self.say(self.progress())
 
     def say(self, message: Message) -> None:
         """Say it, as long as anybody listens."""
@@ -146,8 +157,7 @@ def _leave_now() -> None:
 async def _tell(voice: _Voice) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(_EVERY)
-        if voice.progress is not None:
-            voice.say(voice.progress())
+        voice.say_how_far()
         if turn % _REAP_EVERY == 0:
             await asyncio.to_thread(adopting.reap_adopted)
 

@@ -24,7 +24,7 @@ class Threads:
 
     def __init__(self, number: int, stop: Flag) -> None:
         self._stop = stop
-        self._pool = ThreadPoolExecutor(number, thread_name_prefix="restore")
+        self._pool = ThreadPoolExecutor(number, thread_name_prefix="sysbackup")
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from sysbackup.contents.publishing import publish
 from sysbackup.contents.renewing import Doubt, Renewing
 from sysbackup.contents.shipping import Freight, Sender, upload_freight
 from sysbackup.contents.terms import Terms
-from sysbackup.formats import encodings, gzipping
+from sysbackup.formats import encodings, pack
 from sysbackup.formats.index import Seal
 from sysbackup.model import Clock, FileState, Location
 from sysbackup.store.port import ObjectStore
@@ -117,7 +117,7 @@ class ContentStore:
             if sha not in claimed:
                 continue
             if len(content) < self._bounds.packed_below:
-                small.append(Small(sha, gzipping.member(content), len(content)))
+                small.append(Small(sha, pack.encode(content), len(content)))
             else:
                 encoding, body = encodings.encode(content)
                 alone.append(Alone(sha, body, encoding, len(content)))

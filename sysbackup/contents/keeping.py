@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sysbackup.catalog.interface import Contents
 from sysbackup.concurrency.budget import Budget, Hold
+from sysbackup.concurrency.waits import outlast
 from sysbackup.contents.account import Account
 from sysbackup.contents.packing import Packer, Small
 from sysbackup.contents.shipping import Refused, Sender, Shipment, Source
@@ -85,12 +86,20 @@ class Keeper:
             await other.wait()
         done = self._streams[sha] = asyncio.Event()
         try:
-            if not await asyncio.to_thread(self._known.claim, [sha]):
-                return True
-            return await self._stream(sha, size, begin)
+            return not await self._claimed(sha) or await self._stream(sha, size, begin)
         finally:
             del self._streams[sha]
             done.set()
+
+    async def _claimed(self, sha: bytes) -> bool:
+        """Whether it is ours to store; whoever is cancelled meanwhile has no claim."""
+        claim = asyncio.create_task(asyncio.to_thread(self._known.claim, [sha]))
+        try:
+            return bool(await outlast(claim))
+        except asyncio.CancelledError:
+            if claim.done() and not claim.cancelled() and claim.exception() is None and claim.result():
+                self._known.release(sha)
+            raise
 
     async def _stream(self, sha: bytes, size: int, begin: Streaming) -> bool:
         try:

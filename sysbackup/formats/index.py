@@ -26,7 +26,7 @@ from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 FORMAT = 1
 
-# A pack has at most 20,000 contents (`pipeline.packing`) of some 110 bytes each in this form.
+# A pack has at most 20,000 contents (`pack.CONTENTS_AT_MOST`) of some 110 bytes each in this form.
 _LINE_LIMIT = 4 << 20
 # Hashes hardly compress: what unpacks to more than so many times its bytes, behind the first ones, holds none.
 _RATIO = 16

@@ -42,6 +42,11 @@ class Pack:
     contents: tuple[Member, ...]
 
 
+def encode(content: bytes | bytearray) -> bytes:
+    """A content as it stands in a pack: one gzip member, of stored blocks where gzip would not pay."""
+    return gzipping.member(content)
+
+
 class PackWriter:
     """Puts members in a row. Not for use by two threads at once."""
 

@@ -8,8 +8,8 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -100,9 +100,10 @@ async def back_up(
             try:
                 return await run(terms)
             except CatalogUnusable as exc:
-                # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
-                await store.check()
-                forget_all(config, str(exc))
+                reason = str(exc)
+        # Not for a mistyped bucket's sake: that is another bucket too, and none at all.
+        await store.check()
+        forget_all(config, reason)
         # Another name: no key is written twice, and who has read this run's index as far as it went reads on.
         terms = terms_of(config.content, clock.now())
         with logs.about(run=terms.run), Sorter(config.cache, memory=_PROBLEMS_MEMORY) as problems:
@@ -132,8 +133,9 @@ async def _run(
             tally.stage = Stage.RENEWING
             await contents.promise(partial(_store_lost, run))
             tally.stage = Stage.WRITING
-            recorder = Recorder(run, snapshots, _from_thread(tally.problem))
-            stored = await outlasting(_write(run, store, recorder), tally)
+            with _from_thread(tally.problem) as note:
+                recorder = Recorder(run, snapshots, note)
+                stored = await outlasting(_write(run, store, recorder), tally)
             tally.next_lock_end = await tidied(run)
             summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
             tally.stage = Stage.DONE
@@ -149,14 +151,23 @@ async def _write(run: RunContext, store: ObjectStore, recorder: Recorder) -> Sto
         return await write_manifest(run, store, keeper.sender, recorder)
 
 
-def _from_thread(note: Callable[[Problem], None]) -> Callable[[Problem], None]:
-    """The same to be called by a thread: it waits until the event loop, whose alone the tally is, has noted it."""
-    loop = asyncio.get_running_loop()
+@contextmanager
+def _from_thread(note: Callable[[Problem], None]) -> Iterator[Callable[[Problem], None]]:
+    """
+    The same to be called by a thread: it waits until the event loop, whose alone the tally is, has noted it.
+
+    A thread that outlives the context, since the run was stopped, has nothing noted any more.
+    """
+    loop, over = asyncio.get_running_loop(), False
 
     async def noted(problem: Problem) -> None:
-        note(problem)
+        if not over:
+            note(problem)
 
-    return lambda problem: asyncio.run_coroutine_threadsafe(noted(problem), loop).result()
+    try:
+        yield lambda problem: asyncio.run_coroutine_threadsafe(noted(problem), loop).result()
+    finally:
+        over = True
 
 
 def _log_start(terms: Terms, bucket: str) -> None:

@@ -47,12 +47,14 @@ class Tally:
     already. `unseen` says what could not be seen of the manifest once it was stored.
     `gathered`: what was examined in all, once that is done and every snapshot is taken;
     `sending` objects have yet to be stored then. `rescan`: every file is read.
+    `beginnings`: how often it was begun (`begin_again`).
     """
 
     clock: Clock
     problems_spool: Sorter
     identity: RunIdentity
     rescan: bool = False
+    beginnings: int = 1
     stage: Stage = Stage.STARTING
     current: str = ""
     files: int = 0
@@ -94,7 +96,7 @@ class Tally:
 
     def begin_again(self, identity: RunIdentity, problems_spool: Sorter) -> None:
         """Count from the beginning, under another name: whoever watches goes on watching this."""
-        fresh = Tally(self.clock, problems_spool, identity, self.rescan)
+        fresh = Tally(self.clock, problems_spool, identity, self.rescan, beginnings=self.beginnings + 1)
         for each in fields(self):
             setattr(self, each.name, getattr(fresh, each.name))
 

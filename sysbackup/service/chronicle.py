@@ -58,9 +58,10 @@ class Chronicle:
         self._group = group
         self._telling: set[asyncio.Task[None]] = set()
 
-    def began(self, began: Began, current: Current) -> None:
-        """A run has a name."""
-        self._tell(self._listener.began(began))
+    def began(self, began: Began, current: Current, *, again: bool) -> None:
+        """A run has a name, or, where it begins `again`, another one."""
+        if not again:
+            self._tell(self._listener.began(began))
         self._tell(self._ledger.begun(current))
 
     async def ended(self, ended: RunResult) -> None:

@@ -90,8 +90,16 @@ def progress(tally: Tally, outlook: Outlook) -> Progress:
 
 def following(tally: Tally, last: Yardstick | None) -> Callable[[], Progress]:
     """What says, at any time, how far the run is whose counts these are, judged by what the last one held."""
-    forecast = Forecast(last, rescan=tally.rescan)
-    return lambda: progress(tally, forecast.look(tally.counts(), monotonic(), gathered=tally.gathered is not None))
+    forecast, beginnings = Forecast(last, rescan=tally.rescan), tally.beginnings
+
+    def follow() -> Progress:
+        nonlocal forecast, beginnings
+        if beginnings != tally.beginnings:
+            # it counts from the beginning, and what is left is all of it
+            forecast, beginnings = Forecast(last, rescan=tally.rescan), tally.beginnings
+        return progress(tally, forecast.look(tally.counts(), monotonic(), gathered=tally.gathered is not None))
+
+    return follow
 
 
 def write_config(config: Config) -> bytes:

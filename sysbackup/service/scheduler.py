@@ -254,7 +254,8 @@ class Scheduler:
             self._current = Current(
                 started=message.started, run=message.run, promise=message.promise, progress=before.progress
             )
-            self._chronicle.began(message, self._current)
+            # A run that has to begin again has another name then; it is the same run to those who heard of it.
+            self._chronicle.began(message, self._current, again=before.run is not None)
         else:
             self._current = Current(started=before.started, run=before.run, promise=before.promise, progress=message)
         self._publish()

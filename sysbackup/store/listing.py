@@ -31,7 +31,7 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
     params: ListObjectsV2RequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
     if after:
         params["StartAfter"] = after
-    last = after
+    last, tokens = after, set[str]()
 
     async def send() -> tuple[list[Version], str | None]:
         page = await wire.client.list_objects_v2(**params)
@@ -42,8 +42,7 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
         token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
         if page.get("IsTruncated"):
             answers.need("NextContinuationToken", token)
-        # an earlier one brings earlier keys again, which are out of turn then
-        if token is not None and token == params.get("ContinuationToken"):
+        if token in tokens:
             raise NoAnswer("a listing that does not move on")
         return found, token
 
@@ -53,7 +52,8 @@ async def objects(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[Ve
             yield version
         if token is None:
             return
-        last = page[-1].key if page else last
+        last = _behind(last, page, tokens)
+        tokens.add(token)
         params["ContinuationToken"] = token
 
 
@@ -62,7 +62,7 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
     params: ListObjectVersionsRequestTypeDef = {"Bucket": wire.bucket, "Prefix": prefix}
     if after:
         params["KeyMarker"] = after
-    last = after
+    last, markers = after, set[tuple[str, str]]()
 
     async def send() -> tuple[list[Version], tuple[str, str] | None]:
         page = await wire.client.list_object_versions(**params)
@@ -75,7 +75,7 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
             return found, None
         answers.need("NextKeyMarker", page.get("NextKeyMarker"))
         marker = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
-        if marker == (params.get("KeyMarker"), params.get("VersionIdMarker", "")):
+        if marker in markers:
             raise NoAnswer("a listing that does not move on")
         return found, marker
 
@@ -91,8 +91,22 @@ async def versions(wire: Wire, prefix: str, after: str = "") -> AsyncGenerator[V
             yield version
         if marker is None:
             return
-        last = page[-1].key if page else last
+        last = _behind(last, page, markers)
+        markers.add(marker)
         _move_on(params, *marker)
+
+
+def _behind(last: str, page: Sequence[Version], seen: set[Any]) -> str:
+    """
+    The last key of a page, `last` where it has none.
+
+    Behind another key nothing that was `seen` before can come again: it would bring
+    earlier keys, out of their turn. So what is remembered does not grow with the bucket.
+    """
+    if not page or page[-1].key == last:
+        return last
+    seen.clear()
+    return page[-1].key
 
 
 def _move_on(params: "ListObjectVersionsRequestTypeDef", key: str, version: str) -> None:

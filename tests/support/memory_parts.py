@@ -290,6 +290,6 @@ class MemoryPresence:
         hosts = sorted({o.host for o in known})
         keys = []
         for host in random.sample(hosts, min(most, len(hosts))):
-            locked = [o.stored.key for o in known if o.host == host and o.locked(now)]
-            keys += random.sample(locked, min(1, len(locked)))
+            there = [o.stored.key for o in known if o.host == host and o.lock.until > second(now)]
+            keys += random.sample(there, min(1, len(there)))
         return keys

@@ -258,7 +258,7 @@ def test_no_lock_is_promised_that_ends_too_early(path: Path) -> None:
         run = began(catalog, 25)
         assert len(run.files.unchanged(STATES)) == 40
         with catalog._connection.held() as db:  # the notes are the connection's own: nobody else can reach them
-            assert db.execute("DELETE FROM used").rowcount == 40
+            assert db.execute("DELETE FROM run.used").rowcount == 40
         assert run.renewals.collect() == 0
         assert len(run.contents.locate([sha(1)])) == 1
         with pytest.raises(CatalogUnusable):
