@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_CHUNK = 1 << 18
 _BREAKS = 5  # so often may a connection break without one more byte
 
 _BROKEN = (HTTPClientError, IncompleteReadError, aiohttp.ClientError, OSError)
@@ -43,7 +42,7 @@ async def read(
             params["IfMatch"] = answer["ETag"]
         try:
             async with answer["Body"] as body:
-                while at < end and (chunk := await body.read(_CHUNK)):
+                while at < end and (chunk := await body.read(wire.chunk)):
                     at, breaks = at + len(chunk), 0
                     yield chunk
         except _BROKEN as exc:

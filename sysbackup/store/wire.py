@@ -110,12 +110,17 @@ async def _answered(send: Callable[[], Awaitable[T]]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One bucket at the end of one client, which serves no other bucket, and how requests to it are made."""
+    """
+    One bucket at the end of one client, which serves no other bucket, and how requests to it are made.
+
+    `chunk`: bytes that are read from a connection at a time.
+    """
 
     client: "S3Client"
     bucket: str
     place: BucketAddress
     requester: Requester
+    chunk: int
 
     async def make(self, action: Action, send: Callable[[], Awaitable[T]], expected: Collection[str] = ()) -> T:
         """See `Requester.make`."""

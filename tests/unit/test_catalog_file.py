@@ -33,6 +33,26 @@ def test_the_file_is_for_its_owner_alone(catalog: SqliteCatalog, path: Path) -> 
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
 
+def test_what_a_run_notes_lies_beside_the_catalog(path: Path) -> None:
+    """There is room, and it may be written: of other directories nobody knows. It is gone with the run, or the next."""
+    notes = path.with_name("catalog.sqlite.run")
+    names = range(60_000)
+    with SqliteCatalog(path) as catalog:
+        confirmed(began(catalog), pack("p", until(1), 10**7), *names)
+        session = began(catalog)
+        session.contents.claim(map(sha, names))
+        assert session.renewals.collect() == 1
+        assert stat.S_IMODE(notes.stat().st_mode) == 0o600
+        assert notes.stat().st_size > 32 * len(names)
+        held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not [name for name in held if "etilqs" in name]
+    assert not notes.exists()
+    notes.write_bytes(b"what a killed run has left")
+    with SqliteCatalog(path) as catalog:
+        assert began(catalog).renewals.collect() == 0
+    assert not notes.exists()
+
+
 def overwritten(path: Path, start: int, size: int) -> None:
     with path.open("r+b") as file:
         file.seek(start)

@@ -554,6 +554,24 @@ def test_trigger(tmp_path: Path) -> None:
     assert play(tmp_path, scene).started == ["23 12:00"]
 
 
+def test_a_run_that_begins_again_is_one_run(tmp_path: Path) -> None:
+    """Under another name, which the status has from then on; hooks and metrics have heard of its beginning already."""
+
+    async def scene(world: World) -> None:
+        world.daemon.trigger("a test")
+        await settled()
+        assert world.runs.going is not None
+        again = Began("alpha", "20261123T120100Z-0001", world.clock.now(), world.clock.now() + PROMISE)
+        world.runs.going._heard(again)
+        await settled()
+        current = world.status().current
+        assert current is not None
+        assert (current.run, current.started) == (again.run, again.started)
+        await world.clock.go_on(minutes=10)
+
+    assert play(tmp_path, scene).heard.events == ["began 12:00", "complete 12:10", "closed"]
+
+
 @pytest.mark.parametrize("number", [1, 200])
 def test_triggers_during_a_run(tmp_path: Path, number: int) -> None:
     """However often a run is asked for while one goes on, there is one more after it, and it answers all of them."""

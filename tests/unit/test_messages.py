@@ -9,11 +9,11 @@ import pytest
 
 from sysbackup.config.sections import S3, Aws, Config, Content, Daemon, Metrics, Run
 from sysbackup.disk.sorting import Sorter
-from sysbackup.formats.run_result import RunResult
+from sysbackup.formats.run_result import Counts, RunResult
 from sysbackup.model import LockMode, RunIdentity, SystemClock
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages
-from sysbackup.service.forecast import Outlook
+from sysbackup.service.forecast import Outlook, Yardstick
 from sysbackup.service.messages import Began, Message, Over, Progress
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -87,3 +87,18 @@ def test_progress_fits_into_a_pipe_at_once(tmp_path: Path, path: str) -> None:
         tally.gathered, tally.sending = tally.counts(), 2**63
         line = messages.write(messages.progress(tally, Outlook(99, 8_640_000.123, beyond=True)))
     assert len(line) <= select.PIPE_BUF
+
+
+def test_a_run_that_begins_again_is_followed_from_its_beginning(tmp_path: Path) -> None:
+    """What was done before counts for nothing any more: the percentage, which never falls else, is nought again."""
+    identity = RunIdentity("alpha", "20261123T120000Z-0000", NOON, None)
+    last = Yardstick(Counts(100, 1000, 1000), 10.0)
+    with Sorter(tmp_path) as problems, Sorter(tmp_path) as fresh:
+        tally = Tally(SystemClock(), problems, identity)
+        follow = messages.following(tally, last)
+        tally.files, tally.bytes_read = 90, 900
+        assert (follow().percent or 0) > 50
+        tally.begin_again(RunIdentity("alpha", "20261123T120100Z-0001", NOON, None), fresh)
+        assert follow().percent == 0
+        tally.files, tally.bytes_read = 90, 900
+        assert (follow().percent or 0) > 50
