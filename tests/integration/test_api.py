@@ -162,3 +162,32 @@ def test_what_is_stored_is_locked_for_as_long_as_the_configuration_says(director
             assert lock.until >= summary.promise
 
     uvloop.run(look())
+
+
+def test_it_works_in_any_thread_and_prints_nothing(directory: Path, served: OnServer, tmp_path: Path) -> None:
+    """A script's standard output is its own; what is to be warned of goes to standard error."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""\
+            import threading, sysbackup
+
+            def work():
+                saver = sysbackup.Saver({served.name!r})
+                saver.load_config({str(directory)!r})
+                print(saver.save_now().outcome)
+                restorer = sysbackup.Restorer({served.name!r})
+                restorer.load_config({str(directory)!r})
+                print(len(restorer.runs_now()))
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            """)
+    )
+    unfit = directory / "pickers.d" / "unfit"
+    unfit.write_text("#!/bin/sh\n")
+    unfit.chmod(0o777)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.stdout == "incomplete\n1\n", ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "program.refused" in line]
+    assert "object.stored" not in ended.stderr
