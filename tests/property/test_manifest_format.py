@@ -27,7 +27,7 @@ from sysbackup.formats.manifest import (
     Snapshot,
 )
 from sysbackup.formats.manifest_stream import ManifestReader, ManifestWriter
-from sysbackup.model import Location
+from sysbackup.model import Location, Span
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
 
@@ -55,7 +55,7 @@ locations = st.builds(
     st.none(),
     st.none(),
     st.none() | st.just("gzip"),
-) | st.builds(Location, texts, st.none() | texts.filter(bool), counts, counts, st.just("gzip"))
+) | st.builds(Location, texts, st.none() | texts.filter(bool), st.builds(Span, counts, counts), st.just("gzip"))
 
 
 of_files: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
