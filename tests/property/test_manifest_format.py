@@ -48,14 +48,10 @@ common: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "xattrs": st.dictionaries(texts, texts),
     },
 )
-locations = st.builds(
-    Location,
-    texts,
-    st.none() | texts.filter(bool),
-    st.none(),
-    st.none(),
-    st.none() | st.just("gzip"),
-) | st.builds(Location, texts, st.none() | texts.filter(bool), st.builds(Span, counts, counts), st.just("gzip"))
+versions = st.none() | texts.filter(bool)
+locations = st.builds(Location, texts, versions, st.none(), st.none() | st.just("gzip")) | st.builds(
+    Location, texts, versions, st.builds(Span, counts, counts), st.just("gzip")
+)
 
 
 of_files: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
