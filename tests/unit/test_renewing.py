@@ -1,7 +1,8 @@
 """Renewing: what a run reuses is locked until its promise, or forgotten and stored again; nothing in between."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def sha(content: bytes) -> bytes:
 class Reuse:
     """A run that reuses what lies in a bucket: real packs, and a catalog that knows them."""
 
-    def __init__(self, base: Path, doubt: str = "off") -> None:
+    def __init__(self, base: Path, doubt: str) -> None:
         self.clock = ManualClock()
         self.bucket = MemoryBucket(self.clock)
         self.store: ObjectStore = MemoryStore(self.bucket)
@@ -78,8 +79,21 @@ class Reuse:
 
 
 @pytest.fixture
-def reuse(tmp_path: Path) -> Reuse:
-    return Reuse(tmp_path)
+def reuses(tmp_path: Path) -> Iterator[Callable[[str], Reuse]]:
+    """Runs that prove what others said as this says (`verify_shared`)."""
+    with ExitStack() as stack:
+
+        def make(doubt: str) -> Reuse:
+            reuse = Reuse(tmp_path, doubt)
+            stack.enter_context(reuse.catalog)
+            return reuse
+
+        yield make
+
+
+@pytest.fixture
+def reuse(reuses: Callable[[str], Reuse]) -> Reuse:
+    return reuses("off")
 
 
 def test_a_lock_that_ends_too_early_is_moved(reuse: Reuse) -> None:
@@ -134,10 +148,10 @@ def test_a_lock_that_the_store_will_not_change_is_not_relied_on(reuse: Reuse) ->
 @pytest.mark.parametrize("error", [StoreError, AccessDenied, StoreUnavailable])
 @pytest.mark.parametrize("by", ["alpha", "beta"])
 def test_only_what_we_know_ourselves_can_fail_a_run(
-    tmp_path: Path, error: Callable[[str], StoreError], by: str
+    reuses: Callable[[str], Reuse], error: Callable[[str], StoreError], by: str
 ) -> None:
     """With a key of its choice another host could make a request fail for ever; a store that is gone is gone."""
-    reuse = Reuse(tmp_path, "first-use")
+    reuse = reuses("first-use")
     reuse.stored(b"a", days=1, by=by)
     reuse.stored(b"b", days=1, by=by)
     reuse.reused(b"a", b"b")
@@ -151,9 +165,9 @@ def test_only_what_we_know_ourselves_can_fail_a_run(
         assert reuse.account.problems == []
 
 
-def test_a_false_word_is_a_problem_and_is_not_relied_on(tmp_path: Path) -> None:
+def test_a_false_word_is_a_problem_and_is_not_relied_on(reuses: Callable[[str], Reuse]) -> None:
     """What another host said is compared with the bytes first; where it is true it is ours from then on."""
-    reuse = Reuse(tmp_path, "first-use")
+    reuse = reuses("first-use")
     reuse.stored(b"true", days=30, by="beta")
     false = reuse.stored(b"false", days=30, by="beta")
     reuse.bucket.objects[false.key][0].body = bytes(false.size)
