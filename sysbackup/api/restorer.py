@@ -15,7 +15,7 @@ from sysbackup.formats.manifest import Entry, Snapshot
 from sysbackup.recovery import outlines, snapshots, stored_runs
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.outlines import Outline
-from sysbackup.recovery.restore_report import Options, Report, RestoreWatcher, Silent
+from sysbackup.recovery.restore_report import Options, Report, RestoreWatcher
 from sysbackup.recovery.restoring import restore
 from sysbackup.recovery.stored_runs import Found
 from sysbackup.store.port import ObjectStore
@@ -128,7 +128,7 @@ class Backups:
         Lists that are too long for memory wait in `options.spool` (`spool_of` says where it is best).
         """
         wanted = [os.fsencode(path) for path in paths]
-        return await restore(self.store, run, wanted, os.fsencode(target), options or Options(), watcher or Silent())
+        return await restore(self.store, run, wanted, os.fsencode(target), options, watcher)
 
     async def snapshot(self, run: StoredRun, name: str) -> Snapshot:
         """What a run's manifest says of the snapshot of that name. `RestoreError` where it has none."""

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Connection:
         with self._lock:
             self._db.close()
             if self._noting:
-                run_notes.end(self.path)
+                with suppress(OSError):  # the next run takes them away, or says what is wrong with the directory
+                    run_notes.end(self.path)
 
     def begin_notes(self) -> None:
         """A run begins, whose notes lie in the schema `run`."""

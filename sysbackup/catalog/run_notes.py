@@ -17,6 +17,7 @@ _ATTACHED = """
 PRAGMA run.locking_mode = EXCLUSIVE;
 PRAGMA run.journal_mode = MEMORY;
 PRAGMA run.synchronous = OFF;
+PRAGMA run.secure_delete = OFF;  -- else what a table held that is emptied would go into the journal, in memory
 CREATE TABLE run.used (          -- contents that the run reuses and that need a look before its end
     sha BLOB PRIMARY KEY
 ) WITHOUT ROWID;

@@ -17,12 +17,13 @@ import msgspec
 import structlog
 
 from sysbackup import logs
+from sysbackup.concurrency.task_groups import one_error
 from sysbackup.config.sections import Config, Prices
 from sysbackup.contents.cache import content_store, forget_all
 from sysbackup.contents.cache_directory import exclusive
 from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.disk.sorting import Sorter
-from sysbackup.errors import CatalogUnusable, ConfigError, foremost
+from sysbackup.errors import CatalogUnusable, ConfigError
 from sysbackup.files.owners import Owners
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
@@ -120,27 +121,25 @@ async def _run(
     terms: Terms,
 ) -> Summary:
     clock = tally.clock
-    try:
-        async with AsyncExitStack() as stack:
-            _log_start(terms, store.bucket)
-            contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))
-            spool = stack.enter_context(Sorter(config.cache))
-            run = RunContext(config, clock, terms, tally, contents, spool, Owners())
-            await contents.learn()
-            for problem in found.problems:
-                tally.problem(problem)
-            snapshots = await gather(run, found.pickers, found.snapshotters)
-            tally.stage = Stage.RENEWING
-            await contents.promise(partial(_store_lost, run))
-            tally.stage = Stage.WRITING
-            with _from_thread(tally.problem) as note:
-                recorder = Recorder(run, snapshots, note)
-                stored = await outlasting(_write(run, store, recorder), tally)
-            tally.next_lock_end = await tidied(run)
-            summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
-            tally.stage = Stage.DONE
-    except BaseExceptionGroup as group:
-        raise foremost(group) from group
+    async with AsyncExitStack() as stack:
+        stack.enter_context(one_error())
+        _log_start(terms, store.bucket)
+        contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))
+        spool = stack.enter_context(Sorter(config.cache))
+        run = RunContext(config, clock, terms, tally, contents, spool, Owners())
+        await contents.learn()
+        for problem in found.problems:
+            tally.problem(problem)
+        snapshots = await gather(run, found.pickers, found.snapshotters)
+        tally.stage = Stage.RENEWING
+        await contents.promise(partial(_store_lost, run))
+        tally.stage = Stage.WRITING
+        with _from_thread(tally.problem) as note:
+            recorder = Recorder(run, snapshots, note)
+            stored = await outlasting(_write(run, store, recorder), tally)
+        tally.next_lock_end = await tidied(run)
+        summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
+        tally.stage = Stage.DONE
     return summary
 
 

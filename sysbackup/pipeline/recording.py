@@ -24,6 +24,7 @@ from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
+from sysbackup.store.matching import of_key
 from sysbackup.store.port import ObjectStore, Version
 from sysbackup.version import VERSION
 
@@ -165,12 +166,13 @@ async def write_manifest(run: RunContext, store: ObjectStore, sender: Sender, re
 
 async def _looked(store: ObjectStore, key: str, tally: Tally) -> list[Version] | None:
     """
-    What stands under the manifest's key; None where that cannot be seen, which is told of.
+    What stands under exactly the manifest's key, the newest first; None where that cannot be seen, which is told of.
 
     The manifest ended before this look, so it cannot be among its problems.
     """
     try:
-        return await _versions(store, key)
+        async with aclosing(of_key(store, key)) as versions:
+            return [version async for version in versions if not version.marker]
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
@@ -179,18 +181,6 @@ async def _looked(store: ObjectStore, key: str, tally: Tally) -> list[Version] |
         reason = str(exc)
     tally.not_seen(f"whether something else stood under its key {key} before could not be seen: {reason}")
     return None
-
-
-async def _versions(store: ObjectStore, key: str) -> list[Version]:
-    """What stands under exactly this key, the newest first."""
-    found = []
-    async with aclosing(store.versions(key)) as versions:
-        async for version in versions:
-            if version.key != key:
-                break  # keys come in order, and what only begins with it sorts after it
-            if not version.marker:
-                found.append(version)
-    return found
 
 
 def _before(there: Sequence[Version], stored: StoredObject) -> Version | None:

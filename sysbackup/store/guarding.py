@@ -20,7 +20,7 @@ from sysbackup.errors import (
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store.adapter import Adapter, Joining, Taken, Told
 from sysbackup.store.delegating import Looking
-from sysbackup.store.matching import equals, newest, unlisted
+from sysbackup.store.matching import equals, newest, of_key, unlisted
 from sysbackup.store.port import NO_METADATA, Body, Upload
 
 _SETTINGS = 3  # so often is a lock set that something other than the store seems to have confirmed
@@ -64,10 +64,8 @@ class Guarded(Looking[Adapter]):
             return await self._guard.keep(key, version, lock)
         # nothing to renew; what is asked is whether the object is still there, which a listing
         # tells without the right to read
-        async with aclosing(self._store.versions(key)) as versions:
+        async with aclosing(of_key(self._store, key)) as versions:
             async for found in versions:
-                if found.key != key:
-                    break
                 if not found.marker and (found.version == version or (version is None and found.latest)):
                     return lock
         raise ObjectGone(f"{key!r} (version {version or 'current'}) does not exist in {self._store.place}.")

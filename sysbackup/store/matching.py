@@ -8,20 +8,24 @@ from sysbackup.errors import StoreError
 from sysbackup.store.port import Version
 
 
-class Listed(Protocol):
+class Versioned(Protocol):
     """One bucket's versions."""
-
-    @property
-    def place(self) -> str:
-        """The bucket and where it is, as messages name it."""
-        ...
 
     def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
         """See `port.Bucket.versions`."""
         ...
 
 
-async def of_key(store: Listed, key: str) -> AsyncGenerator[Version, None]:
+class Listed(Versioned, Protocol):
+    """The same, and where they are."""
+
+    @property
+    def place(self) -> str:
+        """The bucket and where it is, as messages name it."""
+        ...
+
+
+async def of_key(store: Versioned, key: str) -> AsyncGenerator[Version, None]:
     """The versions of exactly `key`, newest first."""
     async with aclosing(store.versions(key)) as versions:
         async for found in versions:

@@ -53,6 +53,17 @@ def test_what_a_run_notes_lies_beside_the_catalog(path: Path) -> None:
     assert not notes.exists()
 
 
+def test_notes_that_cannot_be_taken_away_cost_no_run(path: Path) -> None:
+    """What was done is done, and a run that has ended well has ended well; the next one says what is in its way."""
+    notes = path.with_name("catalog.sqlite.run")
+    with SqliteCatalog(path) as catalog:
+        began(catalog)
+        notes.unlink()
+        notes.mkdir()
+    with SqliteCatalog(path) as catalog, pytest.raises(SpoolError, match=r"catalog\.sqlite"):
+        began(catalog)
+
+
 def overwritten(path: Path, start: int, size: int) -> None:
     with path.open("r+b") as file:
         file.seek(start)
