@@ -176,8 +176,8 @@ class Fetcher:
         """The reason for the files of one object; raises where it is the reason for all that follows."""
         if isinstance(exc, StoreUnavailable):
             raise exc
-        if isinstance(exc, AccessDenied):
+        if isinstance(exc, AccessDenied) and not self._read:  # once one was read, they decide nothing
             self._denied.append(exc)
-            if len(self._denied) >= _DENIED and not self._read:
+            if len(self._denied) >= _DENIED:
                 raise exc
         return str(exc)

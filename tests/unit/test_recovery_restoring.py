@@ -1,11 +1,13 @@
 """A restore brings back what was backed up, and one damaged object costs its own files alone."""
 
 import asyncio
+import gc
 import os
 import random
 import stat
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -397,6 +399,41 @@ def test_object_that_cannot_be_had(backup: Backup, tmp_path: Path, error: type[S
     assert list(reasons(report)) == [b"/var/large"]
     assert "not this one" in reasons(report)[b"/var/large"]
     assert (tmp_path / "var/middle").exists()
+
+
+def test_denied_objects_do_not_add_up(tmp_path: Path) -> None:
+    """Where one object can be read, any number of others may be denied: each costs its file, and no memory."""
+    backup = Backup()
+    for n in range(150):
+        backup.file(b"/l/%03d" % n, b"%03d" % n + bytes(MIB))
+    manifest = backup.stored()
+    readable: list[str] = []
+    was_read = asyncio.Event()
+    denials: list[weakref.ref[AccessDenied]] = []
+    alive = 0
+
+    class Store(MemoryStore):
+        async def read(
+            self, key: str, version: str | None, start: int = 0, length: int | None = None
+        ) -> AsyncGenerator[bytes, None]:
+            if key != manifest and readable:
+                nonlocal alive
+                await was_read.wait()
+                gc.collect()  # an error and the frames that it went through hold each other
+                alive = max(alive, sum(denial() is not None for denial in denials))
+                denial = AccessDenied("not this one")
+                denials.append(weakref.ref(denial))
+                raise denial
+            readable.extend([key] if key != manifest else [])
+            async for chunk in super().read(key, version, start, length):
+                yield chunk
+            if key != manifest:
+                was_read.set()
+
+    report = restored(Store(backup.bucket), tmp_path)
+    assert report.counts.files == 1
+    assert report.counts.failed == len(denials) == 149
+    assert alive < 50  # those of the reads that go on at the same time
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable, AccessDenied])
