@@ -34,8 +34,11 @@ HUNG = f"""
 #!/bin/sh
 {DEAF}
 echo /etc/passwd
-(setsid sh -c "{DEAF}; sleep 600; sleep 600" & setsid sh -c "(setsid sleep 600 &) ; sleep 600" & wait) &
-echo . >>%s
+begun=%s
+(setsid sh -c "{DEAF}; echo >'$begun.1'; sleep 600; sleep 600" &
+ setsid sh -c "(setsid sleep 600 &) ; echo >'$begun.2'; sleep 600" & wait) &
+until [ -e "$begun.1" ] && [ -e "$begun.2" ]; do sleep 0.01; done
+echo . >>"$begun"
 sleep 600; sleep 600; sleep 600
 """
 
