@@ -73,8 +73,8 @@ def ratios(results: Results) -> Iterable[str]:
     for (step, tool), ours in results.items():
         for (other_step, rival), theirs in results.items():
             if other_step == step and _is_ours(tool) and not _is_ours(rival):
-                said = (f"{_quotients(map(of, ours), map(of, theirs))} of {what}" for what, of in _COMPARED.items())
-                yield f"{step}: {tool} takes, beside {rival}, {', '.join(said)}"
+                said = (f"{_quotients(map(of, ours), map(of, theirs))} of its {what}" for what, of in _COMPARED.items())
+                yield f"{step}: {tool} beside {rival} takes {', '.join(said)}"
 
 
 def _is_ours(tool: str) -> bool:
@@ -91,7 +91,7 @@ def _quotients(ours: Iterable[float], theirs: Iterable[float]) -> str:
 
 
 def scaling(results: Results) -> Iterable[str]:
-    """How many times as fast each step is with more workers as with the fewest that were measured."""
+    """The speed of each step with more workers, relative to that with the fewest that were measured."""
     by_step: dict[str, dict[int, float]] = {}
     for (step, tool), turns in results.items():
         _, marked, workers = tool.partition(", workers ")
@@ -99,9 +99,9 @@ def scaling(results: Results) -> Iterable[str]:
             by_step.setdefault(step, {})[int(workers)] = statistics.median(r.cost.wall for r in turns)
     for step, walls in by_step.items():
         fewest = min(walls)
-        said = (f"{n} workers {walls[fewest] / walls[n]:.2f}" for n in sorted(walls) if n > fewest)
+        said = (f"{walls[fewest] / walls[n]:.2f} with {n}" for n in sorted(walls) if n > fewest)
         if len(walls) > 1:
-            yield f"{step}: as fast as with {fewest}, times: {', '.join(said)}"
+            yield f"{step}: speed relative to workers {fewest}: {', '.join(said)}"
 
 
 def _requests(results: Results) -> Iterable[str]:

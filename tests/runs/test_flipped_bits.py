@@ -111,8 +111,8 @@ def test_flipped_bytes_never_cost_a_backup(machine: Machine, seed: int) -> None:
             set_aside += bool(told.said("catalog.set_aside"))
             files = machine.files(told)
             assert {name: file.sha for name, file in files.items()} == true
-            for name, file in files.items():
-                place = file.location
+            for name, said in files.items():
+                place = said.location
                 assert place is not None
                 kept = machine.bucket.find(place.key, place.version)
                 assert decoded(kept, place) == true[name]

@@ -166,15 +166,15 @@ def test_turns_are_compared_one_by_one() -> None:
         ("restore", "sysbackup"): taken(cost()),
     }
     assert list(ratios(results)) == [
-        "backup: sysbackup takes, beside restic, 0.50 (0.50 0.50 0.60) of wall time, "
-        "0.25 (0.25 0.25 0.25) of processor time, 0.25 (0.25 0.25 0.50) of memory"
+        "backup: sysbackup beside restic takes 0.50 (0.50 0.50 0.60) of its wall time, "
+        "0.25 (0.25 0.25 0.25) of its processor time, 0.25 (0.25 0.25 0.50) of its memory"
     ]
 
 
 def test_what_was_nought_is_not_divided_by() -> None:
     """A command that ended before anybody looked at its memory."""
     results: Results = {("backup", "restic"): taken(cost(1, 1, 0)), ("backup", "sysbackup"): taken(cost(2, 3, 5))}
-    assert next(iter(ratios(results))).endswith("2.00 of wall time, 3.00 of processor time, ? of memory")
+    assert next(iter(ratios(results))).endswith("2.00 of its wall time, 3.00 of its processor time, ? of its memory")
 
 
 def test_scaling_is_told_from_the_fewest_workers_on() -> None:
@@ -186,7 +186,7 @@ def test_scaling_is_told_from_the_fewest_workers_on() -> None:
         ("backup", "sysbackup, workers 4"): taken(cost(8)),
         ("second", "sysbackup, workers 2"): taken(cost(10)),
     }
-    assert list(scaling(results)) == ["backup: as fast as with 2, times: 4 workers 1.25, 10 workers 5.00"]
+    assert list(scaling(results)) == ["backup: speed relative to workers 2: 1.25 with 4, 5.00 with 10"]
 
 
 def test_the_table_has_a_line_for_each_step_of_each_tool() -> None:
