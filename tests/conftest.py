@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # for a module (a machine that boots, a server) is set up once.
 _APART = (
     *("test_answers.py", "test_attacked.py", "test_flipped_bits.py", "test_recovery_memory.py"),
-    *("test_signals_any_time.py", "test_spoiled_runs.py", "test_terminal_commands.py", "test_unprintable.py"),
+    *("test_signals_any_time.py", "test_spoiled_runs.py", "test_unprintable.py"),
 )
 
 

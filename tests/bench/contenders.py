@@ -46,12 +46,16 @@ class Contender(Protocol):
 
 
 class Sysbackup:
-    """This checkout, run as `python -m sysbackup`; locks off, as the server has none."""
+    """
+    This checkout, run as `python -m sysbackup`; locks off, as the server has none.
 
-    name = "sysbackup"
+    With `workers` it has so many, and says so in its name; else as many as it chooses.
+    """
 
-    def __init__(self, server: Server, source: Path, home: Path) -> None:
-        self.bucket = server.bucket(self.name)
+    def __init__(self, server: Server, source: Path, home: Path, workers: int | None = None) -> None:
+        self.name = "sysbackup" if workers is None else f"sysbackup, workers {workers}"
+        self.bucket = server.bucket("sysbackup")
+        self._workers = "" if workers is None else f"[run]\nworkers = {workers}\n"
         self._endpoint = server.endpoint
         self._source = source
         self._home = home
@@ -77,7 +81,7 @@ class Sysbackup:
             folder.mkdir(parents=True)
         (config / "conf").write_text(
             f"[s3]\nbucket = {self.bucket.name}\nendpoint_url = {self._endpoint}\nregion = us-east-1\n"
-            "addressing_style = path\n[content]\nlock_mode = none\nhost = bench\n"
+            f"addressing_style = path\n[content]\nlock_mode = none\nhost = bench\n{self._workers}"
         )
         picker = config / "pickers.d" / "all"
         picker.write_text(f"#!/bin/sh\nexec find {shlex.quote(str(self._source))} -print0\n")

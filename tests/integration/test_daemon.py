@@ -376,14 +376,14 @@ def test_backups_are_made_where_nothing_can_be_noted_down(host: Host, small_disk
     assert [json.loads(line)["exit_code"] for line in kept] == [0, 0]
 
 
-def test_twenty_runs_leave_nothing_behind_in_the_daemon(host: Host) -> None:
+def test_ten_runs_leave_nothing_behind_in_the_daemon(host: Host) -> None:
     """No descriptor, thread or process more than after the first ones; and what is idle touches no file."""
     with daemon(host) as service:
         pid = service.process.pid
         for _ in range(3):
             backed_up(service)
         before = len(os.listdir(f"/proc/{pid}/fd"))
-        for _ in range(17):
+        for _ in range(7):
             backed_up(service)
         until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before, "descriptors are left")
         # one that watches for a second signal, and those of the loop's executor, of which there are as many as needed

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import uvloop
 
+from sysbackup.cli.main import invoke
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.manifest import CharDevice, Directory, End, Entry, File, Link, Log, Snapshot
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
@@ -151,14 +152,6 @@ def host(moto: Server, tmp_path_factory: pytest.TempPathFactory) -> daemons.Host
     return host
 
 
-def _piped(arguments: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
-    done = subprocess.run(
-        arguments, capture_output=True, timeout=2 * SOON, check=False, env=environ, stdin=subprocess.DEVNULL
-    )
-    assert b"\x1b" not in done.stdout + done.stderr
-    return done.returncode, done.stdout.decode() + done.stderr.decode()
-
-
 def _on_terminal(arguments: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
     """What reaches the terminal, but for our own styling."""
     ours, theirs = pty.openpty()
@@ -178,8 +171,6 @@ def _on_terminal(arguments: Sequence[str], environ: dict[str, str]) -> tuple[int
             child.kill()
     return child.returncode, OURS.sub("", said.decode())
 
-
-WAYS = {"piped": _piped, "on a terminal": _on_terminal}
 
 # Words of a command line; a status; whether what was planted must show, as it is.
 COMMANDS: dict[str, tuple[list[str], set[int], bool]] = {
@@ -220,17 +211,39 @@ COMMANDS: dict[str, tuple[list[str], set[int], bool]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_nothing_is_obeyed(host: daemons.Host, way: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """Each command shows what was planted as text: no control character, and no line that is not ours."""
-    environ = host.environ(PYTHONPATH=str(daemons.ROOT), COLUMNS="100")
+def obeyed(call: Callable[[Sequence[str]], tuple[int, str]], target: Path) -> dict[str, tuple[int, str]]:
+    """The commands that end otherwise, or show anything but text that is ours, or nothing of what was planted."""
     wrong = {}
     for name, (words, statuses, shows) in COMMANDS.items():
-        arguments = [word.replace("{}", str(tmp_path / "target")) if word.startswith("{}") else word for word in words]
-        status, said = way(daemons.command(*arguments), environ)
+        status, said = call([word.replace("{}", str(target)) if word.startswith("{}") else word for word in words])
         legible = all(character.isprintable() or character == "\n" for character in said)
         forged = any(line.startswith("forged") for line in said.splitlines())
         missing = shows and SHOWN not in re.sub(r"\s*\n\s*", " ", said)
         if "Traceback" in said or status not in statuses or not legible or forged or missing:
             wrong[name] = (status, said)
-    assert wrong == {}
+    return wrong
+
+
+def test_nothing_is_obeyed_on_a_terminal(host: daemons.Host, tmp_path: Path) -> None:
+    """Each command shows what was planted as text: no control character, and no line that is not ours."""
+    environ = host.environ(PYTHONPATH=str(daemons.ROOT), COLUMNS="100")
+    assert obeyed(lambda words: _on_terminal(daemons.command(*words), environ), tmp_path / "target") == {}
+
+
+def test_nothing_is_obeyed_that_is_piped(
+    host: daemons.Host,
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same where it goes into a file, which may be shown on a terminal later; nothing is styled there."""
+    for name, value in host.environ(COLUMNS="100").items():
+        monkeypatch.setenv(name, value)
+
+    def piped(words: Sequence[str]) -> tuple[int, str]:
+        status = invoke(list(words))
+        out, err = capfdbinary.readouterr()
+        assert b"\x1b" not in out + err
+        return status, (out + err).decode()
+
+    assert obeyed(piped, tmp_path / "target") == {}

@@ -31,8 +31,8 @@ from tests.support.memory_store import MemoryStore
 from tests.support.mortal import remove
 from tests.support.promising import CONTENTS, HOSTS, SEEDS, Fate, Promised, Promises, compared, tell_stories
 
-# Of 50 steps each, in four tests: 20,000 steps; whoever has changed something that they guard may ask for more.
-EXAMPLES = int(os.environ.get("SYSBACKUP_ATTACKS", "100"))
+# Of 50 steps each, in four tests: 12,000 steps; whoever has changed something that they guard may ask for more.
+EXAMPLES = int(os.environ.get("SYSBACKUP_ATTACKS", "60"))
 
 
 class Attacked(Promises):
@@ -190,14 +190,14 @@ class AttackedInALargeBucket(Attacked):
 @pytest.mark.lengthy
 @pytest.mark.parametrize("beginning", range(2))
 def test_whoever_may_write_every_manifest_restores(beginning: int) -> None:
-    """Over 10,000 random steps."""
+    """Over 6,000 random steps."""
     tell_stories(Attacked, EXAMPLES, beginning)
 
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("beginning", range(2, 4))
 def test_in_a_bucket_too_large_for_the_census_too(beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 10,000 more."""
+    """Over 6,000 more."""
     monkeypatch.setattr(census, "PAGES", 0)
     monkeypatch.setattr(census, "_HOSTS", 0)
     tell_stories(AttackedInALargeBucket, EXAMPLES, beginning)

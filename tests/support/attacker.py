@@ -47,12 +47,8 @@ class Attacker:
 
     def _all(self, *prefixes: str) -> list[Kept]:
         """What lies in the bucket under one of these prefixes, in an order that is always the same."""
-        return [
-            kept
-            for key in sorted(self._bucket.objects)
-            for kept in self._bucket.objects[key]
-            if not kept.marker and key.startswith(prefixes or "")
-        ]
+        keys_there = sorted(key for key in self._bucket.objects if key.startswith(prefixes or ""))
+        return [kept for key in keys_there for kept in self._bucket.objects[key] if not kept.marker]
 
     def _one(self, *prefixes: str) -> Kept | None:
         """One of these."""
@@ -72,14 +68,13 @@ class Attacker:
     def _damaged(self, body: bytes) -> bytes:
         """Bytes that are somehow like these."""
         dice = self.dice
-        other = self._one()
         ways: list[Callable[[], bytes]] = [
             lambda: b"",
             lambda: b"rubbish",
             lambda: gzipping.member(b"rubbish"),
             lambda: body[: dice.randrange(len(body) + 1)],
             lambda: body + gzipping.member(b"rubbish"),
-            lambda: other.body if other else b"",
+            lambda: other.body if (other := self._one()) else b"",
             lambda: dice.randbytes(len(body)),
             lambda: gzip.compress(body, 1),
             lambda: dice.choice(self._public),
@@ -101,7 +96,7 @@ class Attacker:
     def _known_contents(self) -> list[bytes]:
         """The hashes of contents that somebody may want to know of."""
         found = [hashlib.sha256(content).digest() for content in self._public]
-        return found + [sha for kept in self._all("content/") if (sha := keys.content_sha(kept.key))]
+        return found + [sha for key in sorted(self._bucket.objects) if (sha := keys.content_sha(key))]
 
     def _false_line(self) -> bytes:
         """A line that an index may have, about contents that lie elsewhere or nowhere."""

@@ -103,10 +103,9 @@ class MemoryBucket:
 
     def listed(self, prefix: str) -> Iterator[tuple[Kept, bool]]:
         """Each version under `prefix` by key, newest first, and whether it is its key's latest."""
-        for key in sorted(self.objects):
-            if key.startswith(prefix):
-                for age, kept in enumerate(reversed(self.objects[key])):
-                    yield kept, age == 0
+        for key in sorted(key for key in self.objects if key.startswith(prefix)):
+            for age, kept in enumerate(reversed(self.objects[key])):
+                yield kept, age == 0
 
     def _is_locked(self, kept: Kept) -> bool:
         return kept.lock is not None and kept.lock.until > self.clock.now()

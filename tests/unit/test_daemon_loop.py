@@ -328,7 +328,7 @@ def test_random_delay(tmp_path: Path) -> None:
 
 def test_waits_to_be_triggered(tmp_path: Path) -> None:
     """Without a schedule nothing runs by itself."""
-    world = play(tmp_path, waits(days=30), when=settings.Daemon())
+    world = play(tmp_path, waits(days=8), when=settings.Daemon())
     assert world.started == []
 
 
