@@ -15,7 +15,8 @@ from typing import NoReturn
 from sysbackup.errors import FormatError, NoSuchRun, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Entry, RunHeader
-from sysbackup.formats.manifest_stream import LINE_LIMIT, ManifestReader
+from sysbackup.formats.manifest_members import LINE_LIMIT
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.model import WORKING_NAME, brief
 from sysbackup.recovery.judging import StoredRun, disputed, genuine, some
 from sysbackup.recovery.whole_lines import arrived
