@@ -17,6 +17,7 @@ from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.outlines import Outline
 from sysbackup.recovery.restore_report import Options, Report, RestoreWatcher
 from sysbackup.recovery.restoring import restore
+from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.stored_runs import Found
 from sysbackup.store.port import ObjectStore
 
@@ -109,9 +110,13 @@ class Backups:
         """
         return stored_runs.entries(self.store, run)
 
-    def batches(self, run: StoredRun) -> AsyncGenerator[list[Entry], None]:
-        """The same, some entries at a time."""
-        return stored_runs.batches(self.store, run)
+    def batches(self, run: StoredRun, only: Selection | None = None) -> AsyncGenerator[list[Entry], None]:
+        """
+        The same, some entries at a time.
+
+        With `only` those that are selected, and others: of a large backup a few small reads bring them.
+        """
+        return stored_runs.batches(self.store, run, only=None if only is None else only.stretches())
 
     async def restore(
         self,
