@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import Any
 from unittest import mock
 
 import uvloop
@@ -45,7 +46,7 @@ def small(tail: int, gap: int) -> Iterator[None]:
 
 def manifest_of(paths: Sequence[bytes], snapshots: int, logs: int) -> list[Entry]:
     said: list[Entry] = [header(), *(Directory(**manifest.named(path), mtime=7) for path in paths)]
-    times = {"started": MOMENT, "finished": MOMENT}
+    times: dict[str, Any] = {"started": MOMENT, "finished": MOMENT}
     said += (Snapshot(name=str(n), key="k", size=n, sha="0", **times) for n in range(snapshots))
     said += (Log(time=MOMENT, event="file.denied", path=f"/{n}", reason="no") for n in range(logs))
     return [*said, END]
