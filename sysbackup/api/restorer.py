@@ -11,8 +11,8 @@ import uvloop
 from sysbackup.api.configured import Configured
 from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import Config
-from sysbackup.formats.manifest import Entry, Snapshot
-from sysbackup.recovery import outlines, snapshots, stored_runs
+from sysbackup.formats.manifest import Entry, File, Snapshot
+from sysbackup.recovery import outlines, single_files, snapshots, stored_runs
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.outlines import Outline
 from sysbackup.recovery.restore_report import Options, Report, RestoreWatcher
@@ -134,6 +134,14 @@ class Backups:
         """
         wanted = [os.fsencode(path) for path in paths]
         return await restore(self.store, run, wanted, os.fsencode(target), options, watcher)
+
+    async def file(self, run: StoredRun, path: str | bytes | os.PathLike[str]) -> File:
+        """What a run's manifest says of the regular file of that absolute path. `RestoreError` where it has none."""
+        return await single_files.find_file(self.store, run, os.fsencode(path))
+
+    def file_content(self, file: File) -> AsyncGenerator[bytes, None]:
+        """Its bytes; of a large file the last of them come only when the hash of all is right."""
+        return single_files.content(self.store, file)
 
     async def snapshot(self, run: StoredRun, name: str) -> Snapshot:
         """What a run's manifest says of the snapshot of that name. `RestoreError` where it has none."""

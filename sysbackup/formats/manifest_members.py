@@ -27,8 +27,10 @@ TEXT = 1 << 20
 ENTRIES, SNAPSHOTS, LOG = "", "s", "log"
 """What a member is of, in the order in which a manifest has them; none is of two."""
 
+LINES = 1024
+"""Lines in one member at the most."""
+
 _FEWEST = 64
-_MOST = 1024
 # One path in so many begins a member, if that is not too short: with the least and the most some 310 lines on average.
 # A prime, for the checksums of names that are counted up differ in few bits.
 _ONE_IN = 257
@@ -62,7 +64,7 @@ def members(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[ManifestMember]:
     for path, line in lines:
         size += len(line) + 1
         # written out, for it is asked of every entry of a run
-        if (number >= _FEWEST and (crc32(path) % _ONE_IN == 0 or number >= _MOST)) or (size > TEXT and number):
+        if (number >= _FEWEST and (crc32(path) % _ONE_IN == 0 or number >= LINES)) or (size > TEXT and number):
             yield _packed(first, held)
             held.clear()
             size, number = len(line) + 1, 0
@@ -80,7 +82,7 @@ def further(lines: Iterable[bytes], of: str) -> Iterator[ManifestMember]:
     size = 0
     for line in lines:
         size += len(line) + 1
-        if held and (len(held) >= _MOST or size > TEXT):
+        if held and (len(held) >= LINES or size > TEXT):
             yield _packed(b"", held, of)
             held.clear()
             size = len(line) + 1

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from sysbackup.errors import FormatError
 from sysbackup.formats import encodings, gzipping, manifest
 from sysbackup.formats.lines import LaterFormat
-from sysbackup.formats.manifest_members import ENTRIES, LOG, MEMBER_LIMIT, SNAPSHOTS, TEXT, ManifestMember
+from sysbackup.formats.manifest_members import ENTRIES, LINES, LOG, MEMBER_LIMIT, SNAPSHOTS, TEXT, ManifestMember
 from sysbackup.model import Span, brief
 
 ROWS = 512
@@ -169,7 +169,7 @@ def check_rows(found: Sequence[Row], level: int, before: int) -> None:
         here = row.place
         if last is not None and not (last < here or (last == here and here[0])):
             raise FormatError("the manifest's table is not in order: it is damaged")
-        if row.offset < 0 or not _SHORTEST <= row.length <= PACKED_LIMIT or row.lines < 1:
+        if row.offset < 0 or not _SHORTEST <= row.length <= PACKED_LIMIT or not 1 <= row.lines <= LINES:
             raise FormatError("the manifest's table has a member that cannot be: it is damaged")
         last, end = here, row.span.end
     if end is not None and end > before:

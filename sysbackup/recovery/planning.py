@@ -119,6 +119,14 @@ class Plan:
             yield fetch
 
 
+def fetch_of(entry: File) -> Fetch:
+    """The read that brings the content of one file. `FormatError` where its entry makes no sense."""
+    key = _key(entry)
+    fetch = begun(_place(key), wanted := _wanted(key))
+    join(fetch, wanted, [])
+    return fetch
+
+
 def _key(entry: File) -> bytes:
     """Where the content lies, what it is, and which inode wants it: equal keys are hard links of one file."""
     at = entry.location

@@ -30,7 +30,7 @@ trees = st.sets(paths, max_size=60).map(sorted)
 def small(tail: int, gap: int) -> Iterator[None]:
     """Members and tables of few lines, and reads of few bytes: as in a backup of millions."""
     values = [
-        (manifest_members, "_FEWEST", 1), (manifest_members, "_MOST", 4), (manifest_members, "_ONE_IN", 3),
+        (manifest_members, "_FEWEST", 1), (manifest_members, "LINES", 4), (manifest_members, "_ONE_IN", 3),
         (manifest_table, "ROWS", 3), (excerpting, "_WHOLE", 0), (excerpting, "_TAIL", (tail, tail)),
         (excerpting, "_GAP", gap), (excerpting, "_ROWS", 5), (excerpting, "_HELD", 400),
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def test_what_is_selected_is_found(tree: list[bytes], asked: list[bytes], tail: 
 def test_snapshots_are_found(tree: list[bytes], snapshots: int, logs: int, tail: int) -> None:
     """They come behind the entries, however many these are."""
     said = manifest_of(tree, snapshots, logs)
-    with small(tail, 0), mock.patch.object(manifest_members, "_MOST", 2):
+    with small(tail, 0), mock.patch.object(manifest_members, "LINES", 2):
         found = read(written(said), [SNAPSHOT_LINES])
     assert [e for e in found if isinstance(e, Snapshot)] == [e for e in said if isinstance(e, Snapshot)]
 

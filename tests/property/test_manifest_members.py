@@ -32,7 +32,7 @@ trees = st.sets(names.map(lambda name: b"/" + name), max_size=40).map(sorted)
 def small() -> Iterator[None]:
     """Members and tables of few lines."""
     with ExitStack() as stack:
-        for name, value in (("_FEWEST", 1), ("_MOST", 4), ("_ONE_IN", 3), ("TEXT", 400)):
+        for name, value in (("_FEWEST", 1), ("LINES", 4), ("_ONE_IN", 3), ("TEXT", 400)):
             stack.enter_context(mock.patch.object(manifest_members, name, value))
         stack.enter_context(mock.patch.object(manifest_table, "ROWS", 2))
         yield
