@@ -45,12 +45,13 @@ class Row(Struct, tag_field="typ", tag="m", omit_defaults=True, kw_only=True):
     """
     One member: the path of its first line, how many lines it has, where it lies, its SHA-256.
 
-    `of` as in `manifest_members`. `key` is room for a member that lies in an earlier
+    `of` as in `manifest_members`. The path is not called so, lest whoever looks for a
+    path among all lines with simple tools should find this one. `key` is room for a member that lies in an earlier
     run's manifest, which this version refuses.
     """
 
-    path: str = ""
-    pathb: str | UnsetType = UNSET
+    first: str = ""
+    firstb: str | UnsetType = UNSET
     of: str = ENTRIES
     lines: int = field(name="n")
     offset: int = field(name="off")
@@ -62,9 +63,11 @@ class Row(Struct, tag_field="typ", tag="m", omit_defaults=True, kw_only=True):
     @property
     def place(self) -> Place:
         """Where its first line stands. `FormatError` where it makes no sense."""
-        path = manifest.exact(self.path, self.pathb)
+        path = manifest.exact(self.first, self.firstb)
         if self.of not in _RANKS or bool(path) != (self.of == ENTRIES):
-            raise FormatError(f"the manifest's table has a member of {brief(self.of, 40)!r}, from {brief(self.path)!r}")
+            raise FormatError(
+                f"the manifest's table has a member of {brief(self.of, 40)!r}, from {brief(self.first)!r}"
+            )
         return place(self.of, path)
 
     @property
@@ -108,8 +111,10 @@ class Table:
 
     def add(self, member: ManifestMember, offset: int) -> None:
         """Note the next member, which lies there."""
+        text, exact = manifest.lossy(member.first)
         row = Row(
-            **manifest.named(member.first),
+            first=text,
+            firstb=UNSET if exact is None else exact,
             of=member.of,
             lines=member.lines,
             offset=offset,

@@ -143,7 +143,7 @@ async def _in_reads(found: AsyncIterator[Followed], most: int | None = None) -> 
             yield some
             some, paths = [], 0
         some.append(followed)
-        paths += len(row.path)
+        paths += len(row.first)
     if some:
         yield some
 

@@ -196,7 +196,7 @@ def test_a_last_member_that_leads_elsewhere_is_refused(wrong: dict[str, object])
 
 def test_members_of_earlier_manifests_are_a_later_versions() -> None:
     """There is room for them in the table; who cannot follow says so."""
-    row = {"typ": "m", "path": "/a", "n": 1, "off": 0, "len": 20, "sha": "0" * 64, "dat": "manifests/a/b", "ver": "v"}
+    row = {"typ": "m", "first": "/a", "n": 1, "off": 0, "len": 20, "sha": "0" * 64, "dat": "manifests/a/b", "ver": "v"}
     with pytest.raises(LaterFormat, match="later version"):
         manifest_table.rows(json.dumps(row).encode() + b"\n", 0, 1000)
 
@@ -205,14 +205,14 @@ def test_members_of_earlier_manifests_are_a_later_versions() -> None:
     "wrong",
     [
         {"off": -1}, {"len": 17}, {"len": 1 << 40}, {"off": 990}, {"n": 0}, {"lvl": 1}, {"of": "x"}, {"of": "log"},
-        {"path": ""}, {"off": 1 << 80}, {"pathb": "!"}, {"typ": "t"},
+        {"first": ""}, {"off": 1 << 80}, {"firstb": "!"}, {"typ": "t"},
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be(wrong: dict[str, object]) -> None:
     """They are refused where they are read alone, too."""
-    row = {"typ": "m", "path": "/a", "n": 1, "off": 0, "len": 20, "sha": "0" * 64}
+    row = {"typ": "m", "first": "/a", "n": 1, "off": 0, "len": 20, "sha": "0" * 64}
     line = json.dumps(row).encode() + b"\n"
-    assert manifest_table.rows(line, 0, 1000)[0].path == "/a"
+    assert manifest_table.rows(line, 0, 1000)[0].first == "/a"
     with pytest.raises(FormatError):
         manifest_table.rows(json.dumps(row | wrong).encode() + b"\n", 0, 1000)
     for text in (line * 2, line[:-1], b"\n", line * 600):

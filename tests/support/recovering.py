@@ -45,6 +45,7 @@ class Backup:
     packed: PackWriter = field(default_factory=PackWriter)
     waiting: list[tuple[File, int, int]] = field(default_factory=list)
     places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    format: int = manifest.FORMAT
 
     @property
     def store(self) -> MemoryStore:
@@ -101,7 +102,7 @@ class Backup:
     def stored(self, run: str = RUN, host: str = HOST, *, cut: int | None = None) -> str:
         """Write the manifest (its first `cut` bytes); returns its key."""
         self.pack()
-        body = written([header(run, host), *self.entries, self.end()])
+        body = written([header(run, host, format=self.format), *self.entries, self.end()])
         key = keys.manifest_key(host, run)
         self.bucket.add(key, body if cut is None else body[:cut])
         return key
