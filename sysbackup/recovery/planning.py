@@ -1,8 +1,8 @@
 """
 From a manifest in path order to work in the order of objects.
 
-The whole manifest is read, and known to be whole, before anything is written
-or fetched. Its entries wait in sorted spools, so their number costs no memory.
+What is needed of the manifest is read, and known to be whole, before anything is
+written or fetched. Its entries wait in sorted spools, so their number costs no memory.
 """
 
 import hashlib

@@ -1,9 +1,10 @@
 """
 Putting files back: from a run's manifest to a tree beneath a target directory.
 
-First the manifest is read, all of it or what is asked for. Then directories are made, closed to
-everybody else; then files in the order of the objects that hold them, then
-links and devices, and last the directories get their owners, rights and times.
+First the manifest is read, all of it or what is asked for. Then directories are
+made, closed to everybody else; then files in the order of the objects that hold
+them, then links and devices, and last the directories get their owners, rights
+and times.
 """
 
 import os
