@@ -27,7 +27,7 @@ LEVEL = 1  # the fastest of zlib's; igzip's go from 0 to 3
 
 _GZIP = 31  # zlib's wbits: a gzip header and trailer around a 32 KiB window (zlib manual, deflateInit2)
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
-_MAGIC = _HEADER[:3]
+MAGIC = _HEADER[:3]
 _STORED = 65_535  # RFC 1951, 3.2.4: a stored block's length has 16 bits
 
 # What an unpacker is given at a time: it copies what it leaves of that, at the end of each piece and of each member.
@@ -105,7 +105,7 @@ def last_members(tail: bytes, most: int) -> Iterator[bytes]:
     Few things look like one and are none: its checksum must be right.
     """
     at = len(tail)
-    while (at := tail.rfind(_MAGIC, 0, at)) >= 0:
+    while (at := tail.rfind(MAGIC, 0, at)) >= 0:
         unpacker = _fast.decompressobj(_GZIP)
         try:
             content: bytes = unpacker.decompress(tail[at:], most)

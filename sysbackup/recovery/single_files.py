@@ -6,9 +6,10 @@ from contextlib import aclosing
 
 from msgspec import UNSET
 
-from sysbackup.contents.reading_back import ReadingBack, read_back
+from sysbackup.contents.reading_back import DIFFERS, ReadingBack, read_back
 from sysbackup.errors import FormatError, RestoreError
-from sysbackup.formats import encodings, manifest
+from sysbackup.formats import encodings, gzipping, manifest
+from sysbackup.formats.encodings import Encoding
 from sysbackup.formats.manifest import Directory, File, FileNode, Link, Node
 from sysbackup.formats.manifest_search import exactly
 from sysbackup.model import shown
@@ -17,6 +18,8 @@ from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.planning import fetch_of
 from sysbackup.recovery.stored_runs import batches
 from sysbackup.store.port import ObjectStore
+
+_BEGINNING = 18  # bytes of the shortest gzip member there is
 
 
 async def find_file(store: ObjectStore, run: StoredRun, path: bytes) -> File:
@@ -85,33 +88,56 @@ async def _read(store: ObjectStore, fetch: Fetch) -> bytes:
 
 
 async def _streamed(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, None]:
-    """In the encoding that is said, or, where its beginning already tells that this is false, in another."""
+    """The pieces of a large content, each handed out when the next is there."""
+    held, begun = b"", False
+    try:
+        async with aclosing(_decoded(store, fetch)) as pieces:
+            async for piece in pieces:
+                if held:
+                    begun = True
+                    yield held
+                held = piece
+    except FormatError as exc:
+        also = "; its end was held back, do not use what came before it" if begun else ""
+        raise FormatError(f"{exc}{also}") from exc
+    yield held
+
+
+async def _decoded(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, None]:
+    """All pieces; the digest of all is compared behind the last."""
     wanted = fetch.contents[0]
-    known = encodings.candidates(wanted.encoding) if wanted.span is None else [encodings.named(wanted.encoding)]
-    for encoding in known:
-        held, begun = b"", False
-        try:
-            async with aclosing(_decoded(store, fetch, ReadingBack(wanted.sha, wanted.size, encoding))) as pieces:
-                async for piece in pieces:
-                    if held:
-                        begun = True
-                        yield held
-                    held = piece
-        except FormatError as exc:
-            if begun:
-                raise FormatError(f"{exc}; its end was held back, do not use what came before it") from exc
-            if encoding is known[-1]:
-                raise
-        else:
-            yield held
-            return
-
-
-async def _decoded(store: ObjectStore, fetch: Fetch, reading: ReadingBack) -> AsyncGenerator[bytes, None]:
+    reading: ReadingBack | None = None
+    data = b""
     async with aclosing(store.read(fetch.key, fetch.version, fetch.start, fetch.length)) as chunks:
         async for chunk in chunks:
-            pieces = reading.feed(chunk)
+            data += chunk
+            if len(data) < _BEGINNING:
+                continue
+            if reading is None:
+                reading = ReadingBack(wanted.sha, wanted.size, await _encoding(store, fetch, data))
+            pieces, data = reading.feed(data), b""
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                if piece:
-                    yield piece
+                yield piece
+    if reading is None:
+        raise FormatError(DIFFERS)
+    for piece in reading.feed(data):
+        yield piece
     await asyncio.to_thread(reading.finish)
+
+
+async def _encoding(store: ObjectStore, fetch: Fetch, begin: bytes) -> Encoding:
+    """
+    What the bytes are in, judged before the first of them is handed out.
+
+    What is said of an object of its own may be false (s3-sysbackup 0.2.0). Its beginning
+    tells that it is no gzip; whether what looks like one is the content itself, its size does.
+    """
+    wanted = fetch.contents[0]
+    said = encodings.named(wanted.encoding)
+    if wanted.span is not None:
+        return said
+    if not begin.startswith(gzipping.MAGIC):
+        return encodings.PLAIN
+    if said is encodings.PLAIN and (await store.head(fetch.key, fetch.version)).size != wanted.size:
+        return encodings.GZIP
+    return said
