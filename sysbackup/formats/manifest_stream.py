@@ -47,6 +47,8 @@ class ManifestReader:
 
         The header is the first alone.
         """
+        held: list[Entry] = []
+        size = 0
         for piece in self._inflater.members(packed):
             if isinstance(piece, Packed):
                 self._member_ended(piece)
@@ -57,8 +59,15 @@ class ManifestReader:
                 if self._header.format > 1:
                     self._layout = Layout(self._header)
                 yield [self._header]
-            if lines and (entries := self._entries(lines)):
-                yield entries
+            if lines:
+                held += self._entries(lines)
+            # members are small: several of them are handed out together
+            size += len(piece)
+            if held and size >= _PIECE:
+                yield held
+                held, size = [], 0
+        if held:
+            yield held
 
     def finish(self) -> None:
         """`FormatError` where the stream was cut short."""
