@@ -11,12 +11,13 @@ import uvloop
 from sysbackup.api.configured import Configured
 from sysbackup.api.connecting import open_store
 from sysbackup.config.sections import Config
-from sysbackup.formats.manifest import Entry, Snapshot
-from sysbackup.recovery import outlines, snapshots, stored_runs
+from sysbackup.formats.manifest import Entry, File, Snapshot
+from sysbackup.recovery import outlines, single_files, snapshots, stored_runs
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.outlines import Outline
 from sysbackup.recovery.restore_report import Options, Report, RestoreWatcher
 from sysbackup.recovery.restoring import restore
+from sysbackup.recovery.selecting import Selection
 from sysbackup.recovery.stored_runs import Found
 from sysbackup.store.port import ObjectStore
 
@@ -109,9 +110,13 @@ class Backups:
         """
         return stored_runs.entries(self.store, run)
 
-    def batches(self, run: StoredRun) -> AsyncGenerator[list[Entry], None]:
-        """The same, some entries at a time."""
-        return stored_runs.batches(self.store, run)
+    def batches(self, run: StoredRun, only: Selection | None = None) -> AsyncGenerator[list[Entry], None]:
+        """
+        The same, some entries at a time.
+
+        With `only` those that are selected, and others: of a large backup a few small reads bring them.
+        """
+        return stored_runs.batches(self.store, run, only=None if only is None else only.stretches())
 
     async def restore(
         self,
@@ -129,6 +134,14 @@ class Backups:
         """
         wanted = [os.fsencode(path) for path in paths]
         return await restore(self.store, run, wanted, os.fsencode(target), options, watcher)
+
+    async def file(self, run: StoredRun, path: str | bytes | os.PathLike[str]) -> File:
+        """What a run's manifest says of the regular file of that absolute path. `RestoreError` where it has none."""
+        return await single_files.find_file(self.store, run, os.fsencode(path))
+
+    def file_content(self, file: File) -> AsyncGenerator[bytes, None]:
+        """Its bytes; of a large file the last of them come only when the hash of all is right."""
+        return single_files.content(self.store, file)
 
     async def snapshot(self, run: StoredRun, name: str) -> Snapshot:
         """What a run's manifest says of the snapshot of that name. `RestoreError` where it has none."""

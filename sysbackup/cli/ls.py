@@ -106,7 +106,7 @@ async def _ls(
     senseless = 0
     async with Restorer.of(invocation.config()).backups() as backups:
         found = await choice.find(backups, invocation)
-        async with aclosing(backups.batches(found)) as batches:
+        async with aclosing(backups.batches(found, selection)) as batches:
             async for batch in batches:
                 lines: list[bytes] = []
                 for entry in batch:

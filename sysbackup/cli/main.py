@@ -38,6 +38,7 @@ _COMMANDS = {
     "status": ("sysbackup.cli.status:command", "Tell whether backups happen."),
     "list": ("sysbackup.cli.list:list_command", "List the backups in the bucket."),
     "ls": ("sysbackup.cli.ls:ls_command", "List what a backup holds."),
+    "cat": ("sysbackup.cli.cat:cat_command", "Print one file of a backup."),
     "restore": ("sysbackup.cli.restore:restore_command", "Restore files from a backup."),
     "restore-snapshot": (
         "sysbackup.cli.restore_snapshot:restore_snapshot_command",

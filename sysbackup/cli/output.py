@@ -5,10 +5,12 @@ import errno
 import os
 import select
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from threading import Event
 
+from sysbackup.cli.streams import NobodyReads, Unprinted
 from sysbackup.concurrency.waits import outlast
 from sysbackup.disk.replacing import replacing
 from sysbackup.errors import RestoreError
@@ -25,6 +27,16 @@ async def into_descriptor(data: AsyncIterator[bytes], fd: int) -> None:
             await asyncio.to_thread(_write, fd, chunk, stop)
     finally:
         stop.set()
+
+
+async def into_output(data: AsyncIterator[bytes]) -> None:
+    """Write all of it to standard output. `NobodyReads` and `Unprinted` where that does not go."""
+    try:
+        await into_descriptor(data, sys.stdout.fileno())
+    except BrokenPipeError:
+        raise NobodyReads from None
+    except OSError as exc:
+        raise Unprinted(f"cannot write to standard output: {exc.strerror}") from exc
 
 
 async def into_file(data: AsyncIterator[bytes], path: Path, *, overwrite: bool) -> None:

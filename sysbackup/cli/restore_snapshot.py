@@ -1,7 +1,6 @@
 """`sysbackup restore-snapshot`: what a snapshotter wrote, back again."""
 
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import click
@@ -10,8 +9,7 @@ from sysbackup.api.restorer import Backups, Restorer
 from sysbackup.cli.display import count
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.ls import Choice, version_option, whose_option
-from sysbackup.cli.output import into_descriptor, into_file
-from sysbackup.cli.streams import NobodyReads, Unprinted
+from sysbackup.cli.output import into_file, into_output
 from sysbackup.cli.terminal import say
 from sysbackup.concurrency.event_loop import run
 from sysbackup.config.sections import Config
@@ -85,20 +83,11 @@ async def _pour_once(backups: Backups, found: Snapshot, output: Path | None, *, 
     if output is not None:
         await into_file(data, output, overwrite=force)
     elif not through:
-        await _print(data)
+        await into_output(data)
     elif status := await pipe_into(found.restore or "", data):
         raise ProgramError(
             f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
         )
-
-
-async def _print(data: AsyncGenerator[bytes, None]) -> None:
-    try:
-        await into_descriptor(data, sys.stdout.fileno())
-    except BrokenPipeError:
-        raise NobodyReads from None
-    except OSError as exc:
-        raise Unprinted(f"cannot write to standard output: {exc.strerror}") from exc
 
 
 def _check_destination(output: Path | None, *, through: bool, force: bool) -> None:

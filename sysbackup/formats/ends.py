@@ -1,11 +1,13 @@
 """A manifest's two ends, its first line and its last, without what is between them."""
 
+from collections.abc import Iterator
+
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
-from sysbackup.formats.manifest import FORMAT, End, Entry, RunHeader, decode
+from sysbackup.formats.manifest import READABLE, End, Entry, RunHeader, decode
 from sysbackup.model import brief
 
-# The last line: a dozen numbers.
+# The last line, a dozen numbers, and the one before that leads to the table: a host, a run and a place.
 END_LIMIT = 4 << 10
 
 # The first line names a host, a run and three dates.
@@ -49,24 +51,37 @@ def header_of(entry: Entry) -> RunHeader:
     """The entry as a manifest's first. `FormatError` where it is none, or of a format not known."""
     if not isinstance(entry, RunHeader):
         raise FormatError("the manifest does not begin with its run: it is damaged")
-    if entry.format != FORMAT:
-        raise FormatError(
-            f"the manifest has format {brief(str(entry.format), 20)}, this sysbackup reads {FORMAT}: use a newer one"
-        )
+    check_format(entry.format)
     return entry
+
+
+def check_format(number: int) -> None:
+    """`FormatError` where that is no format that can be read."""
+    if number not in READABLE:
+        raise FormatError(
+            f"the manifest has format {brief(str(number), 20)}, this sysbackup reads up to {READABLE[-1]}: use a newer"
+            " one"
+        )
 
 
 def end_in(tail: bytes) -> End | None:
     """
-    The last line, from the last bytes of a manifest alone; None where it is no member of its own among them.
+    The last line, from the last bytes of a manifest alone; None where it is in no small member among them.
 
     Whoever takes this for the truth about a manifest believes its end, not what is in it.
     """
-    for text in gzipping.last_members(tail, END_LIMIT):
+    for lines in last_lines(tail):
         try:
-            entry = decode(text.removesuffix(b"\n"))
+            entry = decode(lines[-1])
         except FormatError:
             continue
-        if isinstance(entry, End) and text.endswith(b"\n"):
+        if isinstance(entry, End):
             return entry
     return None
+
+
+def last_lines(tail: bytes) -> Iterator[list[bytes]]:
+    """The lines of what may be the last member of a manifest, which `tail` ends with; see `gzipping.last_members`."""
+    for text in gzipping.last_members(tail[-END_LIMIT:], END_LIMIT):
+        if text.endswith(b"\n"):
+            yield text[:-1].split(b"\n")

@@ -5,11 +5,12 @@ isal's igzip does the work where it has a wheel, zlib elsewhere; either reads
 what the other wrote. The bytes differ between the two, never the contents.
 """
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from sysbackup.errors import FormatError
 
@@ -26,8 +27,11 @@ LEVEL = 1  # the fastest of zlib's; igzip's go from 0 to 3
 
 _GZIP = 31  # zlib's wbits: a gzip header and trailer around a 32 KiB window (zlib manual, deflateInit2)
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
-_MAGIC = _HEADER[:3]
+MAGIC = _HEADER[:3]
 _STORED = 65_535  # RFC 1951, 3.2.4: a stored block's length has 16 bits
+
+# What an unpacker is given at a time: it copies what it leaves of that, at the end of each piece and of each member.
+_WINDOW = 32 << 10
 
 # A content is worth gzip where that saves at least 1/32 of it: below that the time to unpack it is not paid for.
 _WORTH = 32
@@ -101,7 +105,7 @@ def last_members(tail: bytes, most: int) -> Iterator[bytes]:
     Few things look like one and are none: its checksum must be right.
     """
     at = len(tail)
-    while (at := tail.rfind(_MAGIC, 0, at)) >= 0:
+    while (at := tail.rfind(MAGIC, 0, at)) >= 0:
         unpacker = _fast.decompressobj(_GZIP)
         try:
             content: bytes = unpacker.decompress(tail[at:], most)
@@ -128,25 +132,66 @@ class Inflater:
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
         """Yield what `packed` adds to the content. `FormatError` where it is no gzip."""
-        while packed:
-            if self._unpacker.eof:
-                if self._alone:
-                    raise FormatError("gzip data go on after their end")
-                self._unpacker = _fast.decompressobj(_GZIP)
-            self._inside = True
-            try:
-                content = self._unpacker.decompress(packed, self._step)
-            except _Damaged as exc:
-                raise FormatError(f"gzip data are damaged: {exc}") from exc
-            packed = self._unpacker.unused_data if self._unpacker.eof else self._unpacker.unconsumed_tail
-            if self._unpacker.eof:
-                self._inside = False
+        for content, _ in self._steps(packed):
             if content:
                 yield content
-            elif not packed and not self._unpacker.eof:
-                return
 
     def close(self) -> None:
         """`FormatError` where the last member was cut short, or there was none."""
         if self._inside or not self._unpacker.eof:
             raise FormatError("gzip data end before their end")
+
+    def _steps(self, packed: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """Each piece of the content, which may be empty, and the bytes that were taken for it: all of one member."""
+        left = memoryview(packed)
+        full = False
+        while left or full:
+            if self._unpacker.eof:
+                if self._alone:
+                    raise FormatError("gzip data go on after their end")
+                self._unpacker = _fast.decompressobj(_GZIP)
+            self._inside = True
+            window = left[:_WINDOW]
+            try:
+                content = self._unpacker.decompress(window, self._step)
+            except _Damaged as exc:
+                raise FormatError(f"gzip data are damaged: {exc}") from exc
+            ended = self._unpacker.eof
+            rest = self._unpacker.unused_data if ended else self._unpacker.unconsumed_tail
+            taken = window[: len(window) - len(rest)]
+            left = left[len(taken) :]
+            self._inside = not ended
+            # what is taken may wait for room in a piece
+            full = len(content) == self._step and not ended
+            yield content, taken
+
+
+class Packed(NamedTuple):
+    """One member of a gzip stream that has gone by: the range of its bytes, and their SHA-256."""
+
+    offset: int
+    length: int
+    sha: bytes
+
+
+class MemberInflater(Inflater):
+    """The same for a stream whose members count: after the pieces of each comes where it was."""
+
+    def __init__(self, step: int = 1 << 20) -> None:
+        super().__init__(step)
+        self._offset = 0
+        self._length = 0
+        self._hash = hashlib.sha256()
+
+    def members(self, packed: bytes) -> Iterator[bytes | Packed]:
+        """Yield what `packed` adds to the content, and each member that it ends."""
+        for content, taken in self._steps(packed):
+            self._hash.update(taken)
+            self._length += len(taken)
+            if content:
+                yield content
+            if self._unpacker.eof:
+                yield Packed(self._offset, self._length, self._hash.digest())
+                self._offset += self._length
+                self._length = 0
+                self._hash = hashlib.sha256()

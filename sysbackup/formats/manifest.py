@@ -3,12 +3,13 @@ The manifest: how to put one machine back together, as JSON lines; see `manifest
 
 The first line is a `RunHeader`; then come the files, links, directories, FIFOs
 and devices, sorted by the bytes of their paths; then the snapshots and what
-the run's log had to say; the last line is an `End`.
+the run's log had to say; the last line is an `End`. From format 2 on there is a
+table before the end by which the manifest is read from its middle (`manifest_table`).
 """
 
 import base64
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -17,7 +18,8 @@ from sysbackup.errors import FormatError
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Location, LockMode, Span, brief
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
 
 VANISHED = "file.vanished"
 
@@ -81,7 +83,7 @@ class Node(Struct, omit_defaults=True, kw_only=True):
     @property
     def path_bytes(self) -> bytes:
         """The path as the kernel knows it. `FormatError` where `pathb` is no base64."""
-        return _exact(self.path, self.pathb)
+        return exact(self.path, self.pathb)
 
 
 class File(Node, tag_field="typ", tag="f"):
@@ -134,7 +136,7 @@ class Link(Node, tag_field="typ", tag="l"):
     @property
     def target_bytes(self) -> bytes:
         """The target as the kernel knows it."""
-        return _exact(self.target, self.targetb)
+        return exact(self.target, self.targetb)
 
 
 class Directory(Node, tag_field="typ", tag="d"):
@@ -194,6 +196,8 @@ class End(Struct, tag_field="typ", tag="end", kw_only=True):
 FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice
 Entry = RunHeader | File | Link | Directory | Fifo | CharDevice | BlockDevice | Snapshot | Log | End
 
+_T = TypeVar("_T")
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
@@ -205,10 +209,15 @@ def encode(entry: Entry) -> bytes:
 
 def decode(line: bytes) -> Entry:
     """The entry of one line; its dates can be reckoned with. `FormatError` where it is none."""
+    return decoded(line, _decoder)
+
+
+def decoded(line: bytes, decoder: "msgspec.json.Decoder[_T]") -> _T:
+    """What a decoder makes of one line, with the same care."""
     if len(line) > _LARGE and line.count(b'"') > _STRINGS:
         raise FormatError(f"a manifest holds a line of more names than an entry can have: {line[:_SAID]!r}")
     try:
-        entry = _decoder.decode(line)
+        entry = decoder.decode(line)
         if isinstance(entry, RunHeader | Snapshot | Log):
             _check_dates(entry)
     except (*UNREADABLE, OverflowError) as exc:
@@ -242,10 +251,11 @@ def lossy(name: bytes) -> tuple[str, str | None]:
         return name.decode("utf-8", "replace"), base64.b64encode(name).decode()
 
 
-def _exact(text: str, exact: str | UnsetType) -> bytes:
-    if isinstance(exact, UnsetType):
+def exact(text: str, base: str | UnsetType) -> bytes:
+    """The inverse of `lossy`. `FormatError` where `base` is no base64."""
+    if isinstance(base, UnsetType):
         return text.encode()
     try:
-        return base64.b64decode(exact, validate=True)
+        return base64.b64decode(base, validate=True)
     except ValueError as exc:
-        raise FormatError(f"an entry's name in base64 is damaged: {brief(exact, _SAID)!r}") from exc
+        raise FormatError(f"an entry's name in base64 is damaged: {brief(base, _SAID)!r}") from exc

@@ -19,7 +19,8 @@ from sysbackup.disk.sorting import Record
 from sysbackup.errors import CatalogUnusable, StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest_stream import ManifestWriter
+from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, ManifestMember, further, members
+from sysbackup.formats.manifest_writing import ManifestWriter
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
 from sysbackup.pipeline.run_context import RunContext
@@ -66,14 +67,8 @@ class Recorder:
         return self._compressed(run)
 
     def _compressed(self, run: str) -> Iterator[bytes]:
-        writer = ManifestWriter()
-        for line in self._lines(run):
-            yield writer.add(line)
-        yield writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=self._run.tally.problems))
-
-    def _lines(self, run: str) -> Iterator[bytes]:
-        terms = self._run.terms
-        yield manifest.encode(
+        terms, tally = self._run.terms, self._run.tally
+        writer = ManifestWriter(
             manifest.RunHeader(
                 format=manifest.FORMAT,
                 host=terms.host,
@@ -84,20 +79,34 @@ class Recorder:
                 tool=f"sysbackup {VERSION}",
             )
         )
+        yield writer.begin()
+        for member in self._members():
+            yield writer.add(member)
+        yield from writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=tally.problems))
+
+    def _members(self) -> Iterator[ManifestMember]:
+        yield from members(self._nodes())
+        yield from further(self._snapshot_lines(), SNAPSHOTS)
+        yield from further(self._run.tally.problem_lines(), LOG)  # not before: looking at the nodes may tell of more
+
+    def _nodes(self) -> Iterator[tuple[bytes, bytes]]:
+        """The entries of the file system, encoded, with their paths."""
         freshest = latest(self._run.spool.sorted())
         while some := list(islice(freshest, _BATCH)):
             yield from self._placed(some)
+
+    def _snapshot_lines(self) -> Iterator[bytes]:
         for snapshot in sorted(self._snapshots, key=lambda s: s.name):
             self._count(snapshot, snapshot.size)
             yield manifest.encode(snapshot)
-        yield from self._run.tally.problem_lines()
 
-    def _placed(self, some: Sequence[Record]) -> Iterator[bytes]:
+    def _placed(self, some: Sequence[Record]) -> Iterator[tuple[bytes, bytes]]:
         """The entries of these records, files with the places of their contents."""
         entries = [entry_in(record) for record in some]
         self.unchanged += sum(map(is_unchanged, some))
         files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
         places = self._run.contents.find((bytes.fromhex(file.sha) for file in files), promised=True)
+        left_out = set()
         for file in files:
             place = places.get(bytes.fromhex(file.sha))
             if place is not None:
@@ -106,16 +115,16 @@ class Recorder:
             if not self._run.contents.gaps:
                 raise CatalogUnusable("it does not know a content any more that it knew when this run began")
             # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
-            entries.remove(file)
-            if missing(file.path_bytes):
+            path = file.path_bytes
+            left_out.add(path)
+            if missing(path):
                 continue  # it went meanwhile, which the second look has noted: no loss of this backup's
             if self._begun == 1:
-                self._note(
-                    Problem("file.lost", file.path_bytes, "its stored content is gone and it could not be read again")
-                )
-        for entry in entries:
-            self._count(entry, entry.size if isinstance(entry, manifest.File) else 0)
-            yield manifest.encode(entry)
+                self._note(Problem("file.lost", path, "its stored content is gone and it could not be read again"))
+        for (path, _), entry in zip(some, entries, strict=True):
+            if path not in left_out:
+                self._count(entry, entry.size if isinstance(entry, manifest.File) else 0)
+                yield path, manifest.encode(entry)
 
     def _count(self, entry: manifest.Entry, size: int) -> None:
         self.counts[str(entry.__struct_config__.tag)] += 1

@@ -1,8 +1,8 @@
 """
 From a manifest in path order to work in the order of objects.
 
-The whole manifest is read, and known to be whole, before anything is written
-or fetched. Its entries wait in sorted spools, so their number costs no memory.
+What is needed of the manifest is read, and known to be whole, before anything is
+written or fetched. Its entries wait in sorted spools, so their number costs no memory.
 """
 
 import hashlib
@@ -117,6 +117,14 @@ class Plan:
             paths += len(lines)
         if fetch is not None:
             yield fetch
+
+
+def fetch_of(entry: File) -> Fetch:
+    """The read that brings the content of one file. `FormatError` where its entry makes no sense."""
+    key = _key(entry)
+    fetch = begun(_place(key), wanted := _wanted(key))
+    join(fetch, wanted, [])
+    return fetch
 
 
 def _key(entry: File) -> bytes:

@@ -1,9 +1,10 @@
 """
 Putting files back: from a run's manifest to a tree beneath a target directory.
 
-First the whole manifest is read. Then directories are made, closed to
-everybody else; then files in the order of the objects that hold them, then
-links and devices, and last the directories get their owners, rights and times.
+First the manifest is read, all of it or what is asked for. Then directories are
+made, closed to everybody else; then files in the order of the objects that hold
+them, then links and devices, and last the directories get their owners, rights
+and times.
 """
 
 import os
@@ -55,7 +56,8 @@ async def restore(
         stop = stack.enter_context(Flag())
         planner = stack.enter_context(Threads(1, stop))
         plan = stack.enter_context(Plan(selection, options.spool))
-        async with aclosing(batches(store, run, options.spool)) as entries:
+        wanted = selection.stretches(above=True)
+        async with aclosing(batches(store, run, options.spool, wanted)) as entries:
             async for batch in entries:
                 await planner.run(plan.take, batch)
         fd, made = await planner.run(open_target, target)

@@ -4,10 +4,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from sysbackup.errors import FormatError
+from sysbackup.formats.manifest_search import Stretch, beneath, exactly
 from sysbackup.model import brief
 from sysbackup.programs.picker_output import LONGEST
 
 _SLASH = ord("/")
+
+# Paths that are looked up one by one, and places at which they and the directories above them may be.
+_FEW = 100
+_SCATTERED = 400
 
 
 def check_length(path: bytes) -> None:
@@ -53,6 +58,21 @@ class Selection:
         begin = path if path == b"/" else path + b"/"
         at = bisect_left(self._sorted, begin)
         return at < len(self._sorted) and self._sorted[at].startswith(begin) and self._sorted[at] != path
+
+    def stretches(self, *, above: bool = False) -> list[Stretch] | None:
+        """
+        Where a manifest has what is selected, with `above` the directories above it, too; None where that is all over.
+
+        So it is for everything, and for very many paths: a read for each would cost more than reading all.
+        """
+        if self._all or len(self._roots) > _FEW:
+            return None
+        found = {stretch for root in self._roots for stretch in (exactly(root), beneath(root))}
+        if above:
+            found.add(exactly(b"/"))
+            for root in self._roots:
+                found.update(exactly(root[:at]) for at in range(1, len(root)) if root[at] == _SLASH)
+        return None if len(found) > _SCATTERED else sorted(found)
 
     @property
     def unmatched(self) -> list[bytes]:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Snapshot
+from sysbackup.formats.manifest_search import SNAPSHOT_LINES
 from sysbackup.model import brief
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.stored_runs import batches
@@ -18,9 +19,9 @@ _NAMED = 100  # snapshots of a run that a message names
 
 
 async def snapshots(store: ObjectStore, run: StoredRun) -> list[Snapshot]:
-    """All snapshots of a run, once its manifest is known to be whole."""
+    """All snapshots of a run, once it is known that their lines are whole."""
     found: list[Snapshot] = []
-    async with aclosing(batches(store, run)) as some:
+    async with aclosing(batches(store, run, only=[SNAPSHOT_LINES])) as some:
         async for batch in some:
             found += (entry for entry in batch if isinstance(entry, Snapshot))
     return found

@@ -6,7 +6,7 @@ Which of several manifests is believed, `recovery.judging` says.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,11 @@ from typing import NoReturn
 from sysbackup.errors import FormatError, NoSuchRun, RestoreError, UsageError
 from sysbackup.formats import keys
 from sysbackup.formats.manifest import Entry, RunHeader
-from sysbackup.formats.manifest_stream import LINE_LIMIT, ManifestReader
+from sysbackup.formats.manifest_members import LINE_LIMIT
+from sysbackup.formats.manifest_search import Stretch
+from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.model import WORKING_NAME, brief
+from sysbackup.recovery.excerpting import excerpt
 from sysbackup.recovery.judging import StoredRun, disputed, genuine, some
 from sysbackup.recovery.whole_lines import arrived
 from sysbackup.store.port import ObjectStore, Version
@@ -97,32 +100,43 @@ def _latest(known: list[StoredRun]) -> Found:
     return Found(newest, (notes,) if passed_over else ())
 
 
-async def batches(store: ObjectStore, run: StoredRun, spool: Path | None = None) -> AsyncGenerator[list[Entry], None]:
+async def batches(
+    store: ObjectStore, run: StoredRun, spool: Path | None = None, only: Sequence[Stretch] | None = None
+) -> AsyncGenerator[list[Entry], None]:
     """
     The manifest's entries in their order, some at a time, taken apart in a worker thread.
 
-    Bytes that were damaged on their way are fetched again before the first entry
-    comes; until then they wait in `spool` (None: the system's temporary directory).
-    `FormatError` naming run and object where the manifest itself is damaged; that may
-    come after many good entries, so nothing may be done on their word alone.
+    With `only` those stretches, and perhaps more, by a few small reads where the
+    manifest is large and has a table. Otherwise bytes that were damaged on their way
+    are fetched again before the first entry comes; until then they wait in `spool`
+    (None: the system's temporary directory). `FormatError` naming run and object
+    where the manifest itself is damaged; that may come after many good entries, so
+    nothing may be done on their word alone.
     """
-    reader = ManifestReader()
     try:
-        async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
-            async for chunk in chunks:
-                found = reader.batches(chunk)
-                while (batch := await asyncio.to_thread(next, found, None)) is not None:
-                    for entry in batch:
-                        if isinstance(entry, RunHeader):
-                            check(entry, run)
-                    yield batch
-        reader.finish()
+        found = None if only is None else await excerpt(store, run, only)
+        async with aclosing(found or _whole(store, run, spool)) as some:
+            async for batch in some:
+                yield batch
     except FormatError as exc:
         raise FormatError(
             f"the manifest of run {run.run} of {run.host} cannot be used: {exc}"
             f" (object {run.key}, version {run.version}). Nothing was changed; other runs may be whole"
             " (see: sysbackup list)"
         ) from exc
+
+
+async def _whole(store: ObjectStore, run: StoredRun, spool: Path | None) -> AsyncGenerator[list[Entry], None]:
+    reader = ManifestReader()
+    async with aclosing(arrived(store, run.key, run.version, LINE_LIMIT, spool)) as chunks:
+        async for chunk in chunks:
+            found = reader.batches(chunk)
+            while (batch := await asyncio.to_thread(next, found, None)) is not None:
+                for entry in batch:
+                    if isinstance(entry, RunHeader):
+                        check(entry, run)
+                yield batch
+    reader.finish()
 
 
 async def entries(store: ObjectStore, run: StoredRun) -> AsyncGenerator[Entry, None]:

@@ -17,7 +17,6 @@ from sysbackup.contents import shipping
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import End, RunHeader
-from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
 from sysbackup.pipeline.backup import back_up
@@ -32,6 +31,7 @@ from tests.support.clock import START, ManualClock
 from tests.support.failing import FailingStore, at
 from tests.support.memory_store import MemoryBucket, MemoryStore
 from tests.support.proxy import Fault, proxying
+from tests.support.recovering import written
 from tests.support.servers import Bucket, InMemory, OnServer
 
 DATA = {"hosts": b"127.0.0.1 localhost\n", "large": b"no pack for me\n" * 90_000}
@@ -112,9 +112,8 @@ def named_in(key: str) -> str:
 def false(run: str) -> bytes:
     """The manifest of an empty backup."""
     now = SystemClock().now()
-    writer = ManifestWriter()
     header = RunHeader(format=manifest.FORMAT, host="alpha", run=run, started=now, promise=now, tool="sysbackup 0.1.0")
-    return writer.add(manifest.encode(header)) + writer.end(End(counts={}, bytes=0, problems=0))
+    return written([header, End(counts={}, bytes=0, problems=0)])
 
 
 @pytest.fixture

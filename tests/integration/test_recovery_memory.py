@@ -148,7 +148,7 @@ class Measured:
 
 def _body(lines: Iterator[bytes], *, head: bool = True) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    packed = [packer.compress(manifest.encode(header()) + b"\n")] if head else []
+    packed = [packer.compress(manifest.encode(header(format=1)) + b"\n")] if head else []
     packed += [packer.compress(line) for line in lines]
     return b"".join(packed) + packer.flush() + gzipping.compress(b'{"typ":"end","counts":{},"bytes":0,"problems":0}\n')
 

@@ -43,7 +43,9 @@ OURS = re.compile(
 
 
 def _manifest(run: str, host: str, *entries: Entry, **more: str) -> bytes:
-    return written([header(run, host, tool=EVIL, **more), *entries, End(counts={EVIL: 1, "f": 1}, bytes=1, problems=1)])
+    return written(
+        [header(run, host, format=1, tool=EVIL, **more), *entries, End(counts={EVIL: 1, "f": 1}, bytes=1, problems=1)]
+    )
 
 
 def _entries(backup: Backup) -> list[Entry]:

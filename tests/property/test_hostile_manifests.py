@@ -78,7 +78,7 @@ def _written_once() -> tuple[Backup, list[Entry]]:
         Log(time=MOMENT, event="file.skipped", path="/x", reason="gone"),
     ]  # fmt: skip
     backup.pack()
-    said = [header(), *backup.entries, backup.end()]
+    said = [header(format=1), *backup.entries, backup.end()]
     for run in (OLDER, NEWER):
         good = Backup(backup.bucket)
         good.file(b"/good", run.encode())

@@ -12,7 +12,8 @@ import uvloop
 
 from sysbackup.formats import gzipping, keys, manifest
 from sysbackup.formats.manifest import Directory, End, Entry, File, Link, RunHeader
-from sysbackup.formats.manifest_stream import ManifestWriter
+from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, ManifestMember, further, members
+from sysbackup.formats.manifest_writing import ManifestWriter
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Location, Span
 from sysbackup.recovery import stored_runs
@@ -27,6 +28,7 @@ HOST = "alpha"
 MOMENT = datetime(2026, 11, 23, 4, 15, tzinfo=UTC)
 NOW = MOMENT + timedelta(days=2)
 """When all of it is stored, unless a test turns the bucket's clock."""
+END = End(counts={}, bytes=0, problems=0)
 MTIME = 1_700_000_000_123_456_789
 
 
@@ -43,6 +45,7 @@ class Backup:
     packed: PackWriter = field(default_factory=PackWriter)
     waiting: list[tuple[File, int, int]] = field(default_factory=list)
     places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    format: int = manifest.FORMAT
 
     @property
     def store(self) -> MemoryStore:
@@ -99,7 +102,7 @@ class Backup:
     def stored(self, run: str = RUN, host: str = HOST, *, cut: int | None = None) -> str:
         """Write the manifest (its first `cut` bytes); returns its key."""
         self.pack()
-        body = written([header(run, host), *self.entries, self.end()])
+        body = written([header(run, host, format=self.format), *self.entries, self.end()])
         key = keys.manifest_key(host, run)
         self.bucket.add(key, body if cut is None else body[:cut])
         return key
@@ -111,12 +114,28 @@ def header(run: str = RUN, host: str = HOST, **more: Any) -> RunHeader:
 
 
 def written(entries: Sequence[Entry]) -> bytes:
-    """The manifest of these lines; where the last is an end, as sysbackup ends one."""
-    writer = ManifestWriter()
-    *before, last = entries
-    if not isinstance(last, End):
-        return b"".join([*(writer.add(manifest.encode(entry)) for entry in entries), writer.finish()])
-    return b"".join([*(writer.add(manifest.encode(entry)) for entry in before), writer.end(last)])
+    """The manifest of these lines as sysbackup writes it, entries sorted; of what is no whole one, as it once did."""
+    header, end = (entries[0], entries[-1]) if entries else (None, None)
+    if not isinstance(header, RunHeader) or header.format == 1 or not isinstance(end, End):
+        return older(entries)
+    between = entries[1:-1]
+    nodes = [(e.path_bytes, manifest.encode(e)) for e in between if isinstance(e, manifest.Node)]
+    snapshots = [manifest.encode(e) for e in between if isinstance(e, manifest.Snapshot)]
+    log = [manifest.encode(e) for e in between if isinstance(e, manifest.Log)]
+    return of_members(header, [*members(sorted(nodes)), *further(snapshots, SNAPSHOTS), *further(log, LOG)], end)
+
+
+def of_members(header: RunHeader, stretches: Sequence[ManifestMember], end: End) -> bytes:
+    """The manifest of members that were cut already."""
+    writer = ManifestWriter(header)
+    return b"".join([writer.begin(), *map(writer.add, stretches), *writer.end(end)])
+
+
+def older(entries: Sequence[Entry], *, members: int = 2) -> bytes:
+    """These lines, whatever they are, as format 1 has them: in two gzip members, the last line alone, or in one."""
+    lines = [manifest.encode(entry) + b"\n" for entry in entries]
+    cut = len(lines) + 1 - members
+    return b"".join(gzipping.compress(b"".join(some)) for some in (lines[:cut], lines[cut:]) if some)
 
 
 def restored(

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -45,7 +45,11 @@ class Bucket:
     """What S3 shows: bytes of a version by range, its metadata, keys."""
 
     def __init__(self) -> None:
-        self.known: dict[str, dict[str, Any]] = json.loads((GOLDEN / "bucket.json").read_bytes())
+        self.known: dict[str, dict[str, Any]] = {
+            key: said
+            for name in ("bucket.json", "bucket-2.json")
+            for key, said in json.loads((GOLDEN / name).read_bytes()).items()
+        }
 
     def get(self, key: str, version: str | None, start: int = 0, length: int | None = None) -> bytes:
         """A ranged GET."""
@@ -64,13 +68,16 @@ class Bucket:
 
 
 class Manifest:
-    """A manifest of format 1 that is whole."""
+    """A manifest that is whole."""
 
     def __init__(self, key: str, body: bytes) -> None:
         text = gzip.decompress(body)
         assert text.endswith(b"\n")
         self.header, *self.entries, self.end = [json.loads(line) for line in text[:-1].split(b"\n")]
-        assert (self.header["typ"], self.header["format"], self.end["typ"]) == ("run", 1, "end")
+        assert (self.header["typ"], self.end["typ"]) == ("run", "end")
+        assert self.header["format"] in (1, 2)
+        if self.header["format"] == 2:
+            self.entries = [entry for entry in self.entries if entry["typ"] not in "mt"]
         _, host, run = key.removesuffix(".jsonl.gz").split("/")
         assert (self.header["host"], self.header["run"]) == (unquote(host), run)
         assert {entry["typ"] for entry in self.entries} <= set("fldpcbs") | {"log"}
@@ -107,16 +114,57 @@ def content_of(bucket: Bucket, entry: dict[str, Any]) -> bytes:
 
 def last_line(tail: bytes) -> Any:
     """A manifest's last line, from the object's last bytes alone."""
+    return last_lines(tail)[-1]
+
+
+def last_lines(tail: bytes) -> list[Any]:
+    """What is in a manifest's last member."""
     at = len(tail)
     while (at := tail.rfind(b"\x1f\x8b\x08", 0, at)) >= 0:
         unpacker = zlib.decompressobj(31)
         try:
-            line = unpacker.decompress(tail[at:])
+            text = unpacker.decompress(tail[at:])
         except zlib.error:
             continue
         if unpacker.eof and not unpacker.unused_data:
-            return json.loads(line)
-    return None
+            return [json.loads(line) for line in text.splitlines()]
+    return [None]
+
+
+class Table:
+    """The way to a path in a manifest of format 2, by ranged reads alone."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        tail = read(max(0, size - 4096), min(size, 4096))
+        root, self.end = last_lines(tail)
+        assert (root["typ"], root["format"]) == ("t", 2)
+        self.of = root["host"], root["run"]
+        self._read = read
+        self._root = root
+
+    def rows(self, row: dict[str, Any]) -> list[Any]:
+        """The lines of the member to which a row leads."""
+        packed = self._read(row["off"], row["len"])
+        assert hashlib.sha256(packed).hexdigest() == row["sha"]
+        lines = [json.loads(line) for line in one_member(packed).splitlines()]
+        assert len(lines) == row.get("n", len(lines))
+        return lines
+
+    def lines(self, place: tuple[int, bytes]) -> list[dict[str, Any]]:
+        """The lines of the last member that begins at this place, or before it."""
+        row, level = self._root, self._root["lvl"]
+        while level >= 0:
+            rows = self.rows(row)
+            assert {found.get("lvl", 0) for found in rows} == {level}
+            assert not any("dat" in found for found in rows)
+            row = [found for found in rows if self.place(found) <= place][-1]
+            level -= 1
+        return self.rows(row)
+
+    @staticmethod
+    def place(row: dict[str, Any]) -> tuple[int, bytes]:
+        first = base64.b64decode(row["firstb"]) if "firstb" in row else row.get("first", "").encode()
+        return ["", "s", "log"].index(row.get("of", "")), first
 
 
 def text_of(value: str) -> str:
@@ -198,6 +246,21 @@ def test_the_last_line_alone(bucket: Bucket, manifest: Manifest) -> None:
     (key,) = bucket.keys("manifests/alpha/")
     body = bucket.get(key, bucket.known[key]["version"])
     assert last_line(body[-100:]) == last_line(body[-4096:]) == manifest.end
+
+
+def test_format_2(bucket: Bucket, manifest: Manifest) -> None:
+    """Read whole it has the same lines; each of them is found by the table, and so is the snapshot."""
+    (key,) = bucket.keys("manifests/gamma/")
+    body = bucket.get(key, bucket.known[key]["version"])
+    found = Manifest(key, body)
+    assert found.entries == manifest.entries
+    table = Table(lambda start, length: body[start : start + length], len(body))
+    assert table.of == (found.header["host"], found.header["run"])
+    assert table.end == found.end
+    for entry in found.of(*"fldpcb"):
+        assert entry in table.lines((0, path_of(entry)))
+    assert [*found.of("s")] == table.lines((1, b""))
+    assert [*found.of("log")] == table.lines((2, b""))
 
 
 def test_snapshots(bucket: Bucket, manifest: Manifest) -> None:
@@ -296,7 +359,7 @@ import json, shutil, sys
 from pathlib import Path
 
 golden = Path({str(GOLDEN)!r})
-known = json.loads((golden / "bucket.json").read_bytes())
+known = json.loads((golden / "bucket.json").read_bytes()) | json.loads((golden / "bucket-2.json").read_bytes())
 api, command, *rest = sys.argv[1:]
 output = rest.pop() if len(rest) % 2 else None
 given = dict(zip(rest[::2], rest[1::2], strict=True))

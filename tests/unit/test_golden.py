@@ -44,8 +44,11 @@ from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.formats.pack import read_index
 from sysbackup.formats.run_result import Counts, RunResult, Summary
 from sysbackup.model import FileState, Location, Lock, LockMode, Member, Span, StoredObject
+from sysbackup.recovery import excerpting
 from sysbackup.recovery.restore_report import Options
 from sysbackup.recovery.restoring import restore
+from sysbackup.recovery.single_files import content, find_file
+from sysbackup.recovery.snapshots import find_snapshot
 from sysbackup.recovery.stored_runs import find, runs
 from sysbackup.service.history import recall, recall_past
 from sysbackup.service.ledger import Ledger
@@ -58,7 +61,7 @@ from tests.support.memory_store import MemoryBucket, MemoryStore
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-PINNED = "e497ccd199b12c17431ac6140bdf86636c13c2db8c1343a88c9bf877c5011db9"
+PINNED = "352ae8b7745ee40b51c571690019fb82e8c445c662832de1dd2838c1ba11ac00"
 """The SHA-256 of their list, which has those of all the others (sha256sum -c SHA256SUMS)."""
 
 STARTED = datetime(2026, 11, 23, 4, 15, 0, 628907, tzinfo=UTC)
@@ -67,6 +70,7 @@ LOCKED = datetime(2026, 12, 14, 4, 15, tzinfo=UTC)
 WORKING = "20261123T041500Z-a1003fa9"
 RUN = "20261123T041500Z-a1003fa95c0e77d2"
 BETAS = "20261122T030000Z-00007e1d00c0ffee"
+GAMMAS = "20261126T091500Z-3c1b2a00feed5eed"
 BUCKET = "bucket at AWS"
 
 HOSTS = b"127.0.0.1 localhost\n" + b"".join(b"10.0.0.%d node%d\n" % (n, n) for n in range(1, 9))
@@ -240,6 +244,20 @@ BETAS_MANIFEST: list[Entry] = [
     End(counts={"f": 1}, bytes=75, problems=0),
 ]
 
+GAMMAS_MANIFEST: list[Entry] = [
+    RunHeader(
+        format=2,
+        host="gamma",
+        run=GAMMAS,
+        started=datetime(2026, 11, 26, 9, 15, 0, 234802, tzinfo=UTC),
+        promise=datetime(2026, 12, 10, 9, 15, tzinfo=UTC),
+        lock="GOVERNANCE",
+        tool="sysbackup 0.1.0",
+    ),
+    *MANIFEST[1:],
+]
+"""Of format 2, in members of three lines at the most, with a table of two levels: twins of alpha's files."""
+
 SUMMARY = Summary(
     outcome="complete",
     exit_code=0,
@@ -334,7 +352,7 @@ def test_they_are_never_written_again() -> None:
 def bucket() -> MemoryBucket:
     """The golden bucket; objects that were stored without a version id have one here."""
     made = MemoryBucket(ManualClock(STARTED + timedelta(days=1)))
-    for key, said in json.loads(golden("bucket.json")).items():
+    for key, said in (json.loads(golden("bucket.json")) | json.loads(golden("bucket-2.json"))).items():
         mode = LockMode(said["mode"])
         lock = None if mode is LockMode.NONE else Lock(mode, datetime.fromisoformat(said["until"]))
         kept = made.add(key, golden(f"bucket/{key}"), lock=lock, metadata=said["metadata"])
@@ -353,14 +371,17 @@ def read(packed: bytes, step: int) -> list[Entry]:
     return found
 
 
-@pytest.mark.parametrize(("key", "said"), [(f"alpha/{RUN}", MANIFEST), (f"beta/{BETAS}", BETAS_MANIFEST)])
+MANIFESTS = [(f"alpha/{RUN}", MANIFEST), (f"beta/{BETAS}", BETAS_MANIFEST), (f"gamma/{GAMMAS}", GAMMAS_MANIFEST)]
+
+
+@pytest.mark.parametrize(("key", "said"), MANIFESTS)
 @pytest.mark.parametrize("step", [1, 1 << 20])
 def test_manifests(key: str, said: list[Entry], step: int) -> None:
     """Every line and every field of it, in order; so are its ends alone."""
     body = golden(f"bucket/manifests/{key}.jsonl.gz")
     assert read(body, step) == said
     assert ends(body) == (said[0], said[-1])
-    assert end_in(body[-150:]) == said[-1]
+    assert end_in(body[-300:]) == said[-1]
 
 
 def test_what_a_manifest_means() -> None:
@@ -414,14 +435,15 @@ def test_content_objects() -> None:
     assert golden(f"bucket/{ALONES.key}") == ALONE
 
 
-def test_a_restore_brings_everything_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "name"), [("alpha", RUN), ("gamma", GAMMAS)])
+def test_a_restore_brings_everything_back(tmp_path: Path, host: str, name: str) -> None:
     """The whole bucket through this version's own restore: each file's bytes, hard links, symbolic links."""
     store = MemoryStore(bucket())
     target = tmp_path / "target"
 
     async def work() -> None:
-        found = await find(store, "latest", "alpha")
-        assert (found.run.run, found.notes, found.run.oddity) == (RUN, (), None)
+        found = await find(store, "latest", host)
+        assert (found.run.run, found.notes, found.run.oddity) == (name, (), None)
         report = await restore(store, found.run, [b"/etc", b"/srv", b"/var"], bytes(target), Options(spool=tmp_path))
         assert (report.problems, report.counts.files, report.counts.hard_links) == ((), 9, 1)
 
@@ -433,10 +455,34 @@ def test_a_restore_brings_everything_back(tmp_path: Path) -> None:
     assert os.stat(root + b"/srv/caf\xe9").st_mtime_ns == -5_000_000_001
 
 
+@pytest.mark.parametrize("tail", [400, 1000, 4096])
+def test_the_table_is_followed(monkeypatch: pytest.MonkeyPatch, tail: int) -> None:
+    """Through both of its levels, to each entry and to the snapshot, without a look at the rest."""
+    monkeypatch.setattr(excerpting, "_WHOLE", 0)
+    monkeypatch.setattr(excerpting, "_TAIL", (tail, tail))
+    monkeypatch.setattr(excerpting, "_GAP", 0)
+    store = MemoryStore(bucket())
+
+    async def work() -> None:
+        gammas = (await find(store, GAMMAS, "gamma")).run
+        for entry in GAMMAS_MANIFEST:
+            if isinstance(entry, File):
+                found = await find_file(store, gammas, entry.path_bytes)
+                assert found == entry
+                assert b"".join([piece async for piece in content(store, found)]) == CONTENTS[entry.path_bytes]
+        assert await find_snapshot(store, gammas, "10 houses~") == GAMMAS_MANIFEST[-5]
+
+    run(work())
+
+
 def test_all_runs_are_listed() -> None:
-    """Of both hosts, with nothing odd about them."""
+    """Of all hosts, with nothing odd about them."""
     found = run(runs(MemoryStore(bucket())))
-    assert [(r.host, r.run, r.oddity) for r in found] == [("beta", BETAS, None), ("alpha", RUN, None)]
+    assert [(r.host, r.run, r.oddity) for r in found] == [
+        ("beta", BETAS, None),
+        ("alpha", RUN, None),
+        ("gamma", GAMMAS, None),
+    ]
 
 
 # ---- the index

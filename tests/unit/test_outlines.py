@@ -17,7 +17,7 @@ from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import Outline, outlines
 from sysbackup.store.port import ObjectStore
 from tests.support.garbling import GarblingStore
-from tests.support.recovering import HOST, RUN, Backup, header, written
+from tests.support.recovering import HOST, RUN, Backup, header, older, written
 
 MIB = 1 << 20
 
@@ -32,7 +32,7 @@ def lines(*between: bytes) -> bytes:
 def framed(between: bytes, run: str) -> bytes:
     """The ends of a manifest around what is compressed already."""
     return (
-        gzipping.compress(manifest.encode(header(run)) + b"\n")
+        gzipping.compress(manifest.encode(header(run, format=1)) + b"\n")
         + between
         + gzipping.compress(manifest.encode(END) + b"\n")
     )
@@ -72,7 +72,7 @@ def test_manifests_that_unpack_to_very_much() -> None:
         backup.bucket.add(keys.manifest_key(HOST, run), body)
     with at_most(64 * MIB):
         found = outlined(backup.store)
-    assert [(o.header, o.end) for o in found] == [(header(run), END) for run in names]
+    assert [(o.header, o.end) for o in found] == [(header(run, format=1), END) for run in names]
 
 
 def test_a_line_longer_than_any_of_ours() -> None:
@@ -102,9 +102,9 @@ def test_many_long_lines() -> None:
 
 @pytest.mark.parametrize("between", [0, 1, 5000])
 def test_the_two_ends_of_any_manifest(between: int) -> None:
-    """They are what a reader of all of it finds first and last, in one gzip member or two."""
+    """They are what a reader of all of it finds first and last, in one gzip member, in two or in many."""
     entries: list[manifest.Entry] = [header(), *[manifest.Fifo(path=f"/{n}") for n in range(between)], END]
-    for body in (written(entries), gzipping.compress(b"".join(manifest.encode(e) + b"\n" for e in entries))):
+    for body in (written(entries), older(entries), older(entries, members=1)):
         assert ends(body) == (entries[0], entries[-1])
         for cut in (1, 30, len(body) // 2, len(body) - 1):
             with pytest.raises(FormatError):

@@ -17,12 +17,11 @@ from sysbackup.api import restorer
 from sysbackup.cli.main import invoke
 from sysbackup.config.sections import Config
 from sysbackup.errors import AccessDenied
-from sysbackup.formats import keys, manifest
+from sysbackup.formats import keys
 from sysbackup.formats.manifest import CharDevice, End, Fifo, File, Snapshot
-from sysbackup.formats.manifest_stream import ManifestWriter
 from sysbackup.store.port import ObjectStore
 from tests.support.failing import FailingStore, at
-from tests.support.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, tree, written
+from tests.support.recovering import HOST, MOMENT, MTIME, NOW, RUN, Backup, header, older, tree, written
 
 OLDER = "20261122T041500Z-0001"
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, mount and make devices")
@@ -139,9 +138,8 @@ def test_list_reads_little(command: Command, backup: Backup, capfd: pytest.Captu
     size = len(written(lines))
     assert size > 1 << 20
     backup.bucket.add(keys.manifest_key(HOST, RUN), written(lines))
-    writer = ManifestWriter()
-    older = b"".join([*(writer.add(manifest.encode(e)) for e in [header(OLDER), *lines[1:]]), writer.finish()])
-    backup.bucket.add(keys.manifest_key(HOST, OLDER), older)
+    oldest = older([header(OLDER, format=1), *lines[1:]], members=1)
+    backup.bucket.add(keys.manifest_key(HOST, OLDER), oldest)
     store = command.store
     assert command("list", "--json") == 0
     rows = json.loads(capfd.readouterr().out)
