@@ -2,27 +2,32 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sysbackup.catalog import run_notes, schema
+from sysbackup.catalog import run_notes
 from sysbackup.catalog.rows import Damaged
+from sysbackup.catalog.sql_errors import SqlError, damage_in
 from sysbackup.errors import CatalogUnusable, SpoolError
 
 _AT_ONCE = 500  # values in one IN (...): SQLite's oldest limit is 999
 
 
 class Connection:
-    """The database at `path`. SQLite serialises what threads do anyway, so they take turns at one connection."""
+    """
+    The database at `path`, opened in one of the ways of `schema`.
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    SQLite serialises what threads do anyway, so they take turns at one connection.
+    """
+
+    def __init__(self, path: Path, opened: Callable[[Path], sqlite3.Connection]) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._noting = False
         with self._trouble():
-            self._db = schema.read_only(path) if read_only else schema.opened(path)
+            self._db = opened(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -63,8 +68,8 @@ class Connection:
             yield
         except Damaged as exc:
             raise CatalogUnusable(f"the catalog {self.path} is damaged: {exc}") from exc
-        except (*schema.SqlError, OSError) as exc:
-            if not isinstance(exc, OSError) and (damage := schema.damage_in(exc)) is not None:
+        except (*SqlError, OSError) as exc:
+            if not isinstance(exc, OSError) and (damage := damage_in(exc)) is not None:
                 raise CatalogUnusable(f"the catalog {self.path} is damaged: {damage}") from exc
             raise SpoolError(
                 f"cannot use the catalog {self.path}: {exc}. What was stored is safe; make room in its"

@@ -1,9 +1,9 @@
 """
 What can be asked of a catalog, and told to it, in values.
 
-`Catalog.begin` gives a run its session. Its five parts are ports of their own, so
-that whoever needs one is not given all. The catalog in SQLite passes the same
-tests as the twin in memory (`tests/support/memory_catalog.py`).
+`Catalog.begin` gives a run its session. Its five parts are ports of their own, so that
+whoever needs one is not given all. Other processes have a `lookup`. The catalog in SQLite
+passes the same tests as the twin in memory (`tests/support/memory_catalog.py`).
 
 All methods may be called by any thread; none blocks for long. They raise
 `SpoolError` where the disk is full or the file cannot be written, and
@@ -78,15 +78,14 @@ class Contents(Protocol):
     unfulfilled: bool
     """Whether a claim was given back: others may have counted on it."""
     refuted: bool
-    """Whether what somebody had said of an object turned out to be false when we stored it: the run may have
-    counted on that."""
+    """Whether what was said of an object turned out to be false when we stored it: the run may have counted on that."""
 
     def claim(self, shas: Iterable[bytes]) -> set[bytes]:
-        """
-        Those of the contents that the caller is to store: neither stored nor claimed by another.
+        """Those of the contents that the caller is to store: not stored, nor claimed; to be confirmed or released."""
+        ...
 
-        Whoever claims a content must `confirm` or `release` it.
-        """
+    def use(self, shas: Iterable[bytes]) -> None:
+        """Note these contents as used: by the word of a `Lookup`."""
         ...
 
     def release(self, sha: bytes) -> None:
@@ -118,6 +117,10 @@ class Files(Protocol):
 
         By (device, inode); the states' own `sha` is not looked at.
         """
+        ...
+
+    def met(self, files: Iterable[tuple[int, int]]) -> None:
+        """Note that these files, by (device, inode), are still there: by the word of a `Lookup`."""
         ...
 
     def remember(self, states: Sequence[FileState]) -> None:

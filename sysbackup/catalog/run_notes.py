@@ -7,6 +7,7 @@ them (sqlite.org/tempfiles.html), which need not have the room, or be writable a
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,6 +46,11 @@ def begin(db: sqlite3.Connection, catalog: Path) -> None:
         os.close(fd)
     db.execute("ATTACH ? AS run", (f"file:{quote(os.fsencode(path))}",))
     db.executescript(_ATTACHED)
+
+
+def use(db: sqlite3.Connection, shas: Iterable[bytes]) -> None:
+    """The run reuses these contents, which need a look before its end."""
+    db.executemany("INSERT OR IGNORE INTO run.used VALUES (?)", ((sha,) for sha in shas))
 
 
 def end(catalog: Path) -> None:

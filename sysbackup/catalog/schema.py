@@ -11,6 +11,7 @@ from urllib.parse import quote
 import structlog
 
 from sysbackup.catalog import upgrading
+from sysbackup.catalog.sql_errors import SqlError, damage_in
 from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.disk.replacing import replacing
 from sysbackup.errors import CatalogUnusable
@@ -87,39 +88,6 @@ PRAGMA user_version = {VERSION};
 _EARLIER = 1
 _LATER_TABLES = frozenset({"census"})
 
-# Primary result codes (sqlite.org/rescode.html) that speak of the disk, the file system, or another process in the
-# way. All others are about what is in the file: our statements do not change.
-_NOT_THE_FILE = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_AUTH,
-    }
-)
-
-# What a statement may raise: Python cannot even say what SQLite does where that quotes a name which is not UTF-8.
-SqlError = (sqlite3.Error, UnicodeDecodeError)
-
-
-def damage_in(error: sqlite3.Error | UnicodeDecodeError) -> str | None:
-    """What is wrong with the file by an error of `SqlError`; None where it says nothing of the file."""
-    if isinstance(error, UnicodeDecodeError):
-        return "there are names in it that are not UTF-8"
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return None if code & 0xFF in _NOT_THE_FILE else str(error)
-    # Of Python's own: it could not decode a text, and would quote it, whatever bytes that are.
-    return "there is text in it that is not UTF-8" if isinstance(error, sqlite3.OperationalError) else str(error)
-
 
 def opened(path: Path) -> sqlite3.Connection:
     """
@@ -153,6 +121,23 @@ def read_only(path: Path) -> sqlite3.Connection:
             raise CatalogUnusable(f"{path} is of an earlier version of sysbackup: the next run takes it over")
         if (damage := _damage(db, "quick_check")) is not None:
             raise CatalogUnusable(f"{path} is damaged ({damage}): the next run sets it aside")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def beside(path: Path) -> sqlite3.Connection:
+    """
+    The catalog at `path` for looking things up, beside the run that has opened it, and thus looked it over.
+
+    `CatalogUnusable` where it is none of ours; sqlite3.Error where it cannot be opened.
+    """
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None, timeout=30)
+    try:
+        if (reason := _foreign(db)) is not None or _version(db) != VERSION:
+            raise CatalogUnusable(f"{path} is not the catalog of this run: {reason or 'it is of an earlier version'}")
+        db.execute("PRAGMA cache_size = -8192")  # KiB
     except BaseException:
         db.close()
         raise

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sysbackup.catalog import objects
+from sysbackup.catalog import objects, schema
 from sysbackup.catalog.connection import Connection
 from sysbackup.catalog.indexes import ReadIndexes
 from sysbackup.catalog.interface import Info
 from sysbackup.catalog.known_contents import KnownContents
-from sysbackup.catalog.known_files import DAY, KnownFiles
+from sysbackup.catalog.known_files import KnownFiles
 from sysbackup.catalog.presence import BucketPresence
+from sysbackup.catalog.questions import DAY, STAYING, Questions
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.renewals import DueRenewals
 from sysbackup.catalog.rows import OBJECT, damaged, proven_object, proven_text
@@ -33,7 +34,7 @@ class SqliteCatalog:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._connection = Connection(path, read_only=read_only)
+        self._connection = Connection(path, schema.read_only if read_only else schema.opened)
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +88,9 @@ class SqliteSession:
 
     def __init__(self, connection: Connection, host: str, reliance: Reliance, now: datetime) -> None:
         self._connection = connection
-        self.contents = KnownContents(connection, host, reliance)
-        self.files = KnownFiles(connection, reliance, now)
+        questions = Questions(reliance, now, STAYING)
+        self.contents = KnownContents(connection, host, questions)
+        self.files = KnownFiles(connection, questions)
         self.renewals = DueRenewals(connection, reliance)
         self.indexes = ReadIndexes(connection, host)
         self.presence = BucketPresence(connection)

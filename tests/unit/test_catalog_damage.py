@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.catalog import schema, upgrading
+from sysbackup.catalog import upgrading
 from sysbackup.catalog.interface import Info
+from sysbackup.catalog.sql_errors import damage_in
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable, SpoolError
 from sysbackup.formats.index import Indexed
@@ -303,7 +304,7 @@ def test_a_failing_disk_says_nothing_of_the_file(code: int) -> None:
     for extended in (code, code | 3 << 8):
         error = sqlite3.OperationalError("disk")
         error.sqlite_errorcode = extended
-        assert schema.damage_in(error) is None
+        assert damage_in(error) is None
 
 
 def test_a_catalog_that_may_not_be_written_is_kept(path: Path) -> None:
