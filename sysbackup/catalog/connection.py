@@ -12,7 +12,8 @@ from sysbackup.catalog.rows import Damaged
 from sysbackup.catalog.sql_errors import SqlError, damage_in
 from sysbackup.errors import CatalogUnusable, SpoolError
 
-_AT_ONCE = 500  # values in one IN (...): SQLite's oldest limit is 999
+_AT_ONCE = 512  # values in one IN (...): SQLite's oldest limit is 999
+_STEP = 64
 
 
 class Connection:
@@ -50,6 +51,17 @@ class Connection:
             yield self._db
 
     @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """The same; all that is read in it is of one moment, whoever writes meanwhile."""
+        with self.held() as db:
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                if db.in_transaction:  # an error may have ended it
+                    db.execute("ROLLBACK")
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The same; all that is written in it counts, or nothing."""
         with self.held() as db:
@@ -78,8 +90,13 @@ class Connection:
 
 
 def select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    """The rows of a query with one IN ({}), for however many values."""
+    """
+    The rows of a query with one IN ({}), for however many values.
+
+    Statements are made for few numbers of values, so that SQLite need not take them in each time.
+    """
     for start in range(0, len(values), _AT_ONCE):
-        some = values[start : start + _AT_ONCE]
+        some = [*values[start : start + _AT_ONCE]]
+        some += some[-1:] * (-len(some) % (_STEP if len(some) > _STEP else 8))
         # whole: a cursor that is left in the middle, where a row is damaged, would outlive the connection
         yield from db.execute(query.format(",".join("?" * len(some))), some).fetchall()

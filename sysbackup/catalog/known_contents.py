@@ -4,26 +4,28 @@ from collections.abc import Iterable, Sequence
 
 from sysbackup.catalog import objects, run_notes
 from sysbackup.catalog.connection import Connection
-from sysbackup.catalog.questions import STAYING, Questions
+from sysbackup.catalog.places import Places
+from sysbackup.catalog.questions import Questions
 from sysbackup.model import Location, Member, StoredObject
 
 
 class KnownContents:
     """See `interface.Contents`."""
 
-    def __init__(self, connection: Connection, own: str, questions: Questions) -> None:
+    def __init__(self, connection: Connection, own: str, places: Places, questions: Questions) -> None:
         self._connection = connection
         self._own = own
+        self._places = places
         self._questions = questions
         self._claimed: set[bytes] = set()
         self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
         """See `interface.Contents`."""
         with self._connection.held() as db:
             wanted = set(shas) - self._claimed
-            stored = self._questions.stored(db, wanted)
+            stored = self._questions.stored(db, wanted, since)
             run_notes.use(db, stored.used)
             wanted -= stored.shas
             self._claimed |= wanted
@@ -43,11 +45,12 @@ class KnownContents:
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
         """See `interface.Contents`."""
         with self._connection.transaction() as db:
-            refuted = objects.enter(db, stored, encoding, contents, host=self._own, checked=True, news=True)
-            self.refuted |= refuted
+            self.refuted |= objects.enter(
+                db, self._places, stored, encoding, contents, host=self._own, checked=True, news=True
+            )
             self._claimed.difference_update(member.sha for member in contents)
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
         """See `interface.Contents`."""
         with self._connection.held() as db:
-            return self._questions.locate(db, shas, promised=promised, kept="" if leaving else STAYING)
+            return self._questions.locate(db, shas, promised=promised, leaving=leaving)

@@ -4,10 +4,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from sysbackup.catalog import blocks
 from sysbackup.catalog.connection import select
+from sysbackup.catalog.hints import KEY
 from sysbackup.catalog.lookup import Stored, Unchanged
+from sysbackup.catalog.places import Place, Places
 from sysbackup.catalog.reliance import Reliance
-from sysbackup.catalog.rows import CONTENT, OBJECT, ObjectRow, damaged, file_sum, proven_object, proven_span
+from sysbackup.catalog.rows import damaged
 from sysbackup.model import FileState, Location
 
 EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # SHA-256 of nothing
@@ -15,92 +18,73 @@ EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7
 DAY = 86_400
 _FRESH = 7  # days after which it is to be noted that a file was met
 
-STAYING = " AND object NOT IN (SELECT object FROM run.leaving)"
-"""SQL that is true of contents which are not to be stored anew, where a run's notes are at hand."""
-
-_MASK = (1 << 64) - 1
-_HALF = 1 << 63
-
 
 class Questions:
     """
     What a run that relies on what `reliance` says, and began `now`, may ask.
 
-    With `kept` what it does not want is left out of contents and files (`STAYING`).
+    What lies in objects of `run.leaving` is left out, where a run's notes are at hand (`noted`).
     """
 
-    def __init__(self, reliance: Reliance, now: datetime, kept: str = "") -> None:
+    def __init__(self, places: Places, reliance: Reliance, now: datetime, *, noted: bool) -> None:
         self.today = int(now.timestamp()) // DAY
+        self._places = places
         self._reliance = reliance
-        self._stored = (
-            f"SELECT sha, {reliance.short} FROM contents JOIN objects ON id = object WHERE sha IN ({{}}){kept}"
-        )
-        self._unchanged = (
-            f"SELECT device, inode, files.size, mtime, ctime, files.sha, files.sum, seen, objects.id, {reliance.short}"
-            f" FROM files LEFT JOIN contents ON contents.sha = files.sha{kept} LEFT JOIN objects ON id = object"
-            " WHERE device = {} AND inode IN ({{}})"
-        )
+        self._noted = noted
 
-    def stored(self, db: sqlite3.Connection, shas: Iterable[bytes]) -> Stored:
+    def stored(self, db: sqlite3.Connection, shas: Iterable[bytes], since: int = -1) -> Stored:
         """See `Lookup`."""
-        found, used = set(), []
-        for sha, short in select(db, self._stored, list(shas)):
-            found.add(sha)
-            if short:
-                used.append(sha)
-        return Stored(found, used)
+        wanted = set(shas)
+        found = self._places.find(db, wanted, since)
+        if self._noted:
+            self._places.nowhere(wanted - found.keys())
+        short = self._staying(db, found)
+        staying = {sha: holder.number for sha, (_, holder, _, _) in found.items() if holder.number in short}
+        return Stored({*staying}, [sha for sha, number in staying.items() if short[number]], self._places.hints.last)
 
     def unchanged(self, db: sqlite3.Connection, states: Sequence[FileState]) -> Unchanged:
         """See `Lookup`."""
         found = Unchanged({}, [], [])
-        # A new catalog need not be asked what each file looked like.
-        if db.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None:
-            return found
-        asked = {(s.device, s.inode): s for s in states}
-        for device in {s.device for s in states}:
-            inodes = [signed(s.inode) for s in states if s.device == device]
-            for *row, checksum, seen, stored, short in select(db, self._unchanged.format(signed(device)), inodes):
-                if file_sum(*row) != checksum:
-                    raise damaged("files")
-                _, inode, size, mtime, ctime, sha = row
-                state = asked.get((device, inode & _MASK))
-                if state is None:
-                    raise damaged("files")
-                if (size, mtime, ctime) != (state.size, signed(state.mtime), signed(state.ctime)):
-                    continue
-                if stored is None and sha != EMPTY:
-                    continue
-                named = (device, state.inode)
-                found.shas[named] = sha
-                if short:
+        same = list(blocks.alike(states, db))
+        places = self._places.find(db, {key for _, key, _ in same})
+        short = self._staying(db, places)
+        for state, key, seen in same:
+            place = places.get(key)
+            if place is not None and (needy := short.get(place[1].number)) is not None:
+                sha = place[0]
+                if needy:
                     found.used.append(sha)
-                if not isinstance(seen, int) or seen < self.today - _FRESH:
-                    found.met.append(named)
+            elif key == EMPTY[:KEY]:
+                sha = EMPTY
+            else:
+                continue
+            named = state[:2]
+            found.shas[named] = sha
+            if seen < self.today - _FRESH:
+                found.met.append(named)
         return found
 
     def locate(
-        self, db: sqlite3.Connection, shas: Iterable[bytes], *, promised: bool, kept: str = ""
+        self, db: sqlite3.Connection, shas: Iterable[bytes], *, promised: bool, leaving: bool = True
     ) -> dict[bytes, Location]:
         """See `Contents`."""
-        found = {}
-        holders: dict[int, tuple[ObjectRow, int]] = {}
-        query = f"SELECT {CONTENT}, {OBJECT} FROM contents JOIN objects ON id = object WHERE sha IN ({{}}){kept}"
-        for columns in select(db, query, list(set(shas))):
-            if columns[1] not in holders:
-                row = proven_object(*columns[6:])
-                if promised and not self._reliance.holds(row):
-                    raise damaged("used")
-                holders[columns[1]] = row, row.identity
-            row, identity = holders[columns[1]]
-            span = proven_span(identity, *columns[:6])
-            found[columns[0]] = Location(row.key, row.version or None, span, row.encoding)
-        return found
+        found = self._places.find(db, set(shas))
+        if not leaving:
+            staying = self._staying(db, found)
+            found = {sha: place for sha, place in found.items() if place[1].number in staying}
+        holders = {holder.number: holder for _, holder, _, _ in found.values()}
+        if promised and not all(map(self._reliance.holds, holders.values())):
+            raise damaged("used")
+        return {
+            sha: Location(holder.key, holder.version or None, piece.span(ref), holder.encoding)
+            for sha, holder, piece, ref in found.values()
+        }
 
-
-def signed(number: int) -> int:
-    """
-    A number as SQLite's integers hold it, which have 64 bits with a sign.
-
-    Inode numbers have none; a file's time in nanoseconds has more from the year 2262 on.
-    """
-    return number if -_HALF <= number < _HALF else ((number + _HALF) & _MASK) - _HALF
+    def _staying(self, db: sqlite3.Connection, found: dict[bytes, Place]) -> dict[int, bool]:
+        """Of the objects that hold these contents, but for those that the run leaves: whether they must be seen to."""
+        holders = {holder.number: holder for _, holder, _, _ in found.values()}
+        if self._noted:
+            query = "SELECT object FROM run.leaving WHERE object IN ({})"
+            for (number,) in select(db, query, list(holders)):
+                holders.pop(number, None)
+        return {number: self._reliance.short(holder) for number, holder in holders.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from sysbackup.catalog import schema
 from sysbackup.catalog.connection import Connection
 from sysbackup.catalog.lookup import Stored, Unchanged
+from sysbackup.catalog.places import Places
 from sysbackup.catalog.questions import Questions
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.model import FileState, Location, Lock
@@ -22,21 +23,21 @@ class SqliteLookup:
 
     def __init__(self, path: Path, promise: Lock, doubting: bool, now: datetime) -> None:
         self._connection = Connection(path, schema.beside)
-        self._questions = Questions(Reliance(promise, doubting), now)
+        self._questions = Questions(Places(), Reliance(promise, doubting), now, noted=False)
 
     def stored(self, shas: Iterable[bytes]) -> Stored:
         """See `lookup.Lookup`."""
-        with self._connection.held() as db:
-            return self._questions.stored(db, set(shas))
+        with self._connection.snapshot() as db:
+            return self._questions.stored(db, shas)
 
     def unchanged(self, states: Sequence[FileState]) -> Unchanged:
         """See `lookup.Lookup`."""
-        with self._connection.held() as db:
+        with self._connection.snapshot() as db:
             return self._questions.unchanged(db, states)
 
     def locate(self, shas: Iterable[bytes]) -> dict[bytes, Location]:
         """See `lookup.Lookup`."""
-        with self._connection.held() as db:
+        with self._connection.snapshot() as db:
             return self._questions.locate(db, shas, promised=True)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from sysbackup.catalog import connection, presence, renewals
+from sysbackup.catalog import connection, hints, pieces, places, presence, renewals
 from sysbackup.catalog.interface import Catalog, KnownObject, Session
 from sysbackup.catalog.lookup import Lookup
 from sysbackup.catalog.questions import EMPTY
@@ -263,8 +263,17 @@ class Twins(RuleBasedStateMachine):
 
     @rule(names=SOME)
     def asked_beside(self, names: list[int]) -> None:
-        _, used = self._beside(lambda lookup: in_sets(lookup.stored(map(sha, names))))
+        _, used = self._beside(lambda lookup: in_sets(lookup.stored(map(sha, names))[:2]))
         self._both(lambda run: run.contents.use(used))
+
+    @rule(names=SOME, told=st.lists(OBJECTS, max_size=2))
+    def claimed_after_a_look(self, names: list[int], told: list[Told]) -> None:
+        """What is stored between the look and the claim is not claimed."""
+        with closing(SqliteLookup(self._base / "catalog.sqlite", *self._terms)) as lookup:
+            stored, _, since = lookup.stored(map(sha, names))
+        for each in told:
+            self.confirmed(each)
+        self._both(lambda run: run.contents.claim({sha(n) for n in names} - stored, since))
 
     @rule(states=FILES)
     def met_beside(self, states: list[FileState]) -> None:
@@ -421,6 +430,11 @@ def test_they_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_AT_ONCE", 3)
     monkeypatch.setattr(presence, "_AT_ONCE", 2)
     monkeypatch.setattr(renewals, "_PAGE", 2)
+    # and a piece or a bucket, and hints are written, made more of, and made anew, time and again
+    monkeypatch.setattr(pieces, "_EACH", 2)
+    monkeypatch.setattr(places, "_EVERY", 1)
+    for name, value in {"_FEWEST": 0, "_FULL": 1, "_MOST": 4, "_WAITING": 3, "_PAGE": 2}.items():
+        monkeypatch.setattr(hints, name, value)
     steps = settings(
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=[*HealthCheck]
     )

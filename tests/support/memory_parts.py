@@ -23,7 +23,7 @@ class MemoryContents:
         self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
         with self._file.lock:
             wanted = set(shas) - self._claimed
             stored = self._questions.stored(wanted)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sysbackup.catalog.interface import Session
-from sysbackup.catalog.lookup import Lookup, Stored, Unchanged
+from sysbackup.catalog.lookup import Lookup, Unchanged
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.catalog.sqlite_lookup import SqliteLookup
 from sysbackup.errors import CatalogUnusable, SpoolError
@@ -54,7 +54,8 @@ def test_a_look_notes_nothing_itself(both: Any) -> None:
     confirmed(run, pack("long", until(90)), 2)
     run.files.remember(states)
     with closing(lookup):
-        assert lookup.stored([sha(1), sha(2), sha(9)]) == Stored({sha(1), sha(2)}, [sha(1)])
+        stored = lookup.stored([sha(1), sha(2), sha(9)])
+        assert (stored.shas, stored.used) == ({sha(1), sha(2)}, [sha(1)])
         found = lookup.unchanged(states)
         assert found == Unchanged({(1, 1): sha(1), (1, 2): sha(2)}, [sha(1)], [])
         assert due(run) == {}
@@ -159,8 +160,8 @@ def test_damage_is_not_believed_beside_the_run_either(path: Path) -> None:
         run.files.remember([FileState(1, 1, 3, 4, 5, sha(1))])
         with closing(SqliteLookup(path, PROMISE, False, NOW)) as lookup:
             with closing(sqlite3.connect(path)) as db, db:
-                db.execute("UPDATE files SET mtime = 7")
-                db.execute("UPDATE contents SET size = 7")
+                db.execute("UPDATE files SET oldest = 7")
+                db.execute("UPDATE pieces SET members = members || x'00'")
             with pytest.raises(CatalogUnusable, match=r"catalog\.sqlite"):
                 lookup.unchanged([FileState(1, 1, 3, 4, 5)])
             with pytest.raises(CatalogUnusable, match=r"catalog\.sqlite"):
