@@ -6,16 +6,19 @@ from datetime import datetime
 
 from sysbackup.catalog import objects
 from sysbackup.catalog.connection import Connection
-from sysbackup.catalog.renewals import members
+from sysbackup.catalog.pieces import members_of
+from sysbackup.catalog.places import Places
 from sysbackup.catalog.rows import OBJECT, ObjectRow, damaged, proven_object, proven_text
 from sysbackup.formats.index import Indexed
+from sysbackup.model import Member
 
 
 class ReadIndexes:
     """See `interface.Indexes`; `own` is the host whose run it is."""
 
-    def __init__(self, connection: Connection, own: str) -> None:
+    def __init__(self, connection: Connection, own: str, places: Places) -> None:
         self._connection = connection
+        self._places = places
         self._own = own
 
     def learn(self, host: str, said: Iterable[Indexed], now: datetime, *, doubting: bool = False) -> int:
@@ -23,7 +26,7 @@ class ReadIndexes:
         new = 0
         with self._connection.transaction() as db:
             for found in said:
-                new += _learn(db, host, found, int(now.timestamp()), doubting=doubting)
+                new += _learn(db, self._places, host, found, int(now.timestamp()), doubting=doubting)
         return new
 
     def last_read(self) -> dict[str, str]:
@@ -76,7 +79,7 @@ class ReadIndexes:
         """See `interface.Indexes`."""
         with self._connection.held() as db:
             # An object whose contents are relied on elsewhere by now is of no use to anybody.
-            db.execute("UPDATE objects SET news = 2 * (id IN (SELECT object FROM contents)) WHERE news > 0")
+            db.execute("UPDATE objects SET news = 2 * (id IN (SELECT object FROM pieces)) WHERE news > 0")
             number: int = db.execute("SELECT count(*) FROM objects WHERE news = 2").fetchone()[0]
             return number
 
@@ -88,15 +91,16 @@ class ReadIndexes:
                 found = db.execute(
                     f"SELECT {OBJECT} FROM objects WHERE news = 2 AND id > ? ORDER BY id LIMIT 1", (last,)
                 ).fetchone()
-            if found is None:
-                return
-            row = proven_object(*found)
-            if row.number <= last:  # an order that is none would have no end
-                raise damaged("objects")
-            last = row.number
+                if found is None:
+                    return
+                row = proven_object(*found)
+                if row.number <= last:  # an order that is none would have no end
+                    raise damaged("objects")
+                last = row.number
+                held = tuple(members_of(db, row))
             # What nobody has checked stays the word of the host that we have it from.
             teller = None if row.checked else row.host
-            yield Indexed(row.stored, row.encoding, tuple(members(self._connection, last)), teller)
+            yield Indexed(row.stored, row.encoding, held, teller)
 
     def published(self, key: str, until: datetime | None) -> None:
         """See `interface.Indexes`."""
@@ -106,29 +110,21 @@ class ReadIndexes:
             db.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", (self._own, key, ends))
 
 
-def _learn(db: sqlite3.Connection, host: str, found: Indexed, present: int, *, doubting: bool) -> int:
+def _learn(db: sqlite3.Connection, places: Places, host: str, found: Indexed, present: int, *, doubting: bool) -> int:
     """Take in one object; returns how many of its contents were new."""
     own, known = found.sealed, objects.known(db, found.stored.key, found.stored.version)
     if known is not None and doubting and not own:
         return 0
-    new, fresh = 0, []
+    new, fresh = 0, list[Member]()
     if own or known is None or not known.checked:
-        for content in found.contents:
-            at = _holder(db, content.sha)
-            new += at is None
-            if at is None or _better(found, at, present):
-                fresh.append(content)
+        at = places.find(db, {content.sha for content in found.contents})
+        new = len({content.sha for content in found.contents} - at.keys())
+        fresh = [c for c in found.contents if c.sha not in at or _better(found, at[c.sha][1], present)]
     if fresh or known is not None:
         # what is to be proven is held against who published it, whoever is said to have told of it
         teller = host if doubting else found.teller or host
-        objects.enter(db, found.stored, found.encoding, fresh, host=teller, checked=own, news=False)
+        objects.enter(db, places, found.stored, found.encoding, fresh, host=teller, checked=own, news=False)
     return new
-
-
-def _holder(db: sqlite3.Connection, sha: bytes) -> ObjectRow | None:
-    """The object in which a content lies; None where it is not known."""
-    row = db.execute(f"SELECT {OBJECT} FROM contents JOIN objects ON id = object WHERE sha = ?", (sha,)).fetchone()
-    return None if row is None else proven_object(*row)
 
 
 def _better(found: Indexed, at: ObjectRow, present: int) -> bool:

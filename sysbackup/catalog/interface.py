@@ -1,13 +1,11 @@
 """
 What can be asked of a catalog, and told to it, in values.
 
-`Catalog.begin` gives a run its session. Its five parts are ports of their own, so
-that whoever needs one is not given all. The catalog in SQLite passes the same
-tests as the twin in memory (`tests/support/memory_catalog.py`).
+`Catalog.begin` gives a run its session, in five ports; other processes have a `lookup`. The catalog in
+SQLite passes the same tests as the twin in memory (`tests/support/memory_catalog.py`).
 
-All methods may be called by any thread; none blocks for long. They raise
-`SpoolError` where the disk is full or the file cannot be written, and
-`CatalogUnusable` where it is damaged: as a database, or in a row that is needed.
+All methods may be called by any thread; none blocks for long. They raise `SpoolError` where the disk is
+full or the file cannot be written, and `CatalogUnusable` where it, or a row that is needed, is damaged.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,15 +76,18 @@ class Contents(Protocol):
     unfulfilled: bool
     """Whether a claim was given back: others may have counted on it."""
     refuted: bool
-    """Whether what somebody had said of an object turned out to be false when we stored it: the run may have
-    counted on that."""
+    """Whether what was said of an object turned out to be false when we stored it: the run may have counted on that."""
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
         """
-        Those of the contents that the caller is to store: neither stored nor claimed by another.
+        Those of the contents that the caller is to store, and must `confirm` or `release`: not stored, nor claimed.
 
-        Whoever claims a content must `confirm` or `release` it.
+        `since`: a `Lookup` of this run has found none of them stored then (`Stored.as_of`).
         """
+        ...
+
+    def use(self, shas: Iterable[bytes]) -> None:
+        """Note these contents as used: by the word of a `Lookup`."""
         ...
 
     def release(self, sha: bytes) -> None:
@@ -118,6 +119,10 @@ class Files(Protocol):
 
         By (device, inode); the states' own `sha` is not looked at.
         """
+        ...
+
+    def met(self, files: Iterable[tuple[int, int]]) -> None:
+        """Note that these files, by (device, inode), are still there: by the word of a `Lookup`."""
         ...
 
     def remember(self, states: Sequence[FileState]) -> None:
@@ -281,9 +286,8 @@ class Catalog(Protocol):
         """
         A run of `host` into `bucket` (with its store's address) begins that promises until `promise`.
 
-        With `doubting`, reused contents of other hosts that nobody has checked are
-        noted as used too. What the session before it has noted is forgotten: that one has
-        ended. `CatalogUnusable` where this is another bucket's catalog.
+        With `doubting`, reused contents of other hosts that nobody has checked are noted as used too. What the
+        session before it has noted is forgotten: that one has ended. `CatalogUnusable` where this is another bucket's.
         """
         ...
 

@@ -3,11 +3,11 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from sysbackup.catalog.rows import OBJECT, ObjectRow, content_row, proven_object
+from sysbackup.catalog.pieces import members_of
+from sysbackup.catalog.places import Places
+from sysbackup.catalog.reliance import FIRMNESS
+from sysbackup.catalog.rows import OBJECT, ObjectRow, proven_object
 from sysbackup.model import Lock, LockMode, Member, StoredObject
-
-# From the least firm to the firmest.
-_FIRMNESS = (LockMode.NONE, LockMode.GOVERNANCE, LockMode.COMPLIANCE)
 
 
 def known(db: sqlite3.Connection, key: str, version: str | None) -> ObjectRow | None:
@@ -24,6 +24,7 @@ def numbered(db: sqlite3.Connection, number: int) -> ObjectRow | None:
 
 def enter(
     db: sqlite3.Connection,
+    places: Places,
     stored: StoredObject,
     encoding: str | None,
     contents: Sequence[Member],
@@ -46,21 +47,16 @@ def enter(
         rewrite(db, _later(row, stored.lock))
         if news:
             db.execute("UPDATE objects SET news = 1 WHERE id = ?", (row.number,))
-    identity = row.identity
-    db.executemany(
-        "INSERT OR REPLACE INTO contents (sha, object, start, length, size, sum) VALUES (?, ?, ?, ?, ?, ?)",
-        (content_row(member, row, identity) for member in contents),
-    )
+    places.put(db, row, contents)
     return refuted
 
 
 def _forget_hearsay(db: sqlite3.Connection, stored: StoredObject, contents: Sequence[Member]) -> bool:
-    said = (stored.key, stored.version or "")
-    which = "key = ? AND version = ? AND checked = 0"
-    theirs = f"FROM contents WHERE object = (SELECT id FROM objects WHERE {which})"
-    told = {row[0] for row in db.execute(f"SELECT sha {theirs}", said)}
-    db.execute(f"DELETE {theirs}", said)
-    db.execute(f"DELETE FROM objects WHERE {which}", said)
+    row = known(db, stored.key, stored.version)
+    if row is None or row.checked:
+        return False
+    told = {member.sha for member in members_of(db, row)}
+    forget(db, [row.number])
     return not told <= {member.sha for member in contents}
 
 
@@ -102,7 +98,7 @@ def _later(row: ObjectRow, lock: Lock) -> ObjectRow:
         until = max(row.until, until)
     elif lock.mode is LockMode.NONE:
         until = row.until
-    return row._replace(mode=max(before, lock.mode, key=_FIRMNESS.index).value, until=until)
+    return row._replace(mode=max(before, lock.mode, key=FIRMNESS.index).value, until=until)
 
 
 def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
@@ -116,11 +112,11 @@ def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
 def forget(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """These objects, and what they held, are not known any more."""
     gone = [(number,) for number in numbers]
-    db.executemany("DELETE FROM contents WHERE object = ?", gone)
+    db.executemany("DELETE FROM pieces WHERE object = ?", gone)
     db.executemany("DELETE FROM objects WHERE id = ?", gone)
 
 
 def forget_where(db: sqlite3.Connection, condition: str, values: Sequence[object] = ()) -> None:
     """The same for all objects of which an SQL condition of ours is true."""
-    db.execute(f"DELETE FROM contents WHERE object IN (SELECT id FROM objects WHERE {condition})", values)
+    db.execute(f"DELETE FROM pieces WHERE object IN (SELECT id FROM objects WHERE {condition})", values)
     db.execute(f"DELETE FROM objects WHERE {condition}", values)

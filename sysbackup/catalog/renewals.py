@@ -1,37 +1,71 @@
 """Which reused objects a run must see to before it may promise what they hold."""
 
-from collections.abc import Iterable, Iterator
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from sysbackup.catalog import objects
-from sysbackup.catalog.connection import Connection
+from sysbackup.catalog import objects, run_notes
+from sysbackup.catalog.connection import Connection, select
 from sysbackup.catalog.interface import Due
+from sysbackup.catalog.pieces import PLACES, members_of, of_object
+from sysbackup.catalog.places import Place, Places
 from sysbackup.catalog.reliance import Reliance
-from sysbackup.catalog.rows import CONTENT, OBJECT, damaged, proven_content, proven_object
+from sysbackup.catalog.rows import OBJECT, damaged, proven_object
 from sysbackup.model import Lock, Member
 
-_PAGE = 500
+_PAGE = 20
 
 
 class DueRenewals:
     """See `interface.Renewals`."""
 
-    def __init__(self, connection: Connection, reliance: Reliance) -> None:
+    def __init__(self, connection: Connection, places: Places, reliance: Reliance) -> None:
         self._connection = connection
+        self._places = places
         self._reliance = reliance
 
     def collect(self) -> int:
         """See `interface.Renewals`."""
         with self._connection.held() as db:
             db.execute("DROP TABLE IF EXISTS run.due")
-            db.execute(
-                "CREATE TABLE run.due AS SELECT object, sum(coalesce(length, objects.size)) AS bytes FROM run.used"
-                # CROSS JOIN: what is used is looked up, the catalog is not searched for it: sqlite.org/optoverview.html
-                " CROSS JOIN contents ON contents.sha = used.sha CROSS JOIN objects ON id = object"
-                f" WHERE {self._reliance.short} GROUP BY object"
-            )
-            number: int = db.execute("SELECT count(*) FROM run.due").fetchone()[0]
-            return number
+            db.execute("DROP TABLE IF EXISTS run.counted")
+            db.execute("CREATE TABLE run.due (object INTEGER PRIMARY KEY, bytes INTEGER NOT NULL)")
+            db.execute("CREATE TABLE run.counted (piece INTEGER PRIMARY KEY, places BLOB NOT NULL)")
+        note = 0
+        while True:
+            # others have their turn in between
+            with self._connection.transaction() as db:
+                if (found := run_notes.used_after(db, note)) is None:
+                    number: int = db.execute("SELECT count(*) FROM run.due").fetchone()[0]
+                    return number
+                note, shas = found
+                self._count(db, self._places.find(db, shas).values())
+
+    def _count(self, db: sqlite3.Connection, used: Collection[Place]) -> None:
+        """Add to `run.due` what is used of objects that fall short, each content once."""
+        holders = {holder.number: holder for _, holder, _, _ in used}
+        short = {number for number, holder in holders.items() if self._reliance.short(holder)}
+        by_piece: defaultdict[int, list[Place]] = defaultdict(list)
+        for place in used:
+            if place[1].number in short:
+                by_piece[place[2].number].append(place)
+        counted = dict(select(db, "SELECT piece, places FROM run.counted WHERE piece IN ({})", list(by_piece)))
+        sums: Counter[int] = Counter()
+        for number, places in by_piece.items():
+            before = mask = int.from_bytes(counted.get(number, b""), "little")
+            for _, holder, piece, ref in places:
+                bit = 1 << (ref & (1 << PLACES) - 1)
+                if not before & bit:
+                    span = piece.span(ref)
+                    sums[holder.number] += span.length if span else holder.size
+                mask |= bit
+            counted[number] = mask.to_bytes(16, "little")
+        db.executemany("INSERT OR REPLACE INTO run.counted VALUES (?, ?)", counted.items())
+        db.executemany(
+            "INSERT INTO run.due VALUES (?, ?) ON CONFLICT (object) DO UPDATE SET bytes = bytes + excluded.bytes",
+            sums.items(),
+        )
 
     def due(self) -> Iterator[list[Due]]:
         """See `interface.Renewals`."""
@@ -39,17 +73,17 @@ class DueRenewals:
         while True:
             with self._connection.held() as db:
                 rows = db.execute(
-                    f"SELECT {OBJECT}, id IN (SELECT object FROM run.leaving), bytes,"
-                    " coalesce((SELECT max(start + length) FROM contents WHERE object = id), objects.size) FROM run.due"
-                    " JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
+                    f"SELECT {OBJECT}, id IN (SELECT object FROM run.leaving), bytes"
+                    " FROM run.due JOIN objects ON id = object WHERE id > ? ORDER BY id LIMIT ?",
                     (last, _PAGE),
                 ).fetchall()
-            if not rows:
-                return
-            if rows[-1][0] <= last:  # an order that is none would have no end
-                raise damaged("objects")
-            last = rows[-1][0]
-            yield [_due(*row) for row in rows]
+                if not rows:
+                    return
+                if rows[-1][0] <= last:  # an order that is none would have no end
+                    raise damaged("objects")
+                last = rows[-1][0]
+                page = [_due(db, *row) for row in rows]
+            yield page
 
     def renewed(self, number: int, lock: Lock, *, checked: bool) -> None:
         """See `interface.Renewals`."""
@@ -87,23 +121,14 @@ class DueRenewals:
 
     def members(self, number: int) -> list[Member]:
         """See `interface.Renewals`."""
-        return members(self._connection, number)
+        with self._connection.held() as db:
+            row = objects.numbered(db, number)
+            return [] if row is None else members_of(db, row)
 
 
-def members(connection: Connection, number: int) -> list[Member]:
-    """The contents of one object that are known, by offset; none where it was forgotten meanwhile."""
-    with connection.held() as db:
-        row = objects.numbered(db, number)
-        if row is None:
-            return []
-        found = db.execute(f"SELECT {CONTENT} FROM contents WHERE object = ? ORDER BY start", (number,)).fetchall()
-        identity = row.identity
-        return [proven_content(identity, *columns) for columns in found]
-
-
-def _due(*columns: Any) -> Due:
-    row = proven_object(*columns[:10])
-    leaving, used, holds = columns[10:]
-    if not isinstance(used, int) or not isinstance(holds, int):
-        raise damaged("contents")
+def _due(db: sqlite3.Connection, *columns: Any) -> Due:
+    row = proven_object(*columns[:-2])
+    leaving, used = columns[-2:]
+    ends = [member.span.end for piece in of_object(db, row) for member in piece.all() if member.span]
+    holds = max(ends, default=row.size)
     return Due(row.number, row.stored, row.encoding, row.host, bool(row.checked), bool(leaving), used, holds)

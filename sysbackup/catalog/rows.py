@@ -6,49 +6,27 @@ has no checksums of its own: a key that reads `contejt/...` is as good as any to
 it. CRC-32 is enough against accidents; who can write to the catalog on purpose
 is root here anyway.
 
-The checksum of a content's row begins with the key and version of its object.
+The checksum of a row with contents begins with the key and version of their object.
 SQLite gives the number of a row that is lost to the next one: what lay in the
 lost object must not be taken for a part of the new one.
 """
 
-import struct
 import zlib
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sysbackup.catalog.interface import KnownObject
 from sysbackup.errors import CatalogUnusable
-from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
-
-_FILE = struct.Struct("<5q")
-_CONTENT = struct.Struct("<q??qqq")
-NEVER = -1  # no CRC-32 is negative
+from sysbackup.model import Lock, LockMode, StoredObject
 
 
 class Damaged(CatalogUnusable):
     """A row is not as it was written; `Connection` says of which file."""
 
 
-def file_sum(device: Any, inode: Any, size: Any, mtime: Any, ctime: Any, sha: Any) -> int:
-    """The checksum of a row of `files`; of what no such row can hold, one that never fits."""
-    try:
-        return zlib.crc32(_FILE.pack(device, inode, size, mtime, ctime) + sha)
-    except (struct.error, TypeError):
-        return NEVER
-
-
 def identity(key: str, version: str) -> int:
     """What the checksums of an object's contents begin with."""
     return zlib.crc32(f"{key}\0{version}".encode())
-
-
-def content_sum(identity: int, sha: Any, number: Any, start: Any, length: Any, size: Any) -> int:
-    """The checksum of a row of `contents`, in the object of that `identity`."""
-    try:
-        known = _CONTENT.pack(number, start is None, length is None, start or 0, length or 0, size)
-        return zlib.crc32(known + sha, identity)
-    except (struct.error, TypeError):
-        return NEVER
 
 
 class ObjectRow(NamedTuple):
@@ -86,11 +64,8 @@ class ObjectRow(NamedTuple):
         return KnownObject(self.number, self.stored, self.encoding, self.host, bool(self.checked))
 
 
-OBJECT = "objects.id, key, version, objects.size, mode, until, encoding, host, checked, objects.sum"
+OBJECT = "id, key, version, size, mode, until, encoding, host, checked, objects.sum"
 """The columns that `proven_object` takes, in a query over `objects`."""
-
-CONTENT = "contents.sha, contents.object, start, length, contents.size, contents.sum"
-"""The columns that `proven_content` takes, in a query over `contents`."""
 
 
 def proven_object(*columns: Any) -> ObjectRow:
@@ -99,30 +74,6 @@ def proven_object(*columns: Any) -> ObjectRow:
     if row.sum != columns[-1]:
         raise damaged("objects")
     return row
-
-
-def proven_content(identity: int, *columns: Any) -> Member:
-    """
-    The content that these `CONTENT` columns tell of, in the object of that `identity`.
-
-    `CatalogUnusable` where they do not fit their checksum.
-    """
-    return Member(columns[0], columns[4], proven_span(identity, *columns))
-
-
-def proven_span(identity: int, *columns: Any) -> Span | None:
-    """The same of nothing but where that content lies in its object: it is asked for every content of a run."""
-    sha, number, start, length, size, checksum = columns
-    if content_sum(identity, sha, number, start, length, size) != checksum:
-        raise damaged("contents")
-    return None if start is None or length is None else Span(start, length)
-
-
-def content_row(member: Member, row: ObjectRow, identity: int) -> tuple[Any, ...]:
-    """The values (sha, object, start, length, size, sum) of a content's row in an object of that `identity`."""
-    start, length = member.span or (None, None)
-    values = (member.sha, row.number, start, length, member.size)
-    return (*values, content_sum(identity, *values))
 
 
 def proven_text(value: Any) -> str:

@@ -7,10 +7,13 @@ them (sqlite.org/tempfiles.html), which need not have the room, or be writable a
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 from sysbackup.disk.ownership import leave_to_owner
+
+_SHA = 32
 
 # Half of it is of no use to anybody, and a new run makes it anew: nothing need be safe from a power cut.
 _ATTACHED = """
@@ -19,8 +22,9 @@ PRAGMA run.journal_mode = MEMORY;
 PRAGMA run.synchronous = OFF;
 PRAGMA run.secure_delete = OFF;  -- else what a table held that is emptied would go into the journal, in memory
 CREATE TABLE run.used (          -- contents that the run reuses and that need a look before its end
-    sha BLOB PRIMARY KEY
-) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY,
+    shas BLOB NOT NULL           -- some, one behind the other, in whatever order and as often as they were met
+);
 CREATE TABLE run.leaving (       -- packs hardly used any more, whose living contents the run stores anew
     object INTEGER PRIMARY KEY
 );
@@ -45,6 +49,20 @@ def begin(db: sqlite3.Connection, catalog: Path) -> None:
         os.close(fd)
     db.execute("ATTACH ? AS run", (f"file:{quote(os.fsencode(path))}",))
     db.executescript(_ATTACHED)
+
+
+def use(db: sqlite3.Connection, shas: Iterable[bytes]) -> None:
+    """The run reuses these contents, which need a look before its end."""
+    if some := b"".join(shas):
+        db.execute("INSERT INTO run.used (shas) VALUES (?)", (some,))
+
+
+def used_after(db: sqlite3.Connection, number: int) -> tuple[int, set[bytes]] | None:
+    """The first note of what the run reuses behind the one of that number; None where there is none."""
+    row = db.execute("SELECT number, shas FROM run.used WHERE number > ? LIMIT 1", (number,)).fetchone()
+    if row is None:
+        return None
+    return row[0], {row[1][at : at + _SHA] for at in range(0, len(row[1]), _SHA)}
 
 
 def end(catalog: Path) -> None:

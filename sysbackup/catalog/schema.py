@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import structlog
 
-from sysbackup.catalog import upgrading
+from sysbackup.catalog import hints, upgrading
+from sysbackup.catalog.rows import Damaged
+from sysbackup.catalog.sql_errors import SqlError, damage_in
 from sysbackup.disk.ownership import leave_to_owner
 from sysbackup.disk.replacing import replacing
 from sysbackup.errors import CatalogUnusable
@@ -19,18 +21,16 @@ log = structlog.get_logger()
 
 # sqlite.org/pragma.html, application_id: "sbkC"
 APPLICATION = 0x73626B43
-VERSION = 2
+VERSION = 3
 
-_SUM = "    sum INTEGER NOT NULL,        -- of the row, see `rows`: over all but `news` and `seen`\n"
-
-# Not a letter of it may change, comments included: a file is known by it. `used` and `leaving` are of no use any more,
-# since a run's notes lie elsewhere (`run_notes`).
-_TABLES = f"""
+# Not a letter of it may change, comments included: a file is known by it.
+_TABLES = """
 CREATE TABLE census (
     key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
 );
 CREATE TABLE objects (
-{_SUM}    id INTEGER PRIMARY KEY,
+    sum INTEGER NOT NULL,        -- of the row, see `rows`: over all but `news`
+    id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
     version TEXT NOT NULL,       -- '' on stores without versions
     size INTEGER NOT NULL,       -- of the body
@@ -43,30 +43,32 @@ CREATE TABLE objects (
     UNIQUE (key, version)
 );
 CREATE INDEX objects_news ON objects (news) WHERE news > 0;
-CREATE TABLE contents (
-{_SUM}    sha BLOB PRIMARY KEY,        -- 32 bytes
+CREATE TABLE pieces (            -- see `pieces`
+    sum INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY,
     object INTEGER NOT NULL,
-    start INTEGER,               -- of the member in its pack; NULL where the object is the content
-    length INTEGER,
-    size INTEGER NOT NULL        -- of the content; -1: not known
-) WITHOUT ROWID;
-CREATE INDEX contents_object ON contents (object);
-CREATE TABLE files (
-{_SUM}    device INTEGER NOT NULL,
-    inode INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    mtime INTEGER NOT NULL,      -- nanoseconds
-    ctime INTEGER NOT NULL,
-    sha BLOB NOT NULL,
-    seen INTEGER NOT NULL,       -- days since 1970
-    PRIMARY KEY (device, inode)
-) WITHOUT ROWID;
-CREATE TABLE used (              -- contents that this run reuses and that need a look before its end
-    sha BLOB PRIMARY KEY
-) WITHOUT ROWID;
-CREATE TABLE leaving (           -- packs hardly used any more, whose living contents this run stores anew
-    object INTEGER PRIMARY KEY
+    count INTEGER NOT NULL,      -- of the contents in it
+    members BLOB NOT NULL
 );
+CREATE INDEX pieces_object ON pieces (object);
+CREATE TABLE hints (             -- see `hints`
+    bucket INTEGER PRIMARY KEY,
+    hints BLOB NOT NULL
+);
+CREATE TABLE hinted (
+    sum INTEGER NOT NULL,
+    bits INTEGER NOT NULL,       -- of a digest that choose the bucket
+    start INTEGER NOT NULL,      -- byte of a digest from which on hints go by it
+    up_to INTEGER NOT NULL       -- the last piece of which there are hints
+);
+CREATE TABLE files (             -- see `blocks`
+    sum INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    oldest INTEGER NOT NULL,     -- days since 1970: when the one of them was met that was not met for longest
+    entries BLOB NOT NULL,
+    PRIMARY KEY (device, block)
+) WITHOUT ROWID;
 CREATE TABLE indexes (
     host TEXT PRIMARY KEY,
     key TEXT NOT NULL,           -- the last index object of that host that was read or published
@@ -83,49 +85,12 @@ PRAGMA user_version = {VERSION};
 {_TABLES}
 """
 
-# Version 1 had no checksums, and at first no census.
-_EARLIER = 1
-_LATER_TABLES = frozenset({"census"})
-
-# Primary result codes (sqlite.org/rescode.html) that speak of the disk, the file system, or another process in the
-# way. All others are about what is in the file: our statements do not change.
-_NOT_THE_FILE = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_AUTH,
-    }
-)
-
-# What a statement may raise: Python cannot even say what SQLite does where that quotes a name which is not UTF-8.
-SqlError = (sqlite3.Error, UnicodeDecodeError)
-
-
-def damage_in(error: sqlite3.Error | UnicodeDecodeError) -> str | None:
-    """What is wrong with the file by an error of `SqlError`; None where it says nothing of the file."""
-    if isinstance(error, UnicodeDecodeError):
-        return "there are names in it that are not UTF-8"
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return None if code & 0xFF in _NOT_THE_FILE else str(error)
-    # Of Python's own: it could not decode a text, and would quote it, whatever bytes that are.
-    return "there is text in it that is not UTF-8" if isinstance(error, sqlite3.OperationalError) else str(error)
-
 
 def opened(path: Path) -> sqlite3.Connection:
     """
     The catalog at `path`, usable by any thread under the caller's lock; made where there is none.
 
-    One of version 1 is taken over. One that is damaged, foreign or of a later
+    One of an earlier version is taken over. One that is damaged, foreign or of a later
     version is renamed, with a warning, and a new one made. sqlite3.Error or
     OSError where the disk does not let us.
     """
@@ -135,7 +100,9 @@ def opened(path: Path) -> sqlite3.Connection:
         return _connected(path)
     _make_file(path)
     db = _connected(path)
-    db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    db.executescript(f"BEGIN; {_SCHEMA}")
+    hints.begin(db)
+    db.execute("COMMIT")
     return db
 
 
@@ -149,10 +116,27 @@ def read_only(path: Path) -> sqlite3.Connection:
     try:
         if (reason := _foreign(db)) is not None:
             raise CatalogUnusable(f"{path} is no catalog of this sysbackup ({reason}): the next run sets it aside")
-        if _version(db) == _EARLIER:
+        if _version(db) != VERSION:
             raise CatalogUnusable(f"{path} is of an earlier version of sysbackup: the next run takes it over")
         if (damage := _damage(db, "quick_check")) is not None:
             raise CatalogUnusable(f"{path} is damaged ({damage}): the next run sets it aside")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def beside(path: Path) -> sqlite3.Connection:
+    """
+    The catalog at `path` for looking things up, beside the run that has opened it, and thus looked it over.
+
+    `CatalogUnusable` where it is none of ours; sqlite3.Error where it cannot be opened.
+    """
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None, timeout=30)
+    try:
+        if (reason := _foreign(db)) is not None or _version(db) != VERSION:
+            raise CatalogUnusable(f"{path} is not the catalog of this run: {reason or 'it is of an earlier version'}")
+        db.execute("PRAGMA cache_size = -8192")  # KiB
     except BaseException:
         db.close()
         raise
@@ -183,23 +167,29 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _unusable(path: Path) -> str | None:
     """Why a file is no catalog of ours; None where it is one, or has become one."""
     try:
-        with closing(_connected(path)) as db:
-            if (reason := _foreign(db)) is not None:
-                return reason
-            if _version(db) == VERSION:
-                db.execute("DELETE FROM used")  # to write at all: a byte of the header can forbid it
-                return _damage(db, "quick_check")
-            # There are no checksums to prove its rows by. This takes several times as long, but once.
-            if (reason := _damage(db, "integrity_check")) is not None:
-                return reason
-            db.execute("PRAGMA journal_mode = DELETE")  # lest its -wal be taken for the new file's
-        _take_over(path)
+        return _looked_over(path)
+    except Damaged as exc:
+        return str(exc)
     except SqlError as exc:
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY and (reason := _sealed(path)):
             return reason
         if (reason := damage_in(exc)) is None:
             raise  # a busy or failing disk says nothing about the file
         return reason
+
+
+def _looked_over(path: Path) -> str | None:
+    with closing(_connected(path)) as db:
+        if (reason := _foreign(db)) is not None:
+            return reason
+        if _version(db) == VERSION:
+            db.execute("DELETE FROM files WHERE 0")  # to write at all: a byte of the header can forbid it
+            return _damage(db, "quick_check")
+        # All of it is read and written anew, at first by rows without checksums. This takes several times as long.
+        if (reason := _damage(db, "integrity_check")) is not None:
+            return reason
+        db.execute("PRAGMA journal_mode = DELETE")  # lest its -wal be taken for the new file's
+    _take_over(path)
     return None
 
 
@@ -213,13 +203,10 @@ def _foreign(db: sqlite3.Connection) -> str | None:
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
         return "it was not made by sysbackup"
     version = _version(db)
-    if version not in (_EARLIER, VERSION):
+    if version not in (*upgrading.TABLES, VERSION):
         return f"it has version {version}, this sysbackup writes version {VERSION}"
     # Another letter gives a column another name or type, and its values another order.
-    declared = _declared(db)
-    if version == _EARLIER:
-        declared = {(kind, name, *rest) for kind, name, *rest in declared if name not in _LATER_TABLES}
-    return None if declared == _expected(version) else "its tables are not as they were made"
+    return None if _declared(db) in _expected(version) else "its tables are not as they were made"
 
 
 def _declared(db: sqlite3.Connection) -> set[tuple[object, ...]]:
@@ -228,11 +215,14 @@ def _declared(db: sqlite3.Connection) -> set[tuple[object, ...]]:
 
 
 @cache
-def _expected(version: int) -> set[tuple[object, ...]]:
-    with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(_TABLES if version == VERSION else _TABLES.replace(_SUM, ""))
-        found = _declared(db)
-    return found if version == VERSION else {row for row in found if row[1] not in _LATER_TABLES}
+def _expected(version: int) -> list[set[tuple[object, ...]]]:
+    """What a catalog of that version may declare."""
+    found = []
+    for tables in upgrading.TABLES.get(version, (_TABLES,)):
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.executescript(tables)
+            found.append(_declared(db))
+    return found
 
 
 def _sealed(path: Path) -> str | None:
@@ -262,7 +252,7 @@ def _damage(db: sqlite3.Connection, check: str) -> str | None:
 
 def _take_over(path: Path) -> None:
     """
-    Put a catalog with checksums in the place of one of version 1, which has no -wal.
+    Put a catalog of this version in the place of one of an earlier one, which has no -wal.
 
     It gets the other's name when it is complete: one of the two is there, whatever happens meanwhile.
     """
@@ -272,7 +262,9 @@ def _take_over(path: Path) -> None:
             # Nobody else knows of it, and half of it is of no use.
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA cache_size = -16384")  # KiB
             db.executescript(_SCHEMA)
+            hints.begin(db)
             upgrading.copy(db, path)
     log.info("catalog.taken_over", path=str(path), version=VERSION)
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sysbackup.catalog import objects
+from sysbackup.catalog import objects, schema
+from sysbackup.catalog.blocks import ENTRY
 from sysbackup.catalog.connection import Connection
 from sysbackup.catalog.indexes import ReadIndexes
 from sysbackup.catalog.interface import Info
 from sysbackup.catalog.known_contents import KnownContents
-from sysbackup.catalog.known_files import DAY, KnownFiles
+from sysbackup.catalog.known_files import KnownFiles
+from sysbackup.catalog.places import Places
 from sysbackup.catalog.presence import BucketPresence
+from sysbackup.catalog.questions import DAY, Questions
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.renewals import DueRenewals
 from sysbackup.catalog.rows import OBJECT, damaged, proven_object, proven_text
@@ -33,7 +36,7 @@ class SqliteCatalog:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._connection = Connection(path, read_only=read_only)
+        self._connection = Connection(path, schema.read_only if read_only else schema.opened)
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +60,10 @@ class SqliteCatalog:
                 raise CatalogUnusable(f"it is about the bucket {known[0]}, not about {bucket}")
             db.execute("UPDATE objects SET news = 1 WHERE news = 2")
         self._connection.begin_notes()
-        return SqliteSession(self._connection, host, Reliance(promise, doubting), now)
+        places = Places()
+        with self._connection.transaction() as db:
+            places.hints.catch_up(db)
+        return SqliteSession(self._connection, host, places, Reliance(promise, doubting), now)
 
     def info(self) -> Info:
         """Counts over the whole catalog, whose objects are proven: there are far fewer of them than of contents."""
@@ -72,8 +78,8 @@ class SqliteCatalog:
             bucket = db.execute("SELECT name FROM bucket").fetchone()
             return Info(
                 len(ends),
-                db.execute("SELECT count(*) FROM contents").fetchone()[0],
-                db.execute("SELECT count(*) FROM files").fetchone()[0],
+                db.execute("SELECT coalesce(sum(count), 0) FROM pieces").fetchone()[0],
+                db.execute("SELECT coalesce(sum(length(entries)), 0) FROM files").fetchone()[0] // ENTRY.size,
                 stored,
                 (datetime.fromtimestamp(min(ends), UTC), datetime.fromtimestamp(max(ends), UTC)) if ends else None,
                 dict(hosts),
@@ -85,12 +91,14 @@ class SqliteCatalog:
 class SqliteSession:
     """What one run knows and finds out; see `interface.Session`. Made by `SqliteCatalog.begin`."""
 
-    def __init__(self, connection: Connection, host: str, reliance: Reliance, now: datetime) -> None:
+    def __init__(self, connection: Connection, host: str, places: Places, reliance: Reliance, now: datetime) -> None:
         self._connection = connection
-        self.contents = KnownContents(connection, host, reliance)
-        self.files = KnownFiles(connection, reliance, now)
-        self.renewals = DueRenewals(connection, reliance)
-        self.indexes = ReadIndexes(connection, host)
+        self._places = places
+        questions = Questions(places, reliance, now, noted=True)
+        self.contents = KnownContents(connection, host, places, questions)
+        self.files = KnownFiles(connection, questions)
+        self.renewals = DueRenewals(connection, places, reliance)
+        self.indexes = ReadIndexes(connection, host, places)
         self.presence = BucketPresence(connection)
 
     def tidy(self, now: datetime) -> None:
@@ -98,6 +106,7 @@ class SqliteSession:
         with self._connection.transaction() as db:
             self.files.tidy(db, now)
             objects.forget_where(db, "until < ?", ((int(now.timestamp()) // DAY - _KEPT) * DAY,))
+            self._places.hints.tidy(db)
             db.execute("DELETE FROM run.used")
             db.execute("DELETE FROM run.leaving")
 

@@ -4,20 +4,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from sysbackup.catalog import connection, presence, renewals
+from sysbackup.catalog import connection, hints, pieces, places, presence, renewals
 from sysbackup.catalog.interface import Catalog, KnownObject, Session
-from sysbackup.catalog.known_files import EMPTY
+from sysbackup.catalog.lookup import Lookup
+from sysbackup.catalog.questions import EMPTY
 from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.catalog.sqlite_lookup import SqliteLookup
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
@@ -25,6 +28,7 @@ from sysbackup.model import FileState, Lock, LockMode, Member, Span, StoredObjec
 from tests.support.catalogs import NOW, sha
 from tests.support.memory_catalog import MemoryCatalog
 from tests.support.memory_file import MemoryFile
+from tests.support.memory_lookup import MemoryLookup
 
 EXAMPLES = int(os.environ.get("SYSBACKUP_TWINS", "250"))
 STEPS = 30
@@ -119,6 +123,19 @@ def same_numbers(pages: Iterable[list[Some]]) -> tuple[list[Some], list[int]]:
     return [replace(one, number=0) for one in found], [one.number for one in found]
 
 
+def attempted(call: Callable[[], object]) -> object:
+    """What a call returns, or that the catalog is not to be used."""
+    try:
+        return call()
+    except CatalogUnusable:
+        return CatalogUnusable
+
+
+def in_sets(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An answer whose lists have no order that matters."""
+    return tuple({*part} if isinstance(part, list) else part for part in answer)
+
+
 class Twins(RuleBasedStateMachine):
     """One story, told to both."""
 
@@ -129,6 +146,7 @@ class Twins(RuleBasedStateMachine):
         self._now = MIDNIGHT
         self._catalogs: list[Catalog] = []
         self._runs: list[Session] = []
+        self._terms: tuple[Lock, bool, datetime]
 
     def teardown(self) -> None:
         for catalog in self._catalogs:
@@ -140,6 +158,7 @@ class Twins(RuleBasedStateMachine):
 
     def _begun(self, locks: Locks, host: str, *, doubting: bool) -> None:
         promise = lock_of(locks, self._now)
+        self._terms = promise, doubting, self._now
         self._runs = [c.begin("bucket", host, promise, self._now, doubting=doubting) for c in self._catalogs]
 
     def _both(self, call: Callable[[Session], T]) -> T:
@@ -215,12 +234,9 @@ class Twins(RuleBasedStateMachine):
     @rule(names=SOME, leaving=st.booleans())
     def promised(self, names: list[int], *, leaving: bool) -> None:
         def located(run: Session) -> object:
-            try:
-                return run.contents.locate(map(sha, names), leaving=leaving, promised=True)
-            except CatalogUnusable:
-                return CatalogUnusable
+            return run.contents.locate(map(sha, names), leaving=leaving, promised=True)
 
-        self._both(located)
+        self._both(lambda run: attempted(lambda: located(run)))
 
     @rule(states=FILES)
     def remembered(self, states: list[FileState]) -> None:
@@ -229,6 +245,46 @@ class Twins(RuleBasedStateMachine):
     @rule(states=FILES)
     def met(self, states: list[FileState]) -> None:
         self._both(lambda run: run.files.unchanged(states))
+
+    # ---- beside the run
+
+    def _beside(self, ask: Callable[[Lookup], T]) -> T:
+        """The one answer that both give to another process."""
+        lookups: list[Lookup] = [
+            SqliteLookup(self._base / "catalog.sqlite", *self._terms),
+            MemoryLookup(self._file, *self._terms),
+        ]
+        with ExitStack() as stack:
+            for lookup in lookups:
+                stack.callback(lookup.close)
+            by_sqlite, by_memory = map(ask, lookups)
+        assert by_sqlite == by_memory
+        return by_sqlite
+
+    @rule(names=SOME)
+    def asked_beside(self, names: list[int]) -> None:
+        _, used = self._beside(lambda lookup: in_sets(lookup.stored(map(sha, names))[:2]))
+        self._both(lambda run: run.contents.use(used))
+
+    @rule(names=SOME, told=st.lists(OBJECTS, max_size=2))
+    def claimed_after_a_look(self, names: list[int], told: list[Told]) -> None:
+        """What is stored between the look and the claim is not claimed."""
+        with closing(SqliteLookup(self._base / "catalog.sqlite", *self._terms)) as lookup:
+            stored, _, since = lookup.stored(map(sha, names))
+        for each in told:
+            self.confirmed(each)
+        self._both(lambda run: run.contents.claim({sha(n) for n in names} - stored, since))
+
+    @rule(states=FILES)
+    def met_beside(self, states: list[FileState]) -> None:
+        shas, used, met = self._beside(lambda lookup: in_sets(lookup.unchanged(states)))
+        assert {(s.device, s.inode) for s in states} >= shas.keys() >= met
+        self._both(lambda run: run.contents.use(used))
+        self._both(lambda run: run.files.met(met))
+
+    @rule(names=SOME)
+    def promised_beside(self, names: list[int]) -> None:
+        self._beside(lambda lookup: attempted(lambda: lookup.locate(map(sha, names))))
 
     # ---- what is due
 
@@ -374,6 +430,11 @@ def test_they_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_AT_ONCE", 3)
     monkeypatch.setattr(presence, "_AT_ONCE", 2)
     monkeypatch.setattr(renewals, "_PAGE", 2)
+    # and a piece or a bucket, and hints are written, made more of, and made anew, time and again
+    monkeypatch.setattr(pieces, "_EACH", 2)
+    monkeypatch.setattr(places, "_EVERY", 1)
+    for name, value in {"_FEWEST": 0, "_FULL": 1, "_MOST": 4, "_WAITING": 3, "_PAGE": 2}.items():
+        monkeypatch.setattr(hints, name, value)
     steps = settings(
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=[*HealthCheck]
     )

@@ -56,7 +56,7 @@ def other_bucket(path: Path) -> None:
 
 def no_table(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("DROP TABLE contents")
+        db.execute("DROP TABLE pieces")
 
 
 def cut_in_half(path: Path) -> None:

@@ -14,6 +14,7 @@ from sysbackup.errors import StoreError
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 from tests.support import backups
+from tests.support.catalogs import held
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine, Unreadable
 from tests.support.memory_store import MemoryBucket, MemoryStore
@@ -42,7 +43,7 @@ def lie(bucket: MemoryBucket, clock: ManualClock, host: str, of: Machine) -> Non
     """An index in a host's name that gives every content it has a place where something else lies."""
     lock = Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60))
     rubbish = gzipping.member(b"rubbish")
-    rows = of.sql("SELECT sha, size FROM contents")
+    rows = [(member.sha, member.size) for _, _, member in held(of.catalog)]
     kept = bucket.add(keys.pack_key(bytes(31) + b"\1"), rubbish * len(rows), lock=lock)
     stored = StoredObject(kept.key, kept.version, len(kept.body), lock)
     told = [Member(sha, size, Span(n * len(rubbish), len(rubbish))) for n, (sha, size) in enumerate(rows)]

@@ -1,13 +1,18 @@
 """The second run: what has not changed costs a handful of requests, and nothing is opened."""
 
+import hashlib
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from sysbackup.catalog.rows import file_sum
+from sysbackup.catalog import blocks
+from sysbackup.catalog.questions import DAY
 from sysbackup.formats import manifest
+from sysbackup.model import FileState
 from tests.support import backups
 from tests.support.dressing import posix_acl
 from tests.support.machines import Machine, opens
@@ -91,16 +96,12 @@ def test_a_rescan_reads_all_and_stores_nothing(machine: Machine) -> None:
 def test_a_rescan_finds_what_changed_behind_the_file_systems_back(machine: Machine) -> None:
     """Bytes that changed without a trace (here: the catalog is told so) are found by a rescan alone."""
     machine.back_up()
-    path = machine.write("d0/small0", "x" * (machine.tree / "d0" / "small0").stat().st_size)
-    status = path.stat()
-    ((device, size, sha),) = machine.sql("SELECT device, size, sha FROM files WHERE inode = ?", status.st_ino)
-    machine.sql(
-        "UPDATE files SET mtime = ?, ctime = ?, sum = ? WHERE inode = ?",
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        file_sum(device, status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns, sha),
-        status.st_ino,
-    )
+    before = (machine.tree / "d0" / "small0").read_bytes()
+    status = machine.write("d0/small0", "x" * len(before)).stat()
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    state = FileState(status.st_dev, status.st_ino, status.st_size, *times, hashlib.sha256(before).digest())
+    with closing(sqlite3.connect(machine.catalog)) as db, db:
+        blocks.remember(db, [state], int(machine.clock.now().timestamp()) // DAY)
     assert not machine.restores(machine.back_up())
     assert machine.restores(machine.back_up(rescan=True))
     assert machine.restores(machine.back_up())

@@ -15,6 +15,7 @@ from sysbackup.errors import AccessDenied
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, StoredObject
+from tests.support.catalogs import held
 from tests.support.clock import ManualClock
 from tests.support.machines import MIDDLE, SMALL, Machine, alike
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
@@ -255,13 +256,9 @@ def stored(bucket: MemoryBucket) -> list[Kept]:
 
 def line_of(key: str, version: str, body: bytes, owner: Machine) -> dict[str, Any]:
     """What an owner knows of an object, with a lock until 2100."""
-    rows = owner.sql(
-        "SELECT hex(sha), coalesce(start, 0), coalesce(length, 0), contents.size, encoding FROM contents"
-        " JOIN objects ON id = object WHERE key = ?",
-        key,
-    )
-    contents = [[sha.lower(), *at] for sha, *at, _ in rows]
-    return said_of(key, contents, ver=version, sz=len(body), until=4_102_444_800, enc=rows[0][4])
+    rows = [(encoding, member) for known, encoding, member in held(owner.catalog) if known == key]
+    contents = [[member.sha.hex(), *(member.span or (0, 0)), member.size] for _, member in rows]
+    return said_of(key, contents, ver=version, sz=len(body), until=4_102_444_800, enc=rows[0][0])
 
 
 @pytest.mark.parametrize("length", [20, 100_000])

@@ -2,12 +2,19 @@
 
 import hashlib
 import os
+import re
 import sqlite3
+import struct
+import zlib
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from sysbackup.catalog.blocks import ENTRY
 from sysbackup.catalog.interface import Catalog, Session
+from sysbackup.catalog.pieces import PIECE, Piece
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
@@ -65,6 +72,12 @@ CREATE TABLE bucket (
     name TEXT PRIMARY KEY        -- the one bucket that all this is about
 ) WITHOUT ROWID;
 """
+# And with them.
+_VERSION_2 = re.sub(
+    r"(CREATE TABLE (?:objects|contents|files) \(\n)",
+    r"\1    sum INTEGER NOT NULL,        -- of the row, see `rows`: over all but `news` and `seen`\n",
+    _VERSION_1.replace("user_version = 1", "user_version = 2"),
+)
 _CENSUS = """
 CREATE TABLE IF NOT EXISTS census (
     key TEXT NOT NULL            -- behind which the next look at what is in the bucket begins
@@ -114,19 +127,53 @@ def news(session: Session) -> list[Indexed]:
     return [*session.indexes.news()]
 
 
-def of_version_1(path: Path, *, census: bool = False) -> Path:
-    """The same catalog as sysbackup made it before there were checksums."""
+def held(path: Path) -> list[tuple[str, str | None, Member]]:
+    """What the catalog at `path` knows of contents: the key and the encoding of the object, and the content in it."""
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute(f"SELECT key, encoding, {PIECE} FROM pieces JOIN objects ON objects.id = object").fetchall()
+    return [(key, encoding, member) for key, encoding, *piece, _ in rows for member in Piece(*piece).all()]
+
+
+def of_version(path: Path, version: int, *, census: bool = True) -> Path:
+    """The same catalog as sysbackup made it when it had a row for each content and each file."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     earlier = path.with_name("earlier")
     with closing(sqlite3.connect(earlier, isolation_level=None)) as db:
-        db.executescript(_VERSION_1 + _CENSUS * census)
+        db.executescript((_VERSION_1 if version == 1 else _VERSION_2) + _CENSUS * census)
         db.execute("ATTACH ? AS new", (str(path),))
-        for table in ("objects", "contents", "files", "indexes", "bucket"):
-            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
-            db.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
+        for table in ("indexes", "bucket", *["census"] * census):
+            db.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")
+        for table, rows in (("objects", _objects(db)), ("contents", _contents(db)), ("files", _files(db))):
+            for checksum, *row in rows:
+                values = row if version == 1 else [checksum, *row]
+                db.execute(f"INSERT INTO main.{table} VALUES ({', '.join('?' * len(values))})", values)
         db.execute("DETACH new")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("INSERT INTO used VALUES (x'00')")
     os.replace(earlier, path)
     return path
+
+
+def _objects(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+    columns = "sum, id, key, version, size, mode, until, encoding, host, checked, news"
+    return db.execute(f"SELECT {columns} FROM new.objects").fetchall()
+
+
+def _contents(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    rows = db.execute(f"SELECT key, version, {PIECE} FROM new.pieces AS pieces JOIN new.objects AS o ON o.id = object")
+    for key, version, *columns, _ in rows.fetchall():
+        piece = Piece(*columns)
+        identity = zlib.crc32(f"{key}\0{version}".encode())
+        for sha, size, span in piece.all():
+            start, length = span or (None, None)
+            known = struct.pack("<q??qqq", piece.object, span is None, span is None, start or 0, length or 0, size)
+            yield zlib.crc32(known + sha, identity), sha, piece.object, start, length, size
+
+
+def _files(db: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
+    shas = {sha[:16]: sha for _, sha, *_ in _contents(db)}
+    for device, block, entries in db.execute("SELECT device, block, entries FROM new.files").fetchall():
+        for last, size, mtime, ctime, key, seen in ENTRY.iter_unpack(entries):
+            row = (device, 16 * block + last, size, mtime, ctime)
+            yield zlib.crc32(struct.pack("<5q", *row) + shas[key]), *row, shas[key], seen

@@ -141,11 +141,6 @@ class Run:
     used: set[bytes] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
 
-    def use(self, sha: bytes, holder: Object) -> None:
-        """The run reuses a content: noted where its object has to be seen to."""
-        if self.short(holder):
-            self.used.add(sha)
-
     def short(self, known: Object) -> bool:
         """Whether an object has to be seen to before the run may rely on it."""
         firm = FIRMNESS.index(known.lock.mode) >= FIRMNESS.index(self.promise.mode)

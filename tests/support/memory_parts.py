@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from sysbackup.catalog.interface import Due, KnownObject, Named
-from sysbackup.catalog.known_files import EMPTY
-from sysbackup.errors import CatalogUnusable
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, Lock, Member, StoredObject
 from tests.support.memory_file import MemoryFile, News, Object, Published, Run, Seen, day_of, second
+from tests.support.memory_lookup import MemoryQuestions
 
 
 class MemoryContents:
@@ -19,21 +18,23 @@ class MemoryContents:
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
         self._run = run
+        self._questions = MemoryQuestions(file, run)
         self._claimed: set[bytes] = set()
         self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
         with self._file.lock:
-            wanted = set()
-            for sha in set(shas) - self._claimed:
-                holder = self._file.holder(sha)
-                if holder is None or holder.number in self._run.leaving:
-                    wanted.add(sha)
-                else:
-                    self._run.use(sha, holder)
+            wanted = set(shas) - self._claimed
+            stored = self._questions.stored(wanted)
+            self.use(stored.used)
+            wanted -= stored.shas
             self._claimed |= wanted
             return wanted
+
+    def use(self, shas: Iterable[bytes]) -> None:
+        with self._file.lock:
+            self._run.used |= {*shas}
 
     def release(self, sha: bytes) -> None:
         with self._file.lock:
@@ -48,17 +49,7 @@ class MemoryContents:
             self._claimed -= {member.sha for member in contents}
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
-        found = {}
-        with self._file.lock:
-            for sha in shas:
-                holder = self._file.holder(sha)
-                if holder is None or (holder.number in self._run.leaving and not leaving):
-                    continue
-                if promised and not self._run.holds(holder):
-                    raise CatalogUnusable("a manifest may not rely on an object that was to be seen to")
-                _, member = self._file.contents[sha]
-                found[sha] = Location(holder.stored.key, holder.stored.version, member.span, holder.encoding)
-        return found
+        return self._questions.locate(shas, leaving=leaving, promised=promised)
 
 
 class MemoryFiles:
@@ -67,25 +58,19 @@ class MemoryFiles:
     def __init__(self, file: MemoryFile, run: Run) -> None:
         self._file = file
         self._run = run
+        self._questions = MemoryQuestions(file, run)
         self._met: set[tuple[int, int]] = set()
 
     def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
-        found = {}
         with self._file.lock:
-            for state in states:
-                named = (state.device, state.inode)
-                seen = self._file.files.get(named)
-                if seen is None or seen.state != state._replace(sha=seen.state.sha):
-                    continue
-                sha = seen.state.sha
-                holder = self._file.holder(sha)
-                if holder is not None and holder.number not in self._run.leaving:
-                    self._run.use(sha, holder)
-                elif sha != EMPTY:
-                    continue
-                found[named] = sha
-                self._met.add(named)
-        return found
+            found = self._questions.unchanged(states)
+            self._run.used |= {*found.used}
+            self._met |= {*found.met}
+        return found.shas
+
+    def met(self, files: Iterable[tuple[int, int]]) -> None:
+        with self._file.lock:
+            self._met |= {*files}
 
     def remember(self, states: Sequence[FileState]) -> None:
         with self._file.lock:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sysbackup.catalog.interface import Catalog, Due, Info, KnownObject, Session
-from sysbackup.catalog.known_files import EMPTY
+from sysbackup.catalog.questions import EMPTY
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import keys

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sysbackup.catalog import schema, upgrading
+from sysbackup.catalog import upgrading
 from sysbackup.catalog.interface import Info
+from sysbackup.catalog.sql_errors import damage_in
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable, SpoolError
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, LockMode, Member, StoredObject
-from tests.support.catalogs import NOW, began, confirmed, members, of_version_1, pack, sha, until
+from tests.support.catalogs import NOW, began, confirmed, members, of_version, pack, sha, until
 
 STATES = [FileState(1, n, 3, 4, 5, sha(n)) for n in range(40)]
 
@@ -138,8 +139,10 @@ def copied(path: Path, name: str = "trial") -> Path:
 
 COLUMNS = {
     "objects": ("id", "key", "version", "size", "mode", "until", "encoding", "host", "checked", "news", "sum"),
-    "contents": ("sha", "object", "start", "length", "size", "sum"),
-    "files": ("device", "inode", "size", "mtime", "ctime", "sha", "seen", "sum"),
+    "pieces": ("id", "object", "count", "members", "sum"),
+    "hints": ("bucket", "hints"),
+    "hinted": ("bits", "start", "up_to", "sum"),
+    "files": ("device", "block", "oldest", "entries", "sum"),
     "indexes": ("host", "key", "until"),
     "bucket": ("name",),
 }
@@ -226,10 +229,11 @@ def test_flips_in_what_a_killed_run_left_beside_it(tmp_path: Path, seed: int) ->
             "UPDATE sqlite_master SET sql = replace(sql, 'until INTEGER', 'until INTEGEQ') WHERE name = 'objects'",
             "made",
         ),
-        ("UPDATE sqlite_master SET sql = replace(sql, 'mtime', 'mtimf') WHERE name = 'files'", "made"),
-        ("DROP INDEX contents_object", "made"),
+        ("UPDATE sqlite_master SET sql = replace(sql, 'oldest', 'oldesu') WHERE name = 'files'", "made"),
+        ("DROP INDEX pieces_object", "made"),
         ("PRAGMA user_version = 1", "made"),
-        ("PRAGMA user_version = 3", "version 3"),
+        ("PRAGMA user_version = 2", "made"),
+        ("PRAGMA user_version = 4", "version 4"),
     ],
 )
 def test_a_schema_with_another_letter_is_not_ours(path: Path, change: str, said: str) -> None:
@@ -248,7 +252,7 @@ def test_a_lost_objects_contents_do_not_lie_in_the_next_one(path: Path) -> None:
     with SqliteCatalog(path) as catalog:
         run = began(catalog)
         confirmed(run, pack("new", until(21)), "new")
-        with pytest.raises(CatalogUnusable, match="contents"):
+        with pytest.raises(CatalogUnusable, match="pieces"):
             run.contents.locate([sha(90)])
 
 
@@ -258,7 +262,7 @@ def test_no_lock_is_promised_that_ends_too_early(path: Path) -> None:
         run = began(catalog, 25)
         assert len(run.files.unchanged(STATES)) == 40
         with catalog._connection.held() as db:  # the notes are the connection's own: nobody else can reach them
-            assert db.execute("DELETE FROM run.used").rowcount == 40
+            assert db.execute("DELETE FROM run.used").rowcount == 1
         assert run.renewals.collect() == 0
         assert len(run.contents.locate([sha(1)])) == 1
         with pytest.raises(CatalogUnusable):
@@ -303,7 +307,7 @@ def test_a_failing_disk_says_nothing_of_the_file(code: int) -> None:
     for extended in (code, code | 3 << 8):
         error = sqlite3.OperationalError("disk")
         error.sqlite_errorcode = extended
-        assert schema.damage_in(error) is None
+        assert damage_in(error) is None
 
 
 def test_a_catalog_that_may_not_be_written_is_kept(path: Path) -> None:
@@ -320,14 +324,14 @@ def test_a_catalog_that_may_not_be_written_is_kept(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-# ---- version 1
+# ---- earlier versions
 
 
-@pytest.mark.parametrize("census", [False, True])
-def test_a_catalog_of_version_1_is_taken_over(path: Path, *, census: bool) -> None:
+@pytest.mark.parametrize(("version", "census"), [(1, False), (1, True), (2, True)])
+def test_a_catalog_of_an_earlier_version_is_taken_over(path: Path, version: int, *, census: bool) -> None:
     """All that it knows, and for its owner alone; looking at it changes nothing about it."""
     true = answers(copied(path, "true"))
-    of_version_1(path, census=census)
+    of_version(path, version, census=census)
     with pytest.raises(CatalogUnusable, match="the next run takes it over"):
         SqliteCatalog(path, read_only=True)
     with capture_logs() as log:
@@ -337,6 +341,7 @@ def test_a_catalog_of_version_1_is_taken_over(path: Path, *, census: bool) -> No
     assert [file.name for file in path.parent.iterdir() if file.is_file()] == [path.name]
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(
     "change",
     [
@@ -350,13 +355,32 @@ def test_a_catalog_of_version_1_is_taken_over(path: Path, *, census: bool) -> No
         "UPDATE files SET sha = 'x'",
     ],
 )
-def test_a_damaged_catalog_of_version_1_is_set_aside(path: Path, change: str) -> None:
+def test_a_damaged_catalog_of_an_earlier_version_is_set_aside(path: Path, version: int, change: str) -> None:
     """What can be seen without checksums is not given one."""
-    changed(of_version_1(path), change)
+    changed(of_version(path, version), change)
     with capture_logs() as log, SqliteCatalog(path) as catalog:
         assert catalog.info().objects == 0
     assert [line["event"] for line in log] == ["catalog.set_aside"]
     assert [file.name for file in path.parent.iterdir() if "taking" in file.name] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE objects SET until = until + 1 WHERE id = 2",
+        "UPDATE objects SET key = 'packs/x' WHERE id = 2",
+        "UPDATE contents SET start = start + 1",
+        "UPDATE OR IGNORE contents SET sha = zeroblob(32)",
+        "UPDATE files SET mtime = mtime + 1",
+        "UPDATE files SET sha = zeroblob(32)",
+    ],
+)
+def test_the_checksums_of_version_2_are_held_against_its_rows(path: Path, change: str) -> None:
+    """None gets a new one that does not fit its old one."""
+    changed(of_version(path, 2), change)
+    with capture_logs() as log, SqliteCatalog(path) as catalog:
+        assert catalog.info().objects == 0
+    assert [line["event"] for line in log] == ["catalog.set_aside"]
 
 
 @pytest.mark.parametrize("moment", ["copied", "replaced"])
@@ -365,7 +389,7 @@ def test_a_taking_over_that_is_cut_off_leaves_the_earlier_one(
 ) -> None:
     """Killed with the new file half or wholly written: the next run begins again from the old one."""
     true = answers(copied(path, "true"))
-    of_version_1(path)
+    of_version(path, 1)
     pid = os.fork()
     if pid == 0:
         end: Callable[..., None] = lambda *_: os._exit(9)  # noqa: E731
@@ -385,7 +409,7 @@ def test_taking_over_gives_up_on_a_full_disk(path: Path, monkeypatch: pytest.Mon
     """An error for people; the catalog is as it was, and nothing half is left beside it."""
     with SqliteCatalog(path) as catalog:
         confirmed(began(catalog), pack("large", until(21)), *range(1000, 3000))
-    of_version_1(path)
+    of_version(path, 1)
 
     def full(db: sqlite3.Connection, earlier: Path) -> None:
         db.execute("PRAGMA max_page_count = 14")

@@ -1,0 +1,79 @@
+"""What may be asked of a `MemoryCatalog`, noted nowhere: by a run's session, and beside it."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sysbackup.catalog.lookup import Stored, Unchanged
+from sysbackup.catalog.questions import EMPTY
+from sysbackup.errors import CatalogUnusable
+from sysbackup.model import FileState, Location, Lock
+from tests.support.memory_file import MemoryFile, Object, Run, day_of, in_seconds
+
+_FRESH = timedelta(days=7)
+
+
+class MemoryQuestions:
+    """What a run may ask, which does not want what it is leaving."""
+
+    def __init__(self, file: MemoryFile, run: Run) -> None:
+        self._file = file
+        self._run = run
+
+    def stored(self, shas: Iterable[bytes]) -> Stored:
+        with self._file.lock:
+            known = {sha: holder for sha in set(shas) if (holder := self._holder(sha)) is not None}
+            return Stored({*known}, [sha for sha, holder in known.items() if self._run.short(holder)], -1)
+
+    def unchanged(self, states: Sequence[FileState]) -> Unchanged:
+        found = Unchanged({}, [], [])
+        with self._file.lock:
+            for state in states:
+                named = (state.device, state.inode)
+                seen = self._file.files.get(named)
+                if seen is None or seen.state != state._replace(sha=seen.state.sha):
+                    continue
+                holder = self._holder(seen.state.sha)
+                if holder is None and seen.state.sha != EMPTY:
+                    continue
+                found.shas[named] = seen.state.sha
+                if holder is not None and self._run.short(holder):
+                    found.used.append(seen.state.sha)
+                if seen.day < day_of(self._run.began) - _FRESH:
+                    found.met.append(named)
+        return found
+
+    def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
+        found = {}
+        with self._file.lock:
+            for sha in shas:
+                holder = self._holder(sha, leaving=leaving)
+                if holder is None:
+                    continue
+                if promised and not self._run.holds(holder):
+                    raise CatalogUnusable("a manifest may not rely on an object that was to be seen to")
+                _, member = self._file.contents[sha]
+                found[sha] = Location(holder.stored.key, holder.stored.version, member.span, holder.encoding)
+        return found
+
+    def _holder(self, sha: bytes, *, leaving: bool = False) -> Object | None:
+        holder = self._file.holder(sha)
+        return None if holder is None or (holder.number in self._run.leaving and not leaving) else holder
+
+
+class MemoryLookup:
+    """`lookup.Lookup` at a `MemoryFile`, beside a run that promises and began as this one."""
+
+    def __init__(self, file: MemoryFile, promise: Lock, doubting: bool, now: datetime) -> None:
+        self._questions = MemoryQuestions(file, Run("", in_seconds(promise), now, doubting))
+
+    def stored(self, shas: Iterable[bytes]) -> Stored:
+        return self._questions.stored(shas)
+
+    def unchanged(self, states: Sequence[FileState]) -> Unchanged:
+        return self._questions.unchanged(states)
+
+    def locate(self, shas: Iterable[bytes]) -> dict[bytes, Location]:
+        return self._questions.locate(shas, promised=True)
+
+    def close(self) -> None:
+        """Nothing: there is no file."""
