@@ -7,7 +7,7 @@ all of a read; what is large streams.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.task_groups import tasks
@@ -40,7 +40,7 @@ class Fetcher:
         store: ObjectStore,
         threads: Threads,
         placing: Threads,
-        placer: Callable[[], Placer],
+        placer: Callable[[], AbstractContextManager[Placer]],
         target: TargetWork,
         report: Callable[[Outcome], None],
         memory: Budget,

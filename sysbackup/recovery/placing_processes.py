@@ -1,6 +1,8 @@
 """Placing in processes of our own: what they are told, and what they answer."""
 
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
@@ -9,6 +11,7 @@ from msgspec import Struct
 from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import RestoreError
 from sysbackup.files.owners import Owners
+from sysbackup.files.target_tree import Walker
 from sysbackup.programs.pool import ProcessPool, Work
 from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer
@@ -88,7 +91,7 @@ def by_processes(pool: ProcessPool) -> TargetWork:
     return TargetWork(look, place)
 
 
-def by_caller(placer: Callable[[], Placer]) -> TargetWork:
+def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWork:
     """Looking and placing by the thread that calls, each time with a placer of its own."""
 
     def look(fetch: Fetch) -> tuple[Outcome, Fetch]:
@@ -108,17 +111,19 @@ def helper(order: bytes, root: int, stop: Flag) -> Work:
     """What such a process does."""
     how = _orders.decode(order)
     owners = Owners(numeric=how.numeric_owner)
+    walker = Walker(root)  # neighbours in one object are in the same directories as those in the next
+    os.umask(umask := os.umask(0o077))
 
     def work(encoded: bytes, data: bytearray) -> bytes:
-        with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
-            try:
-                job = _jobs.decode(encoded)
-                if job.looks:
-                    left = placer.look(job.fetch)
-                    return _encoder.encode(Placed(placer.outcome, left=left))
-                damaged = placer.place_all(job.fetch, data)
-            except RestoreError as exc:
-                return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
-            return _encoder.encode(Placed(placer.outcome, damaged))
+        placer = Placer(walker, owners, stop, overwrite=how.overwrite, umask=umask)
+        try:
+            job = _jobs.decode(encoded)
+            if job.looks:
+                left = placer.look(job.fetch)
+                return _encoder.encode(Placed(placer.outcome, left=left))
+            damaged = placer.place_all(job.fetch, data)
+        except RestoreError as exc:
+            return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
+        return _encoder.encode(Placed(placer.outcome, damaged))
 
     return work

@@ -20,7 +20,7 @@ from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
 from sysbackup.recovery.fetching import Fetcher
 from sysbackup.recovery.judging import StoredRun
-from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.placing import placing_in
 from sysbackup.recovery.placing_processes import Order, by_caller, by_processes, placing_pool
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.restore_report import EVENT, Counts, Options, Outcome, Report, RestoreWatcher, Silent
@@ -104,7 +104,7 @@ class _Restore:
     async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads, *, looks: bool) -> None:
         """All contents: placed by processes of our own where there are many, by a thread where there are few."""
         options = self._options
-        placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
+        placer = partial(placing_in, self._root, self._owners, self._stop, overwrite=options.overwrite)
         workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         with ExitStack() as stack:
             target = by_caller(placer)

@@ -23,7 +23,7 @@ class _Copied:
         self._fd = fd
         self._sha = sha
 
-    def pieces(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         hashed = hashlib.sha256()
         for piece in _pieces(self._fd):
             hashed.update(piece)
