@@ -1,13 +1,31 @@
 """A manifest's entry given to what was restored: owner, permissions, extended attributes, time."""
 
 import os
+from typing import NamedTuple
 
 from msgspec import UNSET
 
 from sysbackup.files import permissions, times, xattrs
 from sysbackup.files.owners import Owners, OwnerSetter
 from sysbackup.files.shortfalls import Lack
+from sysbackup.files.writing import Draft
 from sysbackup.formats.manifest import Link, Node
+
+_KINDS = 1024  # of owners and permissions that are remembered; a machine has a few dozens
+_LONGEST = 256  # characters of each of their names and ACLs
+
+
+class Plain(NamedTuple):
+    """
+    An owner that can be given, and permission bits: all that there is to most files.
+
+    `ours`: that owner is this process's user, and the group is its group.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+    ours: bool
 
 
 class Applier:
@@ -15,13 +33,53 @@ class Applier:
     Gives what was restored all that its entry says, but for the contents.
 
     For one thread; `lack` is told what could not be given. `owners` may be shared.
-    What is given is an open file, or the `proc_path` of anything.
+    What is given is an open file, or the `proc_path` of anything. `umask` is what this
+    process's takes of a file's permissions; all of them, where nobody knows.
     """
 
-    def __init__(self, owners: Owners, lack: Lack) -> None:
+    def __init__(self, owners: Owners, lack: Lack, umask: int = 0o777) -> None:
         self._owners = owners
         self._setter = OwnerSetter(owners)
         self._lack = lack
+        self._umask = umask
+        self._plain: dict[tuple[object, ...], Plain | None] = {}
+
+    def plain(self, node: Node) -> Plain | None:
+        """What `node` says of owner and permissions, where that is no more than a `Plain` holds."""
+        key = (node.owner, node.group, node.uid, node.gid, node.acl, node.mode, node.flags)
+        try:
+            return self._plain[key]
+        except KeyError:
+            found = self._plainly(node)
+            if all(len(part) <= _LONGEST for part in key if isinstance(part, str)):
+                if len(self._plain) >= _KINDS:
+                    self._plain.clear()
+                self._plain[key] = found
+            return found
+
+    def _plainly(self, node: Node) -> Plain | None:
+        ids = self._setter.ids(node)
+        bits = permissions.plain_bits(node, self._owners)
+        return None if ids is None or bits is None else Plain(*ids, bits, self._setter.are_ours(*ids))
+
+    def apply_to_draft(self, draft: Draft, node: Node, plain: Plain | None, path: bytes) -> None:
+        """
+        Like `apply`, for a file under way; `plain` is what `plain` said of it.
+
+        No system call is made for what it has from its birth: of somebody who restores
+        a machine's files as root most have their owner, and all their permissions.
+        """
+        if plain is None:
+            self.apply(draft.fd, node, path)
+            return
+        if not (plain.ours and draft.place.ours):
+            self._setter.give(draft.fd, plain.uid, plain.gid, path, self._lack)
+        # the umask does not hold where an ACL is inherited, and what that leaves nobody knows
+        if draft.asked != plain.mode or plain.mode & self._umask or draft.place.inherits:
+            os.chmod(draft.fd, plain.mode)
+        if node.xattrs is not UNSET:
+            xattrs.apply(draft.fd, node.xattrs, path, self._lack)
+        times.apply(draft.fd, node, path, self._lack)
 
     def apply(self, made: int | bytes, node: Node, path: bytes) -> None:
         """

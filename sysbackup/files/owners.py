@@ -87,18 +87,32 @@ class OwnerSetter:
     def __init__(self, owners: Owners) -> None:
         self._owners = owners
         self._root = os.geteuid() == 0
+        self._us = (os.geteuid(), os.getegid())
         self._uids = {-1, os.geteuid()}
         self._gids = {-1, os.getegid(), *os.getgroups()}
 
     def apply(self, made: int | bytes, node: Node, path: bytes, lack: Lack) -> bool:
         """Set both on an open file, or what a `proc_path` leads to; whether that was done."""
         uid, gid = self._owners.ids(node)
-        if not -1 <= uid < _NO_ID or not -1 <= gid < _NO_ID:
+        if not _possible(uid, gid):
             lack(_BAD_OWNER, path)
             return False
         if not self._may_set(uid, gid):
             lack(_NO_OWNER, path)
             return False
+        return self.give(made, uid, gid, path, lack)
+
+    def ids(self, node: Node) -> tuple[int, int] | None:
+        """The numbers that `give` is to be told for an entry; None where only `apply` knows what to say of it."""
+        uid, gid = self._owners.ids(node)
+        return (uid, gid) if _possible(uid, gid) and self._may_set(uid, gid) else None
+
+    def are_ours(self, uid: int, gid: int) -> bool:
+        """Whether what belongs to this process's user and group has these numbers already."""
+        return uid in (-1, self._us[0]) and gid in (-1, self._us[1])
+
+    def give(self, made: int | bytes, uid: int, gid: int, path: bytes, lack: Lack) -> bool:
+        """Set both, -1 leaves one as it is; whether that was done."""
         try:
             os.chown(made, uid, gid)
         except OSError as exc:
@@ -116,6 +130,10 @@ class OwnerSetter:
 
     def _may_set(self, uid: int, gid: int) -> bool:
         return self._root or (uid in self._uids and gid in self._gids)
+
+
+def _possible(uid: int, gid: int) -> bool:
+    return -1 <= uid < _NO_ID and -1 <= gid < _NO_ID
 
 
 def _remembered(known: dict[_K, _V], key: _K, ask: Callable[[_K], _V]) -> _V:

@@ -70,6 +70,18 @@ def apply(made: int | bytes, node: Node, owners: Owners, path: bytes, lack: Lack
     os.chmod(made, flags | mode)
 
 
+def plain_bits(node: Node, owners: Owners) -> int | None:
+    """The permission bits that are all there is to an entry's permissions; None where there is more."""
+    if node.flags is not UNSET:
+        return None
+    if node.acl is UNSET:
+        return None if node.mode is UNSET else node.mode & 0o777
+    wanted = _parsed(node, owners)
+    if wanted is None or wanted.access is not None or wanted.default is not None or wanted.unknown:
+        return None
+    return wanted.mode
+
+
 def equal(made: bytes, status: os.stat_result, node: Node, owners: Owners) -> bool:
     """Whether a thing of that status has all of an entry's permissions, and no ACL beside them."""
     try:

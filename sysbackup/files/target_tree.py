@@ -19,6 +19,11 @@ from sysbackup.model import shown
 
 _KEPT = 128  # open directories per walker
 
+UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+"""Opens, for the name `.` in a directory, a file without a name in there (open(2), O_TMPFILE)."""
+
+_NO_NAMES = {b"", b".", b".."}
+
 
 class Obstacle(Exception):  # what is in the way, not an error of ours
     """An entry cannot be put where it belongs; `str()` of it says why, for people."""
@@ -30,10 +35,17 @@ class InTheWay(Obstacle):  # likewise
 
 @dataclass(frozen=True, slots=True)
 class TargetPlace:
-    """An open directory. `inherits`: what is made in it gets an ACL from it that nobody asked for."""
+    """
+    An open directory.
+
+    `inherits`: what is made in it gets an ACL from it that nobody asked for.
+    `ours`: it belongs to this process's user and group, and so does what is made in it,
+    by whichever rule (inode(7), the set-group-ID bit); nobody but they can change that.
+    """
 
     fd: int
     inherits: bool
+    ours: bool
 
     @property
     def path(self) -> bytes:
@@ -100,8 +112,11 @@ class Walker:
     """
 
     def __init__(self, root: int) -> None:
-        self._root = TargetPlace(root, acl.passes_on(proc_path(root)))
+        self._us = (os.geteuid(), os.getegid())
+        self._plain: dict[int, bool] = {}  # by device: see `_makes_ours`
+        self._root = self._place(root)
         self._open: dict[bytes, TargetPlace] = {}
+        self._last = (b"", self._root)  # where `find` was last; not to be believed once something was closed
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +128,19 @@ class Walker:
         """Close all directories."""
         while self._open:
             os.close(self._open.popitem()[1].fd)
+
+    def find(self, path: bytes) -> tuple[TargetPlace, bytes]:
+        """
+        Where an absolute path belongs: its directory, as `reach` finds it, and its name in there.
+
+        `Obstacle` as `split` and `reach` raise it.
+        """
+        above, _, name = path.rpartition(b"/")
+        if above == self._last[0] and path[:1] == b"/" and name not in _NO_NAMES and b"\0" not in name:
+            return self._last[1], name
+        place = self.reach(split(path)[0])
+        self._last = (above, place)
+        return place, name
 
     def reach(self, path: bytes) -> TargetPlace:
         """
@@ -133,15 +161,34 @@ class Walker:
         """Take from a directory just made the ACLs that it got from the one above, so that it passes none on."""
         place = self.reach(path)
         acl.remove(place.path, acl.DEFAULT, acl.ACCESS)
-        self._open[path] = TargetPlace(place.fd, acl.passes_on(place.path))
+        self._open[path] = self._place(place.fd)
+        self._last = (b"", self._root)
+
+    def _place(self, fd: int) -> TargetPlace:
+        status = os.fstat(fd)
+        ours = (status.st_uid, status.st_gid) == self._us and self._makes_ours(fd, status.st_dev)
+        return TargetPlace(fd, acl.passes_on(proc_path(fd)), ours)
+
+    def _makes_ours(self, fd: int, device: int) -> bool:
+        """Whether files made on that file system are ours: a server may give root's to somebody else (exports(5))."""
+        known = self._plain.get(device)
+        if known is None:
+            known = False
+            with suppress(OSError):
+                probe = os.open(b".", UNNAMED, 0o600, dir_fd=fd)
+                status = os.fstat(probe)
+                os.close(probe)
+                known = (status.st_uid, status.st_gid) == self._us
+            self._plain[device] = known
+        return known
 
     def _walk(self, path: bytes) -> TargetPlace:
         begin, place = self._nearest(path)
+        self._last = (b"", self._root)
         while begin <= len(path):
             end = path.find(b"/", begin)
             end = len(path) if end < 0 else end
-            place = TargetPlace(fd := self._step(place.fd, path[begin:end], path[:end]), acl.passes_on(proc_path(fd)))
-            self._open[path[:end]] = place
+            place = self._open[path[:end]] = self._place(self._step(place.fd, path[begin:end], path[:end]))
             if len(self._open) > _KEPT:  # never what was just opened: the oldest goes
                 os.close(self._open.pop(next(iter(self._open))).fd)
             begin = end + 1

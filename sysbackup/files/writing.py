@@ -14,10 +14,9 @@ from contextlib import suppress
 
 from sysbackup.files import acl
 from sysbackup.files.folders import proc_path
-from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace
+from sysbackup.files.target_tree import UNNAMED, InTheWay, Obstacle, TargetPlace
 from sysbackup.formats.manifest import BlockDevice, CharDevice, Fifo, FileNode, Link
 
-_UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _NAMED = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
 
 # What a file system without unnamed files says: EISDIR from kernels and drivers that do not know the flag.
@@ -34,20 +33,26 @@ class Draft:
     A regular file under way in one directory, not visible under its own name.
 
     `fd` is open for reading and writing, `place` the directory; both must stay
-    open until `close`, which removes whatever was not published.
+    open until `close`, which removes whatever was not published. `asked` are the
+    permission bits that it was opened with, of which the umask, or an ACL that it inherits, may have
+    taken some. Nobody else reaches a file without a name: it has those of `mode` from the beginning.
     """
 
-    def __init__(self, place: TargetPlace, *, unnamed: bool = True) -> None:
+    __slots__ = ("_end", "_hole", "_published", "_temporary", "asked", "fd", "place")
+
+    def __init__(self, place: TargetPlace, mode: int = 0o600, *, unnamed: bool = True) -> None:
         self._temporary: bytes | None = None
-        self._place = place
+        self.place = place
         self._published = False
         fd = -1
         if unnamed:
-            fd = _open_unnamed(place)
+            fd = _open_unnamed(place, mode)
         if fd < 0:
             self._temporary = _temporary()
-            fd = os.open(self._temporary, _NAMED, 0o600, dir_fd=place.fd)
+            mode = 0o600
+            fd = os.open(self._temporary, _NAMED, mode, dir_fd=place.fd)
         self.fd = fd
+        self.asked = mode
         self._end = 0
         self._hole = False
         if place.inherits:
@@ -78,10 +83,10 @@ class Draft:
         """Give the file its name. `Obstacle` where something is in the way that may not be replaced."""
         source = proc_path(self.fd)
         if self._temporary is None or self._published:
-            put_link(source, self._place, name, overwrite=overwrite)
+            put_link(source, self.place, name, overwrite=overwrite)
             self._published = True
             return
-        move(self._place, self._temporary, name, overwrite=overwrite)
+        move(self.place, self._temporary, name, overwrite=overwrite)
         self._temporary = None
         self._published = True
 
@@ -99,7 +104,7 @@ class Draft:
         """Close; what was not published is gone."""
         if self._temporary is not None:
             with suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._place.fd)
+                os.unlink(self._temporary, dir_fd=self.place.fd)
             self._temporary = None
         os.close(self.fd)
 
@@ -198,15 +203,14 @@ def _device(major: int, minor: int) -> int:
     return os.makedev(major, minor)
 
 
-def _open_unnamed(place: TargetPlace) -> int:
+def _open_unnamed(place: TargetPlace, mode: int) -> int:
     """A file without a name in `place`; -1 where the file system, or a machine without /proc, has none."""
     try:
-        fd = os.open(b".", _UNNAMED, 0o600, dir_fd=place.fd)
+        return os.open(b".", UNNAMED, mode, dir_fd=place.fd)
     except OSError as exc:
         if exc.errno in _CANNOT_UNNAMED:
             return -1
         raise
-    return fd
 
 
 def _write_all(fd: int, data: bytes, at: int) -> None:

@@ -3,6 +3,8 @@ Processes of our own, for Python work that threads would only pass the interpret
 
 Restored with two threads, 47,000 small files took twice the processor time that they
 took with one: seven system calls for each file, and as many changes of hands.
+
+Messages go through a socket, which copies them twice: what is large belongs into `SharedSlots`.
 """
 
 import importlib
@@ -10,7 +12,7 @@ import queue
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -20,11 +22,11 @@ from sysbackup.errors import ProgramError
 from sysbackup.programs.children import environment
 from sysbackup.programs.own_python import own_python
 
-_LENGTHS = struct.Struct(">QQ")
+_LENGTH = struct.Struct(">Q")
 _LEAVING = 10.0  # seconds that a process gets to leave after its last job
 
-Work = Callable[[bytes, bytearray], bytes]
-"""Does one job, from what it is told and the data that belong to it; returns the answer."""
+Work = Callable[[bytes], bytes]
+"""Does one job, from what it is told; returns the answer."""
 
 
 class ProcessPool:
@@ -32,16 +34,16 @@ class ProcessPool:
     A few processes that do one kind of work. A context manager; leaving it ends them.
 
     `kind` names a function, `module:function`, that each process calls once
-    with `order`, a descriptor of its own for `descriptor`, and `stop`; it
+    with `order`, descriptors of its own for `descriptors`, and `stop`; it
     returns the `Work` that is done from then on. `OSError` where they cannot be started.
     """
 
-    def __init__(self, number: int, kind: str, order: bytes, descriptor: int, stop: Flag) -> None:
+    def __init__(self, number: int, kind: str, order: bytes, descriptors: Sequence[int], stop: Flag) -> None:
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._all: list[_Process] = []
         try:
             for _ in range(number):
-                process = _Process(kind, descriptor, stop)
+                process = _Process(kind, descriptors, stop)
                 self._all.append(process)
                 process.send(order)
                 self._idle.put(process)
@@ -55,7 +57,7 @@ class ProcessPool:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()
 
-    def work(self, job: bytes, data: bytes | bytearray) -> bytes:
+    def work(self, job: bytes) -> bytes:
         """
         Have one job done by the next process that is free; blocks until it is.
 
@@ -64,7 +66,7 @@ class ProcessPool:
         """
         process = self._idle.get()
         try:
-            process.send(job, data)
+            process.send(job)
             return process.answer()
         finally:
             self._idle.put(process)
@@ -79,15 +81,15 @@ class ProcessPool:
 class _Process:
     """One process, seen from here."""
 
-    def __init__(self, kind: str, descriptor: int, stop: Flag) -> None:
+    def __init__(self, kind: str, descriptors: Sequence[int], stop: Flag) -> None:
         self.channel, theirs = socket.socketpair()
         try:
-            numbers = f"{theirs.fileno()},{descriptor},{stop.descriptor}"
+            passed = (theirs.fileno(), stop.descriptor, *descriptors)
             self._popen = subprocess.Popen(
-                own_python(f"{__name__}:serve", kind, numbers),
+                own_python(f"{__name__}:serve", kind, ",".join(map(str, passed))),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), descriptor, stop.descriptor),
+                pass_fds=passed,
                 env=environment(),
                 start_new_session=True,  # Ctrl-C is for the process that knows what to do about it
             )
@@ -97,9 +99,9 @@ class _Process:
         finally:
             theirs.close()
 
-    def send(self, message: bytes, data: bytes | bytearray = b"") -> None:
+    def send(self, message: bytes) -> None:
         try:
-            _send(self.channel, message, data)
+            _send(self.channel, message)
         except OSError as exc:
             raise self._lost() from exc
 
@@ -110,7 +112,7 @@ class _Process:
             raise self._lost() from exc
         if found is None:
             raise self._lost()
-        return found[0]
+        return found
 
     def leave(self) -> None:
         """Wait until the process, whose channel is closed, has left."""
@@ -129,37 +131,33 @@ class _Process:
         )
 
 
-def serve(kind: str, descriptors: str) -> None:
+def serve(kind: str, numbers: str) -> None:
     """The life of one process: jobs until nobody sends any more."""
-    channel_number, descriptor, flag = map(int, descriptors.split(","))
+    channel_number, flag, *descriptors = map(int, numbers.split(","))
     module, _, function = kind.partition(":")
     with socket.socket(fileno=channel_number) as channel, Flag(flag) as stop:
         order = _receive(channel)
         if order is None:
             return
-        work: Work = getattr(importlib.import_module(module), function)(order[0], descriptor, stop)
+        work: Work = getattr(importlib.import_module(module), function)(order, descriptors, stop)
         while (job := _receive(channel)) is not None:
             try:
-                _send(channel, work(*job), b"")
+                _send(channel, work(job))
             except BrokenPipeError:  # whoever asked has gone
                 return
 
 
-def _send(channel: socket.socket, message: bytes, data: bytes | bytearray) -> None:
-    channel.sendall(_LENGTHS.pack(len(message), len(data)) + message)
-    channel.sendall(data)
+def _send(channel: socket.socket, message: bytes) -> None:
+    channel.sendall(_LENGTH.pack(len(message)) + message)
 
 
-def _receive(channel: socket.socket) -> tuple[bytes, bytearray] | None:
-    """The next message and its data; None where the other side has closed."""
-    lengths = _exactly(channel, _LENGTHS.size)
-    if lengths is None:
-        return None
-    message, data = (_exactly(channel, length) for length in _LENGTHS.unpack(lengths))
-    return None if message is None or data is None else (bytes(message), data)
+def _receive(channel: socket.socket) -> bytes | None:
+    """The next message; None where the other side has closed."""
+    length = _exactly(channel, _LENGTH.size)
+    return None if length is None else _exactly(channel, *_LENGTH.unpack(length))
 
 
-def _exactly(channel: socket.socket, length: int) -> bytearray | None:
+def _exactly(channel: socket.socket, length: int) -> bytes | None:
     data = bytearray(length)
     view = memoryview(data)
     while view:
@@ -167,4 +165,4 @@ def _exactly(channel: socket.socket, length: int) -> bytearray | None:
         if not got:
             return None
         view = view[got:]
-    return data
+    return bytes(data)

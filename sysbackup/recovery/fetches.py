@@ -1,6 +1,6 @@
 """What one read of one object brings, and for which files."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from sysbackup.config.sections import MIB
 from sysbackup.formats import encodings, manifest
@@ -11,11 +11,11 @@ from sysbackup.model import Span
 HELD = 8 * MIB
 
 _GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
-_RANGE = 32 * MIB  # no single read is longer
+RANGE = 32 * MIB
+"""No single read into memory is longer."""
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Struct):
     """
     One content and who wants it.
 
@@ -29,7 +29,7 @@ class Wanted:
     size: int
     encoding: str | None
     span: Span | None
-    groups: list[list[bytes]] = field(default_factory=list)
+    groups: list[list[bytes]] = []
 
     @property
     def stored_most(self) -> int:
@@ -37,8 +37,7 @@ class Wanted:
         return encodings.largest(self.size) if self.span is None else self.span.length
 
 
-@dataclass(slots=True)
-class Fetch:
+class Fetch(Struct):
     """
     What one read of one object brings. `key` is empty for empty files, which need none.
 
@@ -50,7 +49,7 @@ class Fetch:
     version: str | None
     start: int = 0
     length: int | None = None
-    contents: list[Wanted] = field(default_factory=list)
+    contents: list[Wanted] = []
     entry_bytes: int = 0
 
     @property
@@ -64,7 +63,14 @@ class Fetch:
         if self.streams:
             return 8 * MIB + self.entry_bytes
         largest = max(wanted.size for wanted in self.contents)
-        return self.entry_bytes + largest + (self.contents[0].stored_most if self.length is None else self.length)
+        return self.entry_bytes + largest + self.read_most
+
+    @property
+    def read_most(self) -> int:
+        """The most bytes that the read brings; no more than `RANGE` of what does not stream."""
+        if not self.key:
+            return 0
+        return self.contents[0].stored_most if self.length is None else self.length
 
     def part(self, contents: list[Wanted]) -> "Fetch":
         """A read of some of its contents, no longer than it must be; what it may cost is not more."""
@@ -93,27 +99,22 @@ def begun(where: tuple[str, str | None], first: Wanted) -> Fetch:
 
 def joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
     """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
-    if (fetch.key, fetch.version) != where:
-        return False
-    if _same(fetch.contents[-1], wanted):
-        return True
-    if fetch.length is None or wanted.span is None:
+    if (fetch.key, fetch.version) != where or fetch.length is None or wanted.span is None:
         return False
     if fetch.streams or wanted.size > HELD:
         return False
     near = wanted.span.offset <= fetch.start + fetch.length + _GAP
-    return near and wanted.span.end - fetch.start <= _RANGE
+    return near and wanted.span.end - fetch.start <= RANGE
 
 
-def join(fetch: Fetch, wanted: Wanted, lines: list[bytes]) -> None:
-    """Bring `wanted` too, for the file whose names `lines` are the entries of."""
-    if not fetch.contents or not _same(fetch.contents[-1], wanted):
-        fetch.contents.append(wanted)
-        if wanted.span is not None:
-            fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
+def join(fetch: Fetch, wanted: Wanted) -> None:
+    """Bring `wanted` too."""
+    fetch.contents.append(wanted)
+    if wanted.span is not None:
+        fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
+
+
+def want(fetch: Fetch, lines: list[bytes]) -> None:
+    """Bring the content that was joined last for one more file, whose names `lines` are the entries of."""
     fetch.contents[-1].groups.append(lines)
     fetch.entry_bytes += sum(map(len, lines))
-
-
-def _same(one: Wanted, other: Wanted) -> bool:
-    return (one.span, one.sha, one.size, one.encoding) == (other.span, other.sha, other.size, other.encoding)

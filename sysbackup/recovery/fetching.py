@@ -7,7 +7,7 @@ all of a read; what is large streams.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.task_groups import tasks
@@ -40,7 +40,7 @@ class Fetcher:
         store: ObjectStore,
         threads: Threads,
         placing: Threads,
-        placer: Callable[[], Placer],
+        placer: Callable[[], AbstractContextManager[Placer]],
         target: TargetWork,
         report: Callable[[Outcome], None],
         memory: Budget,
@@ -100,15 +100,16 @@ class Fetcher:
 
     async def _try(self, fetch: Fetch) -> dict[int, str]:
         """Read and place; returns the numbers of contents that do not fit, and why."""
-        try:
-            data = await self._whole(fetch) if fetch.key else bytearray()
-        except FormatError as exc:
-            return dict.fromkeys(range(len(fetch.contents)), str(exc))
-        except StoreError as exc:
-            reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
-            self._report(await self._threads.run(self._fail, fetch, reasons))
-            return {}
-        placed = await self._placing.run(self._target.place, fetch, data)
+        with self._target.room(fetch.read_most) as room:
+            try:
+                length = await self._whole(fetch, room.view)
+            except FormatError as exc:
+                return dict.fromkeys(range(len(fetch.contents)), str(exc))
+            except StoreError as exc:
+                reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
+                self._report(await self._threads.run(self._fail, fetch, reasons))
+                return {}
+            placed = await self._placing.run(self._target.place, fetch, room, length)
         self._report(placed.outcome)
         return placed.damaged
 
@@ -118,17 +119,19 @@ class Fetcher:
                 placer.fail(fetch.contents[number], f"{why} ({where(fetch)})")
             return placer.outcome
 
-    async def _whole(self, fetch: Fetch) -> bytearray:
-        """The bytes of one read; fewer than asked for where the object ends early."""
-        most = fetch.contents[0].stored_most if fetch.length is None else fetch.length
-        data = bytearray()
+    async def _whole(self, fetch: Fetch, view: memoryview) -> int:
+        """Read what a fetch asks for; how many bytes came: fewer where the object ends early."""
+        if not fetch.key:
+            return 0
+        length = 0
         async with aclosing(self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)) as chunks:
             async for chunk in chunks:
-                data += chunk
-                if len(data) > most:
+                begin, length = length, length + len(chunk)
+                if length > len(view):
                     raise FormatError("the object is larger than what was stored there")
+                view[begin:length] = chunk
         self._read += 1
-        return data
+        return length
 
     async def _stream(self, fetch: Fetch) -> None:
         with self._placer() as placer:
@@ -156,20 +159,22 @@ class Fetcher:
     async def _feed(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
-        waiting = bytearray()
+        waiting: list[bytes] = []
+        size = 0
         read = self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)
         async with aclosing(read) as chunks, tasks() as group:
             async for chunk in chunks:
-                waiting += chunk
-                if len(waiting) >= _FEED:
+                waiting.append(chunk)
+                size += len(chunk)
+                if size >= _FEED:
                     if feeding is not None:
                         await feeding
-                    feeding = group.create_task(self._threads.run(stream.feed, bytes(waiting)))
-                    waiting.clear()
+                    feeding = group.create_task(self._threads.run(stream.feed, waiting))
+                    waiting, size = [], 0
             self._read += 1
             if feeding is not None:
                 await feeding
-        await self._threads.run(stream.feed, bytes(waiting))
+        await self._threads.run(stream.feed, waiting)
         await self._threads.run(stream.finish)
 
     def _judged(self, exc: StoreError) -> str:

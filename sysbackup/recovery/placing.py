@@ -1,13 +1,12 @@
 """Verified contents become files: all paths that want a content, hard links included."""
 
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from sysbackup.concurrency.flag import Flag
 from sysbackup.contents.reading_back import read_back
 from sysbackup.errors import FormatError
-from sysbackup.files.applying import Applier
+from sysbackup.files.applying import Applier, Plain
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
@@ -21,34 +20,21 @@ from sysbackup.recovery.restore_report import Outcome
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 
 
-class VerifiedContent(Protocol):
-    """A content that is known to be right and can be written more than once."""
-
-    def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning."""
-        ...
-
-
 class Placer:
     """
-    Puts contents in their places beneath an open target. For one thread; a context manager.
+    Puts contents in their places beneath an open target. For one thread.
 
     `outcome` tells what it did. Once `stop` is set it leaves between two files.
+    `umask` as for `Applier`.
     """
 
-    def __init__(self, root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> None:
+    def __init__(self, walker: Walker, owners: Owners, stop: Flag, *, overwrite: bool, umask: int = 0o777) -> None:
         self.outcome = Outcome()
-        self._walker = Walker(root)
-        self._applier = Applier(owners, self.outcome.lack)
+        self._walker = walker
+        self._applier = Applier(owners, self.outcome.lack, umask)
         self._stop = stop
         self._overwrite = overwrite
         self._present = Present(self._walker, self._applier, self.outcome, overwrite=overwrite)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        self._walker.close()
 
     def look(self, fetch: Fetch) -> Fetch:
         """What of it is still to be fetched: the target may hold some of it already, and something else in the way."""
@@ -57,7 +43,7 @@ class Placer:
             wanted.groups = [group for group in groups if group]
         return fetch.part([wanted for wanted in fetch.contents if wanted.groups])
 
-    def place_all(self, fetch: Fetch, data: bytes | bytearray) -> dict[int, str]:
+    def place_all(self, fetch: Fetch, data: bytes | bytearray | memoryview) -> dict[int, str]:
         """
         Take apart what one read has brought, check each content, write its files.
 
@@ -72,20 +58,27 @@ class Placer:
             encoded = view if span is None else view[span.offset - fetch.start : span.end - fetch.start]
             encoding = encodings.named(wanted.encoding)
             try:
-                content = _Held(read_back(encoded, wanted.sha, wanted.size, encoding, alone=span is None))
+                content = read_back(encoded, wanted.sha, wanted.size, encoding, alone=span is None)
             except FormatError as exc:
                 damaged[number] = str(exc)
                 continue
-            self.place(wanted, content)
+            self.place(wanted, (content,))
         return damaged
 
-    def place(self, wanted: Wanted, content: VerifiedContent, ready: Draft | None = None) -> None:
-        """Write all files that want this content; `ready` is the first of them, complete but for its name."""
+    def place(self, wanted: Wanted, content: Iterable[bytes], ready: Draft | None = None) -> None:
+        """
+        Write all files that want this content, which is known to be right and can be gone through more than once.
+
+        `ready` is the first of them, complete but for its name.
+        """
         for group in wanted.groups:
             if self._stop.is_set():
                 return
-            self._make(group, content, ready)
-            ready = None
+            if ready is None and len(group) == 1:
+                self._make(group[0], content)
+            else:
+                self._make_linked(group, content, ready)
+                ready = None
 
     def fail(self, wanted: Wanted, reason: str) -> None:
         """Count all files that want a content that cannot be had."""
@@ -102,8 +95,7 @@ class Placer:
             while group:
                 path = file_of(group[0]).path_bytes
                 try:
-                    above, name = split(path)
-                    place = self._walker.reach(above)
+                    place, name = self._walker.find(path)
                     if not self._overwrite:
                         check_free(place, name)
                     draft = Draft(place)
@@ -116,7 +108,20 @@ class Placer:
         wanted.groups = []
         return None
 
-    def _make(self, group: list[bytes], content: VerifiedContent, ready: Draft | None) -> None:
+    def _make(self, line: bytes, content: Iterable[bytes]) -> None:
+        """One file that has one name, as most have."""
+        entry = file_of(line)
+        path = entry.path_bytes
+        try:
+            draft, name, plain = self._write(entry, path, content)
+            try:
+                self._finish(draft, name, plain, entry, path)
+            finally:
+                draft.close()
+        except (OSError, Obstacle, FormatError) as exc:
+            refused(self.outcome, path, exc)
+
+    def _make_linked(self, group: list[bytes], content: Iterable[bytes], ready: Draft | None) -> None:
         """One file under all its names. `ready` stays open: it may be what others are copied from."""
         made: list[Draft] = []
         linked: Draft | None = None
@@ -128,10 +133,11 @@ class Placer:
                     if linked is not None and self._link(linked, path):
                         continue
                     if ready is None:
-                        made.append(draft := self._write(path, content))
+                        draft, name, plain = self._write(entry, path, content)
+                        made.append(draft)
                     else:
-                        draft, ready = ready, None
-                    self._finish(draft, entry, path)
+                        draft, name, plain, ready = ready, split(path)[1], self._applier.plain(entry), None
+                    self._finish(draft, name, plain, entry, path)
                     linked = draft
                 except (OSError, Obstacle, FormatError) as exc:
                     refused(self.outcome, path, exc)
@@ -139,42 +145,42 @@ class Placer:
             for draft in made:
                 draft.close()
 
-    def _write(self, path: bytes, content: VerifiedContent) -> Draft:
-        draft = Draft(self._walker.reach(split(path)[0]))
+    def _write(self, entry: File, path: bytes, content: Iterable[bytes]) -> tuple[Draft, bytes, Plain | None]:
+        """A draft with all its bytes, the name that it is to have, and what else it is to be given."""
+        place, name = self._walker.find(path)
+        plain = self._applier.plain(entry)
+        draft = Draft(place) if plain is None else Draft(place, plain.mode)
         try:
-            for piece in content.pieces():
+            for piece in content:
                 draft.write(piece)
         except BaseException:
             draft.close()
             raise
-        return draft
+        return draft, name, plain
 
-    def _finish(self, draft: Draft, entry: File, path: bytes) -> None:
+    def _finish(self, draft: Draft, name: bytes, plain: Plain | None, entry: File, path: bytes) -> None:
         """Give a complete draft all that its entry says, and its name."""
         draft.settle()
-        self._applier.apply(draft.fd, entry, path)
-        draft.publish(split(path)[1], overwrite=self._overwrite)
+        self._applier.apply_to_draft(draft, entry, plain, path)
+        draft.publish(name, overwrite=self._overwrite)
         self.outcome.files += 1
         self.outcome.size += entry.size
 
     def _link(self, draft: Draft, path: bytes) -> bool:
         """Give a published file another name; False where only a copy will do."""
-        above, name = split(path)
-        if not draft.link(self._walker.reach(above), name, overwrite=self._overwrite):
+        place, name = self._walker.find(path)
+        if not draft.link(place, name, overwrite=self._overwrite):
             self.outcome.lack(_NOT_LINKED, path)
             return False
         self.outcome.hard_links += 1
         return True
 
 
-class _Held:
-    """A content in memory."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def pieces(self) -> Iterator[bytes]:
-        yield self._content
+@contextmanager
+def placing_in(root: int, owners: Owners, stop: Flag, *, overwrite: bool) -> Iterator[Placer]:
+    """A placer beneath an open target, for as long as a job takes."""
+    with Walker(root) as walker:
+        yield Placer(walker, owners, stop, overwrite=overwrite)
 
 
 def where(fetch: Fetch) -> str:

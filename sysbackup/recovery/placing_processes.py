@@ -1,16 +1,21 @@
 """Placing in processes of our own: what they are told, and what they answer."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
 from msgspec import Struct
 
 from sysbackup.concurrency.flag import Flag
+from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.errors import RestoreError
 from sysbackup.files.owners import Owners
+from sysbackup.files.target_tree import Walker
 from sysbackup.programs.pool import ProcessPool, Work
 from sysbackup.recovery.fetches import Fetch
+from sysbackup.recovery.landing import Room, SharedRooms, private_room
 from sysbackup.recovery.placing import Placer
 from sysbackup.recovery.restore_report import Outcome
 
@@ -20,6 +25,14 @@ class Order(Struct, frozen=True):
 
     overwrite: bool
     numeric_owner: bool
+
+
+class _Setting(Struct, frozen=True):
+    """What a helper is told in the beginning: its order, and the slots that bytes come in."""
+
+    order: Order
+    slots: int
+    slot_size: int
 
 
 class Placed(Struct, frozen=True):
@@ -39,13 +52,14 @@ class Placed(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True):
-    """One read's worth: to be placed, or first to be looked for in the target (`looks`)."""
+    """One read's worth: to be looked for in the target, or to be placed from the first `length` bytes of `slot`."""
 
     fetch: Fetch
-    looks: bool = False
+    slot: int | None = None
+    length: int = 0
 
 
-_orders = msgspec.msgpack.Decoder(Order)
+_settings = msgspec.msgpack.Decoder(_Setting)
 _jobs = msgspec.msgpack.Decoder(Job)
 _answers = msgspec.msgpack.Decoder(Placed)
 _encoder = msgspec.msgpack.Encoder()
@@ -57,38 +71,40 @@ class TargetWork:
     What is done in the target; both block, and raise `RestoreError` where no more can be written.
 
     `look` finds what is there already, and returns what is still to be fetched.
-    `place` takes apart what a read has brought and writes its files.
+    `place` takes apart what a read has brought, so many bytes in a `room`, and writes its files.
     """
 
+    room: Callable[[int], AbstractContextManager[Room]]
     look: Callable[[Fetch], tuple[Outcome, Fetch]]
-    place: Callable[[Fetch, bytearray], Placed]
+    place: Callable[[Fetch, Room, int], Placed]
 
 
-def placing_pool(number: int, order: Order, root: int, stop: Flag) -> ProcessPool:
-    """Processes that place beneath an open target."""
-    return ProcessPool(number, f"{__name__}:helper", _encoder.encode(order), root, stop)
+def placing_pool(number: int, order: Order, root: int, slots: SharedSlots, stop: Flag) -> ProcessPool:
+    """Processes that place beneath an open target what they find in `slots`."""
+    setting = _encoder.encode(_Setting(order, slots.number, slots.size))
+    return ProcessPool(number, f"{__name__}:helper", setting, (root, slots.descriptor), stop)
 
 
-def by_processes(pool: ProcessPool) -> TargetWork:
-    """Looking and placing by the processes of a `placing_pool`."""
+def by_processes(pool: ProcessPool, rooms: SharedRooms) -> TargetWork:
+    """Looking and placing by the processes of a `placing_pool`, whose slots the rooms are in."""
 
-    def work(job: Job, data: bytearray) -> Placed:
-        answer = _answers.decode(pool.work(_encoder.encode(job), data))
+    def work(job: Job) -> Placed:
+        answer = _answers.decode(pool.work(_encoder.encode(job)))
         if answer.fatal is not None:
             raise RestoreError(answer.fatal)
         return answer
 
     def look(fetch: Fetch) -> tuple[Outcome, Fetch]:
-        answer = work(Job(fetch, looks=True), bytearray())
+        answer = work(Job(fetch))
         return answer.outcome, answer.left or fetch.part([])
 
-    def place(fetch: Fetch, data: bytearray) -> Placed:
-        return work(Job(fetch), data)
+    def place(fetch: Fetch, room: Room, length: int) -> Placed:
+        return work(Job(fetch, room.slot, length))
 
-    return TargetWork(look, place)
+    return TargetWork(rooms.room, look, place)
 
 
-def by_caller(placer: Callable[[], Placer]) -> TargetWork:
+def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWork:
     """Looking and placing by the thread that calls, each time with a placer of its own."""
 
     def look(fetch: Fetch) -> tuple[Outcome, Fetch]:
@@ -96,29 +112,34 @@ def by_caller(placer: Callable[[], Placer]) -> TargetWork:
             left = one.look(fetch)
             return one.outcome, left
 
-    def place(fetch: Fetch, data: bytearray) -> Placed:
+    def place(fetch: Fetch, room: Room, length: int) -> Placed:
         with placer() as one:
-            damaged = one.place_all(fetch, data)
+            damaged = one.place_all(fetch, room.view[:length])
             return Placed(one.outcome, damaged)
 
-    return TargetWork(look, place)
+    return TargetWork(private_room, look, place)
 
 
-def helper(order: bytes, root: int, stop: Flag) -> Work:
+def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
     """What such a process does."""
-    how = _orders.decode(order)
+    told = _settings.decode(setting)
+    how = told.order
+    root, shared = descriptors
+    slots = SharedSlots(told.slots, told.slot_size, shared)
     owners = Owners(numeric=how.numeric_owner)
+    walker = Walker(root)  # neighbours in one object are in the same directories as those in the next
+    os.umask(umask := os.umask(0o077))
 
-    def work(encoded: bytes, data: bytearray) -> bytes:
-        with Placer(root, owners, stop, overwrite=how.overwrite) as placer:
-            try:
-                job = _jobs.decode(encoded)
-                if job.looks:
-                    left = placer.look(job.fetch)
-                    return _encoder.encode(Placed(placer.outcome, left=left))
-                damaged = placer.place_all(job.fetch, data)
-            except RestoreError as exc:
-                return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
-            return _encoder.encode(Placed(placer.outcome, damaged))
+    def work(encoded: bytes) -> bytes:
+        placer = Placer(walker, owners, stop, overwrite=how.overwrite, umask=umask)
+        try:
+            job = _jobs.decode(encoded)
+            if job.slot is None:
+                left = placer.look(job.fetch)
+                return _encoder.encode(Placed(placer.outcome, left=left))
+            damaged = placer.place_all(job.fetch, slots.view(job.slot, job.length))
+        except RestoreError as exc:
+            return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
+        return _encoder.encode(Placed(placer.outcome, damaged))
 
     return work

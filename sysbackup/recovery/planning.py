@@ -8,8 +8,7 @@ written or fetched. Its entries wait in sorted spools, so their number costs no 
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,12 +17,12 @@ from msgspec import UNSET
 
 from sysbackup.config.sections import MIB
 from sysbackup.contents.reading_back import encoding_at
-from sysbackup.disk.sorting import Sorter
+from sysbackup.disk.sorting import Record, Sorter
 from sysbackup.errors import FormatError
 from sysbackup.formats import encodings, keys, manifest
 from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
-from sysbackup.model import Span, brief
-from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins
+from sysbackup.model import Location, Span, brief
+from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins, want
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
 
@@ -32,11 +31,22 @@ _ENTRIES = 2 * MIB  # bytes of entries per fetch, for those with large attribute
 _LINKED = 32 * MIB  # bytes of their entries at most: memory is not for the manifest to spend
 _LINKS = 65_536  # paths of one inode that stay together (ext4 and btrfs allow fewer)
 
-# where in the object, see `_spot`; digest, size, number of the encoding, digest of the link's id (zero: none)
+# offset in the object + 1, length there; digest, size, number of the encoding, digest of the link's id (zero: none)
 _TAIL = struct.Struct(">QQ32sQB16s")
 _ENCODINGS = tuple(encodings.ENCODINGS)
+_WHOLE = (0, 0)  # offset and length of what is all of its object: it comes before what is not
 _NO_LINK = bytes(16)
-_NO_PLACE = b"\0"  # no key, no version: an empty file
+_PLACE = -_TAIL.size  # a key up to there: the object and its version
+_CONTENT = -len(_NO_LINK)  # and up to there: the content
+
+# of empty files
+_NO_PLACE = b"\0\0"
+_PLAIN = _ENCODINGS.index(encodings.PLAIN.name)
+_NOTHING = hashlib.sha256().digest()
+
+_NO_NODES = (RunHeader, Snapshot, Log, manifest.End)
+_AT_ONCE = 512  # entries that are taken at a time
+_HEADS = 64  # objects that are remembered: a pack's contents are neighbours in the manifest too
 
 _MOST = (1 << 63) - 1
 
@@ -56,6 +66,7 @@ class Plan:
         self._selection = selection
         self._directories = Sorter(spool, 16 * MIB)
         self._contents = Sorter(spool, 32 * MIB)
+        self._keys = _Keys()
         self._others = Sorter(spool, 16 * MIB)
 
     def __enter__(self) -> Self:
@@ -67,24 +78,29 @@ class Plan:
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Note what some entries ask for. Blocks on the disk; one thread at a time."""
-        for entry in entries:
-            if not isinstance(entry, RunHeader | Snapshot | Log | manifest.End):
+        several = iter(entries)
+        while some := list(islice(several, _AT_ONCE)):
+            files: list[Record] = []
+            for entry in some:
+                if isinstance(entry, _NO_NODES):
+                    continue
                 try:
-                    self._take(entry)
+                    self._take(entry, files)
                 except (FormatError, struct.error) as exc:
                     self.outcome.fail(entry.path.encode(), f"its entry in the manifest makes no sense: {exc}")
+            self._contents.add_all(files)
 
-    def _take(self, entry: FileNode) -> None:
+    def _take(self, entry: FileNode, files: list[Record]) -> None:
         path = entry.path_bytes
         check_length(path)
         if path not in self._selection and not (isinstance(entry, Directory) and self._selection.leads_to(path)):
             return
-        if isinstance(entry, Directory):
-            self._directories.add(path, manifest.encode(entry))
-        elif isinstance(entry, File):
-            self._contents.add(_key(entry), manifest.encode(entry))
+        if isinstance(entry, File):
+            files.append((self._keys.of(entry), manifest.encode(entry)))
             self.files += 1
             self.bytes += entry.size
+        elif isinstance(entry, Directory):
+            self._directories.add(path, manifest.encode(entry))
         else:
             self._others.add(path, manifest.encode(entry))
 
@@ -99,21 +115,31 @@ class Plan:
         """Symbolic links, FIFOs and devices."""
         for _, line in self._others.sorted():
             entry = manifest.decode(line)
-            if not isinstance(entry, RunHeader | Snapshot | Log | manifest.End):
+            if not isinstance(entry, _NO_NODES):
                 yield entry
 
     def fetches(self) -> Iterator[Fetch]:
         """All reads that bring all contents: one for an object, more where gaps or bounds divide it."""
         fetch: Fetch | None = None
+        last = where = b""
+        place: tuple[str, str | None] = ("", None)
         paths = 0
         for key, lines in _groups(self._contents.sorted()):
-            where, wanted = _place(key), _wanted(key)
-            if fetch is None or paths >= _PATHS or fetch.entry_bytes >= _ENTRIES or not joins(fetch, where, wanted):
-                if fetch is not None:
-                    yield fetch
-                fetch = begun(where, wanted)
-                paths = 0
-            join(fetch, wanted, lines)
+            content = key[:_CONTENT]
+            full = paths >= _PATHS or (fetch is not None and fetch.entry_bytes >= _ENTRIES)
+            if fetch is None or full or content != last:
+                last = content
+                if key[:_PLACE] != where:
+                    where = key[:_PLACE]
+                    place = _place(where)
+                wanted = _wanted(key)
+                if fetch is None or full or not joins(fetch, place, wanted):
+                    if fetch is not None:
+                        yield fetch
+                    fetch = begun(place, wanted)
+                    paths = 0
+                join(fetch, wanted)
+            want(fetch, lines)
             paths += len(lines)
         if fetch is not None:
             yield fetch
@@ -121,53 +147,70 @@ class Plan:
 
 def fetch_of(entry: File) -> Fetch:
     """The read that brings the content of one file. `FormatError` where its entry makes no sense."""
-    key = _key(entry)
-    fetch = begun(_place(key), wanted := _wanted(key))
-    join(fetch, wanted, [])
+    key = _Keys().of(entry)
+    fetch = begun(_place(key[:_PLACE]), wanted := _wanted(key))
+    join(fetch, wanted)
     return fetch
 
 
-def _key(entry: File) -> bytes:
-    """Where the content lies, what it is, and which inode wants it: equal keys are hard links of one file."""
-    at = entry.location
-    if not 0 <= entry.size <= _MOST:
-        raise FormatError(f"a size of {brief(str(entry.size), 40)}")
-    if at is None:
-        if entry.size:
-            raise FormatError(f"{entry.size} bytes, but no object that holds them")
-        head, span, encoding, sha = _NO_PLACE, None, encodings.PLAIN.name, hashlib.sha256().digest()
-    else:
-        span = at.span
-        if span is not None:
-            _check(span, entry.size)
+class _Keys:
+    """
+    By what files are sorted: where the content lies, what it is, and which inode wants it.
+
+    Equal keys are hard links of one file.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[object, ...], tuple[bytes, int]] = {}  # of places that were found possible
+
+    def of(self, entry: File) -> bytes:
+        """The key of one file. `FormatError` where its entry names no place, or none that can be."""
+        size = entry.size
+        if not 0 <= size <= _MOST:
+            raise FormatError(f"a size of {brief(str(size), 40)}")
+        link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
+        offset, length = entry.offset, entry.length
+        whose = (entry.key, entry.version, entry.encoding, offset is UNSET, length is UNSET)
+        known = self._heads.get(whose)
+        if known is None:
+            at = entry.location
+            if at is None:
+                if size:
+                    raise FormatError(f"{size} bytes, but no object that holds them")
+                return _NO_PLACE + _TAIL.pack(*_WHOLE, _NOTHING, 0, _PLAIN, link)
+            known = self._learn(whose, at)
+        head, encoding = known
         sha = _digest(entry.sha)
-        if not keys.possible(at.key, at.version) or not encodings.is_known(at.encoding):
-            version, name = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
-            raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {name!r}")
-        encoding = encoding_at(at).name
-        head = at.key.encode() + b"\0" + (at.version or "").encode()
-    link = _NO_LINK if entry.link is UNSET else hashlib.blake2b(entry.link.encode(), digest_size=16).digest()
-    return head + b"\0" + _TAIL.pack(*_spot(span), sha, entry.size, _ENCODINGS.index(encoding), link)
+        if offset is UNSET or length is UNSET:
+            return head + _TAIL.pack(*_WHOLE, sha, size, encoding, link)
+        _check(offset, length, size)
+        return head + _TAIL.pack(offset + 1, length, sha, size, encoding, link)
+
+    def _learn(self, whose: tuple[object, ...], at: Location) -> tuple[bytes, int]:
+        known = _head(at)
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        self._heads[whose] = known
+        return known
 
 
-def _spot(span: Span | None) -> tuple[int, int]:
-    """Where in its object a content lies, so that it sorts before what lies behind it; the whole comes first."""
-    return (0, 0) if span is None else (span.offset + 1, span.length)
+def _head(at: Location) -> tuple[bytes, int]:
+    """The first part of a key, and the number of the encoding. `FormatError` where there can be no such place."""
+    if not keys.possible(at.key, at.version) or not encodings.is_known(at.encoding):
+        version, name = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
+        raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {name!r}")
+    encoding = encoding_at(at).name
+    return at.key.encode() + b"\0" + (at.version or "").encode() + b"\0", _ENCODINGS.index(encoding)
 
 
-def _span(offset: int, length: int) -> Span | None:
-    """The inverse of `_spot`."""
-    return Span(offset - 1, length) if offset else None
-
-
-def _check(span: Span, size: int) -> None:
+def _check(offset: int, length: int, size: int) -> None:
     """`FormatError` where a content of that size cannot have that range."""
     # 18: the shortest gzip member there is
-    if not (span.offset >= 0 and 18 <= span.length <= encodings.largest(size)):
-        said = [brief(str(number), 40) for number in (span.length, span.offset, size)]
+    if not (offset >= 0 and 18 <= length <= encodings.largest(size)):
+        said = [brief(str(number), 40) for number in (length, offset, size)]
         raise FormatError("{} bytes from {} on, for a content of {}".format(*said))
-    if span.end > _MOST:
-        raise FormatError(f"an offset of {brief(str(span.offset), 40)}")
+    if offset + length > _MOST:
+        raise FormatError(f"an offset of {brief(str(offset), 40)}")
 
 
 def _digest(sha: str) -> bytes:
@@ -180,30 +223,30 @@ def _digest(sha: str) -> bytes:
     return digest
 
 
-def _groups(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, list[bytes]]]:
+def _groups(records: Iterable[Record]) -> Iterator[tuple[bytes, list[bytes]]]:
     """For each file to be made its key and its entries: one, or those of all its hard links."""
-    for key, same in groupby(records, key=itemgetter(0)):
+    last = b""
+    lines: list[bytes] = []
+    size = 0
+    for key, line in records:
+        if lines and (key != last or len(lines) >= _LINKS or size >= _LINKED):
+            yield last, lines
+            lines, size = [], 0
         if key.endswith(_NO_LINK):
-            for _, line in same:
-                yield key, [line]
+            yield key, [line]
         else:
-            lines: list[bytes] = []
-            size = 0
-            for _, line in same:
-                lines.append(line)
-                size += len(line)
-                if len(lines) >= _LINKS or size >= _LINKED:
-                    yield key, lines
-                    lines, size = [], 0
-            if lines:
-                yield key, lines
+            last = key
+            lines.append(line)
+            size += len(line)
+    if lines:
+        yield last, lines
 
 
-def _place(key: bytes) -> tuple[str, str | None]:
-    name, _, version = key[: -_TAIL.size - 1].partition(b"\0")
+def _place(where: bytes) -> tuple[str, str | None]:
+    name, _, version = where[:-1].partition(b"\0")
     return name.decode(), version.decode() or None
 
 
 def _wanted(key: bytes) -> Wanted:
     offset, length, sha, size, encoding, _ = _TAIL.unpack_from(key, len(key) - _TAIL.size)
-    return Wanted(sha, size, _ENCODINGS[encoding], _span(offset, length))
+    return Wanted(sha, size, _ENCODINGS[encoding], Span(offset - 1, length) if offset else None)

@@ -8,20 +8,23 @@ and times.
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from functools import partial
 
 from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.flag import Flag
+from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import SysbackupError
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
+from sysbackup.recovery.fetches import RANGE
 from sysbackup.recovery.fetching import Fetcher
 from sysbackup.recovery.judging import StoredRun
-from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.landing import SharedRooms
+from sysbackup.recovery.placing import placing_in
 from sysbackup.recovery.placing_processes import Order, by_caller, by_processes, placing_pool
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.restore_report import EVENT, Counts, Options, Outcome, Report, RestoreWatcher, Silent
@@ -93,8 +96,10 @@ class _Restore:
         ):
             make = partial(skeleton.make_directories, self._plan.directories(), target_made=target_made)
             try:
-                await planner.run(make)
-                await self._bring(store, planner, threads, looks=looks)
+                # its processes start while directories are made
+                with self._fetching(store, threads, looks=looks) as fetcher:
+                    await planner.run(make)
+                    await fetcher.bring(self._plan.fetches(), planner)
                 await planner.run(skeleton.make_others, self._plan.others())
             except SysbackupError:
                 self._stop.clear()  # it stopped the other reads; what is there gets its rights all the same
@@ -103,24 +108,26 @@ class _Restore:
             await planner.run(skeleton.finish)
             self._took(skeleton.outcome)
 
-    async def _bring(self, store: ObjectStore, planner: Threads, threads: Threads, *, looks: bool) -> None:
-        """All contents: placed by processes of our own where there are many, by a thread where there are few."""
+    @contextmanager
+    def _fetching(self, store: ObjectStore, threads: Threads, *, looks: bool) -> Iterator[Fetcher]:
+        """What brings contents. Processes of our own place them where there are many, a thread where there are few."""
         options = self._options
-        placer = partial(Placer, self._root, self._owners, self._stop, overwrite=options.overwrite)
         workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+        placer = partial(placing_in, self._root, self._owners, self._stop, overwrite=options.overwrite)
         with ExitStack() as stack:
             target = by_caller(placer)
             writers = 1
             if workers and self._plan.files >= options.many:
                 order = Order(options.overwrite, options.numeric_owner)
                 writers = workers
-                target = by_processes(stack.enter_context(placing_pool(workers, order, self._root, self._stop)))
+                slots = stack.enter_context(SharedSlots(options.fetches, RANGE))
+                pool = stack.enter_context(placing_pool(workers, order, self._root, slots, self._stop))
+                target = by_processes(pool, SharedRooms(slots, options.memory))
             placing = stack.enter_context(Threads(writers, self._stop))
             memory = Budget(options.memory)
-            fetcher = Fetcher(
+            yield Fetcher(
                 store, threads, placing, placer, target, self._took, memory, at_once=options.fetches, looks=looks
             )
-            await fetcher.bring(self._plan.fetches(), planner)
 
     def unmatched(self, path: bytes) -> None:
         """Note that a path asked for is not in the run."""

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from sysbackup.recovery.restore_report import Outcome
 
 _T = TypeVar("_T")
 
-_DEPTH = struct.Struct(">H")
+_INVERTED = bytes(range(255, -1, -1))
 
 
 class Skeleton:
@@ -71,9 +70,7 @@ class Skeleton:
                 else:
                     self.outcome.kept += 1
                 if made or self._overwrite:
-                    depth = 0 if path == b"/" else path.count(b"/")
-                    # the deepest first
-                    self._made.add(_DEPTH.pack(0xFFFF - min(depth, 0xFFFF)) + path, manifest.encode(entry))
+                    self._made.add(_last_first(path), manifest.encode(entry))
 
     def make_others(self, others: Iterable[FileNode]) -> None:
         """Make symbolic links, FIFOs and devices."""
@@ -96,7 +93,7 @@ class Skeleton:
                     self.outcome.specials += 1
 
     def finish(self) -> None:
-        """Give directories their owners, rights and times, the deepest first."""
+        """Give directories their owners, rights and times, each after those beneath it."""
         with Walker(self._root) as walker:
             for _, line in _until(self._stop, self._made.sorted()):
                 entry = manifest.decode(line)
@@ -144,6 +141,11 @@ def _until(stop: Flag, entries: Iterable[_T]) -> Iterator[_T]:
         if stop.is_set():
             return
         yield entry
+
+
+def _last_first(path: bytes) -> bytes:
+    """A key by which paths sort from the last to the first: what is beneath one before it, and neighbours together."""
+    return (b"" if path == b"/" else path).translate(_INVERTED) + b"\xff"  # a NUL's, which is in no path
 
 
 def _is_directory(place: TargetPlace, name: bytes) -> bool:

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+
+from msgspec.structs import replace
 
 from sysbackup.contents.reading_back import DIFFERS, ReadingBack
 from sysbackup.errors import FormatError
@@ -23,7 +24,7 @@ class _Copied:
         self._fd = fd
         self._sha = sha
 
-    def pieces(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         hashed = hashlib.sha256()
         for piece in _pieces(self._fd):
             hashed.update(piece)
@@ -53,11 +54,12 @@ class Streamed:
         self._draft = self._placer.begin(self._wanted)
         return self._draft is not None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, chunks: Iterable[bytes]) -> None:
         """Take the next bytes of the object. `FormatError` where the content is not what it should be."""
-        for piece in self._content.feed(data):
-            if self._draft is not None:
-                self._draft.write(piece)
+        for chunk in chunks:
+            for piece in self._content.feed(chunk):
+                if self._draft is not None:
+                    self._draft.write(piece)
 
     def finish(self) -> None:
         """Check the whole and give it all its names. `FormatError` where it is damaged."""
@@ -98,13 +100,14 @@ class Doubted:
         self._drafts += [] if draft is None else [draft]
         return draft is not None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, chunks: Iterable[bytes]) -> None:
         """Take the next bytes of the object."""
-        self._size += len(data)
-        if self._size > self._wanted.stored_most:
-            raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
-        self._hash.update(data)
-        self._drafts[0].write(data)
+        for chunk in chunks:
+            self._size += len(chunk)
+            if self._size > self._wanted.stored_most:
+                raise FormatError(f"the bucket holds more than the {self._wanted.size} bytes backed up")
+            self._hash.update(chunk)
+            self._drafts[0].write(chunk)
 
     def finish(self) -> None:
         """Give the content all its names. `FormatError` where it is damaged, whatever the bytes are taken for."""
@@ -130,8 +133,7 @@ class Doubted:
         decoded = Streamed(self._placer, Fetch("", None, contents=[replace(self._wanted, encoding=encoding.name)]))
         try:
             if decoded.begin():
-                for piece in _pieces(raw.fd):
-                    decoded.feed(piece)
+                decoded.feed(_pieces(raw.fd))
                 decoded.finish()
         finally:
             decoded.close()

@@ -13,6 +13,8 @@ from sysbackup.files.applying import Applier
 from sysbackup.files.folders import Folders, link_status, proc_path
 from sysbackup.files.nodes import node
 from sysbackup.files.owners import Owners
+from sysbackup.files.target_tree import Walker
+from sysbackup.files.writing import Draft
 from sysbackup.formats.manifest import File, Node
 from sysbackup.model import Problem
 
@@ -262,3 +264,110 @@ def test_names_count_before_numbers(made: int, lacks: Lacks) -> None:
     assert os.fstat(made).st_uid == 54_321
     assert entry.xattrs is UNSET
     assert lacks == []
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a system call that changes nothing")
+
+
+@pytest.fixture
+def walker(tmp_path: Path) -> Iterator[Walker]:
+    """Finds what lies beneath a directory that is ours."""
+    os.chown(tmp_path, os.geteuid(), os.getegid())
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    with Walker(fd) as walker:
+        yield walker
+    os.close(fd)
+
+
+def _given(walker: Walker, applier: Applier, entry: File) -> os.stat_result:
+    """What a new file is once it was given all that an entry says."""
+    plain = applier.plain(entry)
+    assert applier.plain(entry) == plain  # as it was remembered
+    place, _ = walker.find(b"/x")
+    draft = Draft(place) if plain is None else Draft(place, plain.mode)
+    try:
+        applier.apply_to_draft(draft, entry, plain, b"/x")
+        return os.fstat(draft.fd)
+    finally:
+        draft.close()
+
+
+def test_a_new_file_is_not_given_what_it_has(walker: Walker, lacks: Lacks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of ours that is made in a directory of ours has its owner and its permissions from its birth."""
+    monkeypatch.setattr(os, "chown", _refuse)
+    monkeypatch.setattr(os, "chmod", _refuse)
+    before = os.umask(0o022)
+    try:
+        made = _given(walker, Applier(Owners(), lacks.tell, 0o022), own(acl="u::rwx,g::r--,o::---"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.st_mode) == 0o740
+    assert made.st_mtime_ns == MTIME
+    assert lacks == []
+
+
+@pytest.mark.parametrize(
+    ("acl_text", "mode", "umask"),
+    [
+        ("u::rw-,g::rw-,o::rw-", 0o666, 0o022),
+        ("u::r--,g::---,o::---", 0o400, 0o777),
+        ("u::rwx,g::rwx,o::rwx", 0o777, 0o077),
+    ],
+)
+def test_what_the_umask_takes_is_given(walker: Walker, lacks: Lacks, acl_text: str, mode: int, umask: int) -> None:
+    """Also where nobody knows the umask."""
+    before = os.umask(umask & 0o077)
+    try:
+        made = _given(walker, Applier(Owners(), lacks.tell, umask), own(acl=acl_text))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.st_mode) == mode
+    assert lacks == []
+
+
+@pytest.mark.parametrize("default", ["u::r--,g::r--,o::---", "u::rwx,u:7:rwx,g::rwx,m::rwx,o::rwx"])
+def test_no_acl_is_inherited(tmp_path: Path, lacks: Lacks, default: str) -> None:
+    """A directory's default ACL leaves a new file neither more nor less than its entry says."""
+    parsed = acl.parse("u::rwx,g::r-x,o::r-x," + ",".join(f"d:{entry}" for entry in default.split(",")), Owners())
+    assert parsed.default is not None
+    os.setxattr(tmp_path, acl.DEFAULT, parsed.default)
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    with Walker(fd) as walker:
+        made = _given(walker, Applier(Owners(), lacks.tell, 0o022), own(acl="u::rw-,g::r--,o::r--"))
+    os.close(fd)
+    assert stat.S_IMODE(made.st_mode) == 0o644
+    assert lacks == []
+
+
+@ROOT
+def test_in_a_directory_of_somebody_else_owners_are_set(tmp_path: Path, lacks: Lacks) -> None:
+    """What is made in a directory may belong to its group (inode(7)); only in one of ours nobody looks again."""
+    os.chown(tmp_path, 7, 54_321)
+    tmp_path.chmod(0o2777)
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    with Walker(fd) as walker:
+        made = _given(walker, Applier(Owners(), lacks.tell, 0o022), own(acl="u::rw-,g::r--,o::---"))
+    os.close(fd)
+    assert (made.st_uid, made.st_gid) == (os.geteuid(), os.getegid())
+    assert lacks == []
+
+
+@ROOT
+def test_the_owner_of_a_new_file_is_set_and_its_permissions_stay(walker: Walker, lacks: Lacks) -> None:
+    """Somebody else's file, with or without setuid."""
+    applier = Applier(Owners(), lacks.tell, 0o022)
+    for flags, special in ((UNSET, 0), ("ss-", 0o6000)):
+        entry = own(acl="u::rwx,g::r-x,o::r-x", flags=flags)
+        entry.uid, entry.gid = 7, 54_321
+        made = _given(walker, applier, entry)
+        assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (7, 54_321, 0o755 | special)
+    assert lacks == []
+
+
+def test_damaged_permissions_are_not_taken_for_plain_ones(walker: Walker, applier: Applier, lacks: Lacks) -> None:
+    """Nobody but the owner gets access, and it is told of every file."""
+    for number in (1, 2):
+        made = _given(walker, applier, own(acl="u::rwx,o::rwx"))
+        assert stat.S_IMODE(made.st_mode) == 0o600
+        assert len(lacks) == number

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from sysbackup.concurrency.flag import Flag
+from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.errors import ProgramError, RestoreError
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.placing_processes import Order, placing_pool
@@ -76,6 +77,35 @@ def test_problems_come_back(backup: Backup, tmp_path: Path) -> None:
     again = restored(backup.store, tmp_path, overwrite=True, helped=True)
     assert b"/d/1/1" not in reasons(again)
     assert (tmp_path / "d/1/1").read_text() == "content 1"
+
+
+def test_what_others_may_do_does_not_hang_on_the_umask(backup: Backup, tmp_path: Path) -> None:
+    """Files have the permissions that they had, with helpers and without, whatever the umask takes of new ones."""
+    modes = {"u::r--,g::---,o::---": 0o400, "u::rw-,g::rw-,o::rw-": 0o666, "u::rwx,g::rwx,o::rwx": 0o777}
+    for text, mode in modes.items():
+        backup.file(b"/modes/%o" % mode, b"%o" % mode, text)
+    for umask in (0o000, 0o077):
+        before = os.umask(umask)
+        try:
+            for helped in (False, True):
+                target = tmp_path / f"{umask}-{helped}"
+                assert restored(backup, target, b"/modes", helped=helped).exit_code == 0
+                found = {stat.S_IMODE(path.stat().st_mode) for path in (target / "modes").iterdir()}
+                assert found == set(modes.values())
+        finally:
+            os.umask(before)
+
+
+@ROOT
+def test_owners_in_a_directory_that_gives_its_group(backup: Backup, tmp_path: Path) -> None:
+    """What is restored into a directory whose group its files get belongs to whom it belonged to."""
+    (tmp_path / "d").mkdir()
+    os.chown(tmp_path / "d", 7, 54_321)
+    (tmp_path / "d").chmod(0o2777)
+    restored(backup, tmp_path, b"/d", helped=True)
+    found = [path.stat() for path in (tmp_path / "d").glob("*/*")]
+    assert len(found) == 6000
+    assert {(status.st_uid, status.st_gid) for status in found} == {(0, 0)}
 
 
 @ROOT
@@ -152,7 +182,8 @@ def test_killed_helper(backup: Backup, tmp_path: Path) -> None:
 def test_helpers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials in our environment do not reach the helpers, nor does Ctrl-C."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with Flag() as stop, placing_pool(1, Order(overwrite=False, numeric_owner=False), 2, stop):
+    order = Order(overwrite=False, numeric_owner=False)
+    with Flag() as stop, SharedSlots(1, 1) as slots, placing_pool(1, order, 2, slots, stop):
         while not _helpers():  # exec(2) is not quite done when Popen returns
             time.sleep(0.01)
         (pid,) = _helpers()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from sysbackup.errors import UsageError
 from sysbackup.files import target_tree
@@ -231,6 +232,27 @@ def test_ranges_that_cannot_be(target: Path, offset: int, length: int) -> None:
     entry.offset, entry.length = offset, length
     assert list(reasons(restored(backup, target))) == [b"/x"]
     assert tree(target) == {"good": b"good"}
+
+
+def test_half_a_range_or_half_a_place(target: Path) -> None:
+    """Entries are judged each by itself, whatever those before them said of the same object."""
+    backup = Backup()
+    for name in (b"/a", b"/offset", b"/b", b"/length", b"/c", b"/encoding", b"/d", b"/key", b"/e"):
+        backup.file(name, b"content of " + name)
+    whole = backup.bucket.add("content/whole", b"plain")
+    for path in ("/f", "/whole", "/g"):
+        sha = hashlib.sha256(b"plain").hexdigest()
+        backup.entries.append(File(path=path, size=5, sha=sha, key=whole.key, version=whole.version, mtime=MTIME))
+    backup.pack()
+    by_path = {entry.path: entry for entry in backup.entries if isinstance(entry, File)}
+    by_path["/offset"].length = UNSET
+    by_path["/length"].offset = UNSET
+    by_path["/encoding"].encoding = "rot13"
+    by_path["/key"].key = "../packs"
+    by_path["/whole"].offset = 3
+    report = restored(backup, target)
+    assert set(reasons(report)) == {b"/offset", b"/length", b"/encoding", b"/key", b"/whole"}
+    assert set(tree(target)) == set("abcdefg")
 
 
 @pytest.mark.parametrize("claimed", [100, 9 * MIB])

@@ -311,7 +311,7 @@ def test_directory_is_never_replaced(backup: Backup, tmp_path: Path) -> None:
 
 def test_without_unnamed_files(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system that has no unnamed files all goes the same way, and no temporary name stays."""
-    monkeypatch.setattr(writing, "_open_unnamed", lambda _: -1)
+    monkeypatch.setattr(writing, "_open_unnamed", lambda *_: -1)
     backup.file(b"/etc/hosts2", b"127.0.0.1 localhost\n", link="1")
     backup.file(b"/etc/hosts3", b"127.0.0.1 localhost\n", link="1")
     (tmp_path / "var").mkdir()
@@ -485,7 +485,7 @@ def test_full_disk(backup: Backup, tmp_path: Path) -> None:
 def test_cancelled(backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool) -> None:
     """A restore that is cancelled while a file streams leaves nothing of that file."""
     if not unnamed:
-        monkeypatch.setattr(writing, "_open_unnamed", lambda _: -1)
+        monkeypatch.setattr(writing, "_open_unnamed", lambda *_: -1)
     backup.stored()
     large = next(e.key for e in backup.entries if isinstance(e, File) and e.path == "/var/large")
     reached = asyncio.Event()

@@ -141,6 +141,39 @@ def test_any_number_of_directories_and_any_depth_take_few_descriptors(walker: Wa
     assert os.listdir(walker.reach(deep).path) == [b"made"]  # it can go on
 
 
+def test_where_a_file_belongs_is_found(walker: Walker, target: Path) -> None:
+    """Its directory, which is reached, and its name; also when it is the directory of the file before."""
+    for path in (b"/a/b/x", b"/a/b/y", b"/z", b"/a/b/c/x", b"/a/b/z"):
+        place, name = walker.find(path)
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, dir_fd=place.fd))
+        assert os.path.exists(bytes(target) + path)
+    for n in range(200):
+        walker.reach(b"wide/%d" % n)
+    place, name = walker.find(b"/a/b/last")  # its directory was closed meanwhile
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, dir_fd=place.fd))
+    assert (target / "a/b/last").exists()
+
+
+@pytest.mark.parametrize("bad", [b"/a/..", b"/a/.", b"/a/", b"/a/x\0y", b"a/x", b"x", b"", b"/../x", b"/a//x", b"/"])
+def test_no_file_belongs_where_no_plain_name_leads(walker: Walker, bad: bytes) -> None:
+    """Not even beside one that was found just now."""
+    walker.find(b"/a/x")
+    with pytest.raises(Obstacle):
+        walker.find(bad)
+    walker.find(b"/x")
+    with pytest.raises(Obstacle):
+        walker.find(bad)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_whose_a_directory_is(walker: Walker, target: Path) -> None:
+    """Ours are those of our user and our group; neither alone will do."""
+    for name, uid, gid in (("theirs", 7, 0), ("half", 0, 7), ("mine", 0, 0)):
+        (target / name).mkdir()
+        os.chown(target / name, uid, gid)
+    assert [walker.reach(name).ours for name in (b"theirs", b"half", b"mine")] == [False, False, True]
+
+
 def test_the_directory_just_reached_stays_open(walker: Walker) -> None:
     """However many steps it took: what is handed out is never what is closed to make room."""
     for depth in (127, 128, 129, 300):
