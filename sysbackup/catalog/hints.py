@@ -72,11 +72,6 @@ class Hints:
         """The last piece whose hints are written."""
         return self._state.up_to
 
-    @property
-    def last(self) -> int:
-        """The last piece of which there are hints, written or not."""
-        return self._last
-
     def refresh(self, db: sqlite3.Connection) -> None:
         """See what has been written since; each reading that is to see all of it begins with this."""
         state = _read(db)

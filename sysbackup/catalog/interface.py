@@ -78,12 +78,12 @@ class Contents(Protocol):
     refuted: bool
     """Whether what was said of an object turned out to be false when we stored it: the run may have counted on that."""
 
-    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
-        """
-        Those of the contents that the caller is to store, and must `confirm` or `release`: not stored, nor claimed.
+    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+        """Those of the contents that the caller is to store, and to `confirm` or `release`: not stored, nor claimed."""
+        ...
 
-        `since`: a `Lookup` of this run has found none of them stored then (`Stored.as_of`).
-        """
+    def absent(self, shas: Iterable[bytes]) -> None:
+        """These are stored nowhere, by the word of a `Lookup`: who confirms them need not look. Never waits."""
         ...
 
     def use(self, shas: Iterable[bytes]) -> None:
@@ -114,11 +114,11 @@ class Files(Protocol):
     """What files looked like when they were read."""
 
     def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
-        """
-        The contents of those files that are as they were and whose content is stored, noted as used like a claim.
+        """By (device, inode), the contents of files that are as they were, where these are stored; noted as used."""
+        ...
 
-        By (device, inode); the states' own `sha` is not looked at.
-        """
+    def any(self) -> bool:
+        """Whether any file is known."""
         ...
 
     def met(self, files: Iterable[tuple[int, int]]) -> None:

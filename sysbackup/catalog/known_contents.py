@@ -21,15 +21,19 @@ class KnownContents:
         self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
         """See `interface.Contents`."""
         with self._connection.held() as db:
             wanted = set(shas) - self._claimed
-            stored = self._questions.stored(db, wanted, since)
+            stored = self._questions.stored(db, wanted)
             run_notes.use(db, stored.used)
             wanted -= stored.shas
             self._claimed |= wanted
             return wanted
+
+    def absent(self, shas: Iterable[bytes]) -> None:
+        """See `interface.Contents`."""
+        self._places.nowhere(shas)
 
     def use(self, shas: Iterable[bytes]) -> None:
         """See `interface.Contents`."""

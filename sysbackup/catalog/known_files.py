@@ -29,6 +29,11 @@ class KnownFiles:
         self.met(found.met)
         return found.shas
 
+    def any(self) -> bool:
+        """See `interface.Files`."""
+        with self._connection.held() as db:
+            return db.execute("SELECT 1 FROM files LIMIT 1").fetchone() is not None
+
     def met(self, files: Iterable[tuple[int, int]]) -> None:
         """See `interface.Files`."""
         with self._connection.held():

@@ -11,15 +11,10 @@ from sysbackup.model import FileState, Location
 
 
 class Stored(NamedTuple):
-    """
-    Which contents are stored, and those of them that are to be noted as used (`Contents.use`).
-
-    `as_of` is for `Contents.claim`: what was not stored then need not be looked for everywhere.
-    """
+    """Which contents are stored, and those of them that are to be noted as used (`Contents.use`)."""
 
     shas: set[bytes]
     used: list[bytes]
-    as_of: int
 
 
 class Unchanged(NamedTuple):

@@ -26,11 +26,10 @@ class Places:
         self.hints = Hints()
         self._nowhere: set[bytes] = set()
 
-    def find(self, db: sqlite3.Connection, keys: Collection[bytes], since: int = -1) -> dict[bytes, Place]:
+    def find(self, db: sqlite3.Connection, keys: Collection[bytes]) -> dict[bytes, Place]:
         """
         Where these contents lie, by their digests or the first `KEY` bytes of them; what lies nowhere is missing.
 
-        `since`: they are known to have lain nowhere when the piece of that number was the last one.
         `CatalogUnusable` where a row that is needed is not as it was written.
         """
         if not keys:
@@ -38,8 +37,6 @@ class Places:
         hints, opened = self.hints, _Opened(db)
         hints.refresh(db)
         found = opened.at(hints.waiting(keys))
-        if since >= hints.up_to:
-            return found
         left = [key for key in keys if key not in found]
         if len(left) > 2 * _EVERY:
             # What is asked for together was often stored together: in the pieces where some of it lies.

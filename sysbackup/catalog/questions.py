@@ -32,15 +32,15 @@ class Questions:
         self._reliance = reliance
         self._noted = noted
 
-    def stored(self, db: sqlite3.Connection, shas: Iterable[bytes], since: int = -1) -> Stored:
+    def stored(self, db: sqlite3.Connection, shas: Iterable[bytes]) -> Stored:
         """See `Lookup`."""
         wanted = set(shas)
-        found = self._places.find(db, wanted, since)
+        found = self._places.find(db, wanted)
         if self._noted:
             self._places.nowhere(wanted - found.keys())
         short = self._staying(db, found)
         staying = {sha: holder.number for sha, (_, holder, _, _) in found.items() if holder.number in short}
-        return Stored({*staying}, [sha for sha, number in staying.items() if short[number]], self._places.hints.last)
+        return Stored({*staying}, [sha for sha, number in staying.items() if short[number]])
 
     def unchanged(self, db: sqlite3.Connection, states: Sequence[FileState]) -> Unchanged:
         """See `Lookup`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,6 +36,12 @@ class Channel(Generic[T]):
         async with self._change:
             self._closed = True
             self._change.notify_all()
+
+    async def until(self, enough: Callable[[Collection[T]], bool]) -> bool:
+        """Wait until `enough` is true of what waits here, or nothing more will come; returns whether it is."""
+        async with self._change:
+            await self._change.wait_for(lambda: self._closed or enough(self._items))
+            return enough(self._items)
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:

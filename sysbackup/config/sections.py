@@ -62,7 +62,7 @@ class Content(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """`[run]`: what one run may use, and how long it waits."""
 
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=lambda: min(16, len(os.sched_getaffinity(0))))
     uploads: int = 16
     memory: int = 256 * MIB
     bandwidth: Bandwidth | None = None

@@ -140,13 +140,13 @@ SETTINGS: tuple[Setting, ...] = (
         "whether what was learnt of others' contents is fetched once and compared before it is relied on; where"
         " s3:GetObject is not granted, it is stored again instead",
     ),
-    Setting("run", "workers", Integer(1, 256), "threads that read, hash and compress"),
+    Setting("run", "workers", Integer(1, 64), "processes that read, hash and compress"),
     Setting("run", "uploads", Integer(1, 1000), "uploads at once"),
     Setting(
         "run",
         "memory",
         byte_count(64 * MIB, 1024 * GIB),
-        "about what a run uses of memory; half of it for bytes between disk and store",
+        "about what a run uses of memory, its workers' own aside; half of it for bytes between disk and store",
     ),
     Setting(
         "run",

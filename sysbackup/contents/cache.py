@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from sysbackup.catalog.schema import set_aside
 from sysbackup.catalog.sqlite import SqliteCatalog
@@ -31,7 +31,8 @@ async def content_store(
     identity = bucket_identity(config, store.bucket)
     with await _opened(config) as catalog:
         seal = await asyncio.to_thread(host_seal, config.state, terms.host, identity)
-        yield ContentStore(config, store, catalog, identity, terms, account, clock, seal)
+        with closing(ContentStore(config, store, catalog, identity, terms, account, clock, seal)) as contents:
+            yield contents
 
 
 async def _opened(config: Config) -> SqliteCatalog:

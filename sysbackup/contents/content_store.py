@@ -6,28 +6,37 @@ memory, packs and objects are its ways to store, and nobody above it knows of ei
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from sysbackup.catalog.interface import Catalog
 from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.channel import Channel
+from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.config.sections import Config
 from sysbackup.contents.account import Account
+from sysbackup.contents.berths import Berths
+from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.census import Census
-from sysbackup.contents.keeping import Alone, Chosen, Keeper
+from sysbackup.contents.claims import Claims
+from sysbackup.contents.crossing import digests_from, states_from
+from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.learning import Trust, learn_all
-from sysbackup.contents.packing import Small
+from sysbackup.contents.lookups import lookup_order
 from sysbackup.contents.publishing import publish
 from sysbackup.contents.renewing import Doubt, Renewing
 from sysbackup.contents.shipping import Freight, Sender, upload_freight
+from sysbackup.contents.stowing import IN_MEMORY, Sizes
 from sysbackup.contents.terms import Terms
-from sysbackup.formats import encodings, pack
+from sysbackup.formats import encodings
 from sysbackup.formats.index import Seal
-from sysbackup.model import Clock, FileState, Location
+from sysbackup.model import Clock, Location
 from sysbackup.store.port import ObjectStore
+
+_ALLOWANCE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +44,52 @@ class Bounds:
     """
     Bounds of what is kept at a time, in bytes but for `uploads` at once.
 
-    Contents below `packed_below` go into packs of `pack_size`; what is read and not
-    yet confirmed takes `memory` at the most.
+    Each examiner reads about `allowance` before it goes on; what is between that and the
+    store's confirmation takes `memory` at the most, of which open packs take half.
     """
 
-    packed_below: int
-    pack_size: int
+    sizes: Sizes
+    allowance: int
     memory: int
+    open_packs: int
     uploads: int
 
     @classmethod
     def of(cls, config: Config) -> "Bounds":
         """Those that the settings ask for."""
-        # The other half is for the interpreter, and for what is between one stage and the next.
+        # The other half is for the interpreters, and for what is between one stage and the next.
         memory = config.run.memory // 2
-        return cls(
-            config.content.pack_below,
-            # The open pack waits for contents, so nothing may wait for the bytes that it holds.
-            min(config.content.pack_size, memory // 4),
-            memory,
-            config.run.uploads,
-        )
+        workers = config.run.workers
+        allowance = min(_ALLOWANCE, memory // (4 * workers))
+        memory -= workers * allowance
+        # An open pack waits for contents, so nothing may wait for the bytes that it holds.
+        pack_size = min(config.content.pack_size, memory // (2 * workers))
+        sizes = Sizes(config.content.pack_below, pack_size)
+        return cls(sizes, allowance, memory, workers * pack_size, config.run.uploads)
+
+
+class Seen(NamedTuple):
+    """
+    What examiners have found out, to be remembered.
+
+    `states` of files that were read, `met` files that were as they were (by device and
+    inode), contents `used` that need a look before the run's end; the first and the last
+    are rows of bytes (`crossing`).
+    """
+
+    states: list[bytes]
+    met: list[tuple[int, int]]
+    used: list[bytes]
 
 
 class ContentStore:
     """
     Contents, each stored once, as one run sees them.
 
-    `choose`, `find`, `unchanged` and `remember` block and are for worker threads,
-    any number of them; all else is for the event loop. `budget` is of the bytes
-    between reading and the store's confirmation. `bucket` is what the catalog is bound to (`bucket_identity`).
+    `find`, `use` and `remember` block and are for worker threads, any number of them;
+    all else is for the event loop. `budget` is of the bytes between reading and the
+    store's confirmation, also of those in `berths`, where examiners put what is to be
+    stored. `bucket` is what the catalog is bound to (`bucket_identity`).
     """
 
     def __init__(
@@ -87,41 +112,33 @@ class ContentStore:
         self._account = account
         self._clock = clock
         self._trust = Trust(terms.host, config.content.share, doubt.any, seal)
-        self._bounds = bounds = Bounds.of(config)
+        self.bounds = bounds = Bounds.of(config)
         self._census = Census(store, session, account, clock)
         self._renewing = Renewing(store, session.renewals, terms, account, clock, doubt, bounds.uploads)
-        self.budget = Budget(bounds.memory, reserve=bounds.pack_size)
+        self.budget = Budget(bounds.memory, reserve=bounds.open_packs)
+        # each examiner's open pack, what waits for an uploader, and what one is sending
+        number = config.run.workers + 2 * bounds.uploads
+        slots = SharedSlots(number, max(bounds.sizes.room, encodings.largest(IN_MEMORY)))
+        self.berths = Berths(slots, self.budget, bounds.memory)
+        self.claims = Claims()
+        catalog_file, files = catalog_path(config.cache), session.files.any()
+        self.lookup_order = lookup_order(catalog_file, terms.promise, terms.started, files=files, doubting=doubt.any)
         self._losses = False
 
     # ---- for threads
 
-    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
-        """By (device, inode), the hashes of those files that are as they were and whose content is stored."""
-        return self._session.files.unchanged(states)
+    def use(self, shas: Sequence[bytes]) -> None:
+        """Note these contents as used, by the word of a look-up."""
+        self._session.contents.use(shas)
 
-    def remember(self, states: Sequence[FileState]) -> None:
-        """What files looked like when they were read."""
-        if states:
-            self._session.files.remember(states)
-
-    def choose(self, contents: dict[bytes, bytes]) -> Chosen:
-        """
-        Those of these contents that are stored nowhere yet, claimed for the caller and encoded: to be kept.
-
-        `contents` is emptied: each is let go of as soon as that is done.
-        """
-        claimed = self._session.contents.claim(contents)
-        small, alone = [], []
-        for sha in [*contents]:
-            content = contents.pop(sha)
-            if sha not in claimed:
-                continue
-            if len(content) < self._bounds.packed_below:
-                small.append(Small(sha, pack.encode(content), len(content)))
-            else:
-                encoding, body = encodings.encode(content)
-                alone.append(Alone(sha, body, encoding, len(content)))
-        return Chosen(small, alone)
+    def remember(self, seen: Seen) -> None:
+        """What examiners have found out about files."""
+        if used := b"".join(seen.used):
+            self.use(digests_from(used))
+        if seen.met:
+            self._session.files.met(seen.met)
+        if states := b"".join(seen.states):
+            self._session.files.remember(states_from(states))
 
     def find(self, shas: Iterable[bytes], *, promised: bool = False, staying: bool = False) -> dict[bytes, Location]:
         """
@@ -139,8 +156,8 @@ class ContentStore:
         return self._session.next_lock_end(now)
 
     def close(self) -> None:
-        """Let go of the catalog's file."""
-        self._catalog.close()
+        """Let go of the berths."""
+        self.berths.slots.close()
 
     # ---- for the event loop
 
@@ -158,13 +175,11 @@ class ContentStore:
         """A pool of uploaders and what feeds it; ends when all that was sent has arrived."""
         async with asyncio.TaskGroup() as group:
             # What waits here is read and paid for from the budget already: one for each uploader is enough.
-            freight: Channel[Freight] = Channel(self._bounds.uploads)
-            for _ in range(self._bounds.uploads):
+            freight: Channel[Freight] = Channel(self.bounds.uploads)
+            for _ in range(self.bounds.uploads):
                 group.create_task(upload_freight(freight, self._store))
             sender = Sender(self._store, freight, self.budget)
-            yield Keeper(
-                self._session.contents, sender, self._account, self._terms, self.budget, self._bounds.pack_size
-            )
+            yield Keeper(self._session.contents, self.claims, sender, self._account, self._terms)
             await freight.close()
 
     async def publish(self, keeper: Keeper, number: int | None = None) -> None:
@@ -179,9 +194,9 @@ class ContentStore:
         that must be there and is not raises doubts about all others.
         """
         known, looked = self._session.contents, False
-        while await self._renewing.see_to_all() or known.refuted:
+        while await self._renewing.see_to_all() or known.refuted or self.claims.abandoned:
             self._losses = True
-            known.refuted = False
+            known.refuted = self.claims.abandoned = False
             if self._renewing.missed and not looked:
                 looked = True
                 await self._census.count_all(self._renewing.missed_key, self._renewing.missed)
@@ -190,4 +205,4 @@ class ContentStore:
     @property
     def gaps(self) -> bool:
         """Whether the run may refer to contents that are stored nowhere: some were lost, or never came."""
-        return self._losses or self._session.contents.unfulfilled
+        return self._losses or self.claims.unfulfilled

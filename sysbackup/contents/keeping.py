@@ -6,44 +6,20 @@ packs, larger ones as objects of their own, the largest in parts as they are rea
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from sysbackup.catalog.interface import Contents
-from sysbackup.concurrency.budget import Budget, Hold
-from sysbackup.concurrency.waits import outlast
 from sysbackup.contents.account import Account
-from sysbackup.contents.packing import Packer, Small
+from sysbackup.contents.berths import Berth
+from sysbackup.contents.claims import Claims
+from sysbackup.contents.crossing import members_from
 from sysbackup.contents.shipping import Refused, Sender, Shipment, Source
+from sysbackup.contents.stowing import Full, Single
 from sysbackup.contents.terms import Terms
-from sysbackup.formats import keys
+from sysbackup.formats import encodings, keys, pack
 from sysbackup.formats.encodings import Encoding
 from sysbackup.model import Member, StoredObject
 from sysbackup.store.port import NO_METADATA
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """A content to be stored as an object of its own: `body` is its bytes in that encoding."""
-
-    sha: bytes
-    body: bytes | bytearray
-    encoding: Encoding
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Contents of one batch that are stored nowhere yet, claimed and encoded: for a `Keeper`."""
-
-    small: Sequence[Small]
-    alone: Sequence[Alone]
-
-    @property
-    def held(self) -> int:
-        """Bytes of all of them."""
-        return sum(len(s.encoded) for s in self.small) + sum(len(a.body) for a in self.alone)
-
 
 Streaming = Callable[[], Awaitable[tuple[Encoding, Source]]]
 """Begins the reading of a large content that is to be stored, and tells how it will come."""
@@ -52,14 +28,12 @@ Streaming = Callable[[], Awaitable[tuple[Encoding, Source]]]
 class Keeper:
     """Takes contents in for as long as its pool of uploaders stands (`ContentStore.keeping`)."""
 
-    def __init__(
-        self, known: Contents, sender: Sender, account: Account, terms: Terms, budget: Budget, pack_size: int
-    ) -> None:
+    def __init__(self, known: Contents, claims: Claims, sender: Sender, account: Account, terms: Terms) -> None:
         self._known = known
+        self._claims = claims
         self._sender = sender
         self._account = account
         self._lock = terms.contents
-        self._packer = Packer(sender.freight, known, account, terms.contents, budget, pack_size)
         self._streams: dict[bytes, asyncio.Event] = {}
 
     @property
@@ -67,14 +41,87 @@ class Keeper:
         """The way to the store for what is no content: manifests, indexes, snapshots."""
         return self._sender
 
-    async def keep(self, chosen: Chosen, hold: Hold) -> None:
-        """Send contents on; waits while nothing moves. `hold`, which has their bytes, is given back as they arrive."""
-        for alone in chosen.alone:
-            self._account.sending += 1
-            await self._sender.freight.send(self._shipment(alone, hold.split(len(alone.body))))
-        if chosen.small:
-            await self._packer.add(chosen.small, hold)
-        hold.release()
+    async def ship_pack(self, full: Full, berth: Berth, members: bytes) -> None:
+        """
+        Send a pack with these members (`crossing`) on, from the berth it was made in.
+
+        The berth is given back when the pack has arrived.
+        """
+        await self._ship(
+            keys.pack_key(full.sha),
+            berth.body(full.length),
+            berth,
+            full.sha,
+            {keys.PACK_INDEX: str(full.list_at)},
+            pack.ENCODING.name,
+            lambda: members_from(members),
+        )
+
+    async def ship_single(self, single: Single, berth: Berth) -> None:
+        """The same with a content of its own."""
+        await self._ship(
+            keys.content_key(single.sha),
+            berth.body(single.length),
+            berth,
+            single.body_sha,
+            _metadata(encodings.named(single.encoding)),
+            single.encoding,
+            lambda: [Member(single.sha, single.size)],
+        )
+
+    async def _ship(
+        self,
+        key: str,
+        body: memoryview,
+        berth: Berth,
+        sha256: bytes,
+        metadata: Mapping[str, str],
+        encoding: str | None,
+        members: Callable[[], Sequence[Member]],
+    ) -> None:
+        async def confirmed(stored: StoredObject) -> None:
+            await self._confirm(stored, encoding, members)
+            self._account.sending -= 1
+
+        self._account.sending += 1
+        await self._sender.freight.send(
+            Shipment(key, body, self._lock, berth, confirmed, metadata=metadata, sha256=sha256)
+        )
+
+    async def _confirm(
+        self, stored: StoredObject, encoding: str | None, members: Callable[[], Sequence[Member]]
+    ) -> None:
+        def confirm() -> tuple[frozenset[bytes], int]:
+            held = members()
+            self._known.confirm(stored, encoding, held)
+            return frozenset(member.sha for member in held), sum(member.size for member in held)
+
+        shas, plain = await asyncio.to_thread(confirm)
+        self._claims.stored(shas)
+        self._account.stored(stored, len(shas), plain=plain)
+
+    async def claim(self, shas: Sequence[bytes], begun: int, *, looked: bool = True) -> set[bytes]:
+        """
+        Those of the contents that the caller is to store: they are stored nowhere, and nobody else stores them.
+
+        `begun`, from `Claims.looking`, is when the caller began to look them up; it `looked`, and found none of them.
+        """
+        while not (looked and self._claims.certain(begun)):
+            begun, looked = self._claims.now, True  # the caller's own look, which goes on, keeps what comes from now on
+            shas = list(await asyncio.to_thread(self._known.claim, shas))
+        granted = self._claims.claim(shas, begun)
+        self._known.absent(granted)
+        return granted
+
+    def abandon(self, shas: Collection[bytes]) -> None:
+        """Give claims back that examiners may have counted on: their files are looked at again before the manifest."""
+        self._release(shas)
+        self._claims.abandoned |= bool(shas)
+
+    def _release(self, shas: Collection[bytes]) -> None:
+        for sha in shas:
+            self._known.release(sha)
+        self._claims.release(shas)
 
     async def keep_stream(self, sha: bytes, size: int, begin: Streaming) -> bool:
         """
@@ -92,14 +139,9 @@ class Keeper:
             done.set()
 
     async def _claimed(self, sha: bytes) -> bool:
-        """Whether it is ours to store; whoever is cancelled meanwhile has no claim."""
-        claim = asyncio.create_task(asyncio.to_thread(self._known.claim, [sha]))
-        try:
-            return bool(await outlast(claim))
-        except asyncio.CancelledError:
-            if claim.done() and not claim.cancelled() and claim.exception() is None and claim.result():
-                self._known.release(sha)
-            raise
+        """Whether it is ours to store."""
+        with self._claims.looking() as begun:
+            return bool(await self.claim([sha], begun, looked=False))
 
     async def _stream(self, sha: bytes, size: int, begin: Streaming) -> bool:
         try:
@@ -108,36 +150,12 @@ class Keeper:
                 keys.content_key(sha), self._lock, source, length=size, metadata=_metadata(encoding), once=True
             )
         except BaseException as error:
-            self._known.release(sha)
+            self._release([sha])
             if isinstance(error, Refused):
                 return False
             raise
-        await asyncio.to_thread(self._known.confirm, stored, encoding.name, [Member(sha, size)])
-        self._account.stored(stored, plain=size)
+        await self._confirm(stored, encoding.name, lambda: [Member(sha, size)])
         return True
-
-    async def flush(self) -> None:
-        """No more small contents will come: send on those that wait for a full pack."""
-        await self._packer.flush()
-
-    def _shipment(self, alone: Alone, hold: Hold) -> Shipment:
-        # the body must be free once it is sent: the closure keeps all but that
-        member, name = Member(alone.sha, alone.size), alone.encoding.name
-
-        async def confirmed(stored: StoredObject) -> None:
-            await asyncio.to_thread(self._known.confirm, stored, name, [member])
-            self._account.sending -= 1
-            self._account.stored(stored, plain=member.size)
-
-        return Shipment(
-            keys.content_key(alone.sha),
-            alone.body,
-            self._lock,
-            hold,
-            confirmed,
-            metadata=_metadata(alone.encoding),
-            sha256=None if name else alone.sha,
-        )
 
 
 def _metadata(encoding: Encoding) -> Mapping[str, str]:

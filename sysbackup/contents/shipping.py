@@ -8,7 +8,7 @@ from.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,14 @@ def part_bytes(number: int, length: int | None, limits: Limits) -> int:
     return max(least, -(-needed // MIB) * MIB)
 
 
+class Held(Protocol):
+    """What a body takes for as long as it is on its way."""
+
+    def release(self) -> None:
+        """The body is where it was to go."""
+        ...
+
+
 class Freight(Protocol):
     """What an uploader carries."""
 
@@ -60,7 +68,7 @@ class Shipment:
     key: str
     body: Body
     lock: Lock
-    hold: Hold
+    hold: Held
     confirmed: Callable[[StoredObject], Awaitable[None]]
     metadata: Mapping[str, str] = field(default_factory=dict)
     once: bool = True
@@ -182,6 +190,29 @@ class Pieces:
         self._carry = out[size:]
         del out[size:]
         return out
+
+
+class Arriving:
+    """Bytes that come piece by piece, of any size, as a stream's source."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._carry = bytearray()
+
+    async def ready(self, size: int) -> None:
+        """Nothing to wait for."""
+
+    async def take(self, size: int) -> Body:
+        """See `Source`."""
+        out = self._carry
+        while len(out) < size and (piece := await anext(self._pieces, None)) is not None:
+            out += piece
+        self._carry = out[size:]
+        del out[size:]
+        return out
+
+    async def approve(self) -> None:
+        """What has come is kept."""
 
 
 class Sender:

@@ -42,7 +42,7 @@ class LargeFile:
     def open(self, place: Place, patience: reading.Patience) -> None:
         """Open and lock the file at `place`. `Replaced` where it is no regular file any more."""
         status = os.stat(place.name, dir_fd=place.folder.fd, follow_symlinks=False)
-        self.fd = reading.opened(place, status.st_dev, status.st_ino)
+        self.fd, _ = reading.opened(place, status.st_dev, status.st_ino)
         self.locked = reading.lock(self.fd, patience)
         self.before = os.fstat(self.fd)
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)

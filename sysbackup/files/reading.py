@@ -58,9 +58,9 @@ class Reading(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def opened(place: Place, device: int, inode: int) -> int:
+def opened(place: Place, device: int, inode: int) -> tuple[int, os.stat_result]:
     """
-    The descriptor of a regular file, opened for reading; the caller closes it.
+    The descriptor of a regular file, opened for reading, and what it is; the caller closes it.
 
     OSError as open(2) gives it; `Replaced` where another file has taken the
     place of the one that was looked at (by `device` and `inode`).
@@ -73,7 +73,7 @@ def opened(place: Place, device: int, inode: int) -> int:
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, status
 
 
 def _open(place: Place) -> int:
@@ -98,15 +98,14 @@ def lock(fd: int, patience: Patience) -> bool:
             return True
 
 
-def read(fd: int, limit: int, patience: Patience) -> Reading:
+def read(fd: int, before: os.stat_result, limit: int, patience: Patience) -> Reading:
     """
-    All of an open file, at most `limit` bytes of it.
+    All of an open file, at most `limit` bytes of it; `before` is what it was when it was opened.
 
     Read again, `TRIES` times in all, while it changes; then kept with a
     warning. `TooLarge` where it has more than `limit` bytes.
     """
     warnings = () if lock(fd, patience) else (UNLOCKED,)
-    before = os.fstat(fd)
     for _ in range(TRIES):
         content = _whole(fd, before.st_size, limit)
         after = os.fstat(fd)

@@ -51,6 +51,14 @@ def read(target: int | bytes, *, follow: bool, path: bytes, shortfalls: list[Pro
     return found
 
 
+def none(target: int | bytes, *, follow: bool) -> bool:
+    """Whether `read` would surely find nothing, and tell of nothing."""
+    try:
+        return not os.listxattr(target, follow_symlinks=follow)
+    except OSError:
+        return False
+
+
 def encoded(values: dict[str, bytes]) -> dict[str, str]:
     """The attributes as an entry has them."""
     return {name: base64.b64encode(value).decode() for name, value in values.items()}

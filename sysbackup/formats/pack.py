@@ -37,7 +37,7 @@ class Pack:
     """A finished pack: `sha` is the digest of `body` and names the object; `index` is the list's offset."""
 
     sha: bytes
-    body: bytearray
+    body: memoryview
     index: int
     contents: tuple[Member, ...]
 
@@ -48,31 +48,40 @@ def encode(content: bytes | bytearray) -> bytes:
 
 
 class PackWriter:
-    """Puts members in a row. Not for use by two threads at once."""
+    """
+    Puts members in a row, into memory of the caller's: what they take, and `LIST_AT_MOST` for their list.
 
-    def __init__(self) -> None:
-        self._body = bytearray()
-        self._contents: list[Member] = []
+    `begun` are the contents that lie there already. Not for use by two threads at once.
+    """
+
+    def __init__(self, memory: memoryview, begun: Iterable[Member] = ()) -> None:
+        self._memory = memory
+        self._contents = list(begun)
+        last = self._contents[-1].span if self._contents else None
+        self._length = last.end if last is not None else 0
 
     def __len__(self) -> int:
-        return len(self._body)
+        return self._length
 
     @property
     def contents(self) -> int:
         """How many contents are in it."""
         return len(self._contents)
 
-    def add(self, sha: bytes, member: bytes | bytearray, size: int) -> None:
+    def add(self, sha: bytes, member: bytes | bytearray, size: int) -> Member:
         """Append one content's gzip member; the caller has made sure that this content is not in it yet."""
-        self._contents.append(Member(sha, size, Span(len(self._body), len(member))))
-        self._body += member
+        begin, self._length = self._length, self._length + len(member)
+        self._memory[begin : self._length] = member
+        self._contents.append(added := Member(sha, size, Span(begin, len(member))))
+        return added
 
     def finish(self) -> Pack:
         """Append the list and close; the writer must not be used again."""
-        index = len(self._body)
-        rows = b"".join(map(_row, self._contents))
-        self._body += gzipping.compress(rows)
-        return Pack(hashlib.sha256(self._body).digest(), self._body, index, tuple(self._contents))
+        index = self._length
+        packed = gzipping.compress(b"".join(map(_row, self._contents)))
+        body = self._memory[: index + len(packed)]
+        body[index:] = packed
+        return Pack(hashlib.sha256(body).digest(), body, index, tuple(self._contents))
 
 
 def read_index(packed: bytes, index: int) -> list[Member]:

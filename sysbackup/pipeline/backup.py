@@ -8,8 +8,8 @@ a later run can use, no manifest, and no multipart upload.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,8 @@ from sysbackup.files.owners import Owners
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
 from sysbackup.pipeline.ending import outlasting, tidied
+from sysbackup.pipeline.entry_spool import EntrySpool
+from sysbackup.pipeline.examining import Examiners, examiners
 from sysbackup.pipeline.gathering import gather, gather_again
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.run_context import RunContext
@@ -125,18 +127,18 @@ async def _run(
         stack.enter_context(one_error())
         _log_start(terms, store.bucket)
         contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))
-        spool = stack.enter_context(Sorter(config.cache))
+        spool = stack.enter_context(closing(EntrySpool(config.cache, config.run.workers)))
         run = RunContext(config, clock, terms, tally, contents, spool, Owners())
+        examining = await stack.enter_async_context(examiners(run))
         await contents.learn()
         for problem in found.problems:
             tally.problem(problem)
-        snapshots = await gather(run, found.pickers, found.snapshotters)
+        snapshots = await gather(run, examining, found.pickers, found.snapshotters)
         tally.stage = Stage.RENEWING
-        await contents.promise(partial(_store_lost, run))
+        await contents.promise(partial(_store_lost, run, examining))
         tally.stage = Stage.WRITING
-        with _from_thread(tally.problem) as note:
-            recorder = Recorder(run, snapshots, note)
-            stored = await outlasting(_write(run, store, recorder), tally)
+        recorder = Recorder(run, examining, snapshots)
+        stored = await outlasting(_write(run, store, recorder), tally)
         tally.next_lock_end = await tidied(run)
         summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
         tally.stage = Stage.DONE
@@ -150,25 +152,6 @@ async def _write(run: RunContext, store: ObjectStore, recorder: Recorder) -> Sto
         return await write_manifest(run, store, keeper.sender, recorder)
 
 
-@contextmanager
-def _from_thread(note: Callable[[Problem], None]) -> Iterator[Callable[[Problem], None]]:
-    """
-    The same to be called by a thread: it waits until the event loop, whose alone the tally is, has noted it.
-
-    A thread that outlives the context, since the run was stopped, has nothing noted any more.
-    """
-    loop, over = asyncio.get_running_loop(), False
-
-    async def noted(problem: Problem) -> None:
-        if not over:
-            note(problem)
-
-    try:
-        yield lambda problem: asyncio.run_coroutine_threadsafe(noted(problem), loop).result()
-    finally:
-        over = True
-
-
 def _log_start(terms: Terms, bucket: str) -> None:
     promise = terms.promised.isoformat() if terms.promised else None
     log.info("run.started", host=terms.host, bucket=bucket, promise=promise)
@@ -176,12 +159,12 @@ def _log_start(terms: Terms, bucket: str) -> None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 
-async def _store_lost(run: RunContext) -> None:
+async def _store_lost(run: RunContext, examining: Examiners) -> None:
     """Store the contents again that were relied on and are not stored any more."""
     with Sorter(run.config.cache, memory=4 << 20) as gone:
         # Set down first: the spool may not be read and added to at the same time.
         await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(run)))
-        await gather_again(run, (path for path, _ in gone.sorted()))
+        await gather_again(run, examining, (path for path, _ in gone.sorted()))
 
 
 def _summary(

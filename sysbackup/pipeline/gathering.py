@@ -1,8 +1,8 @@
 """
 Gathering: all stages of a run side by side, in one task group.
 
-Paths flow from pickers through a bounded channel to the examiners; small
-contents to packs, larger ones straight to the uploaders, the largest to
+Paths flow from pickers through a bounded channel to the examiners; packs and
+contents of their own from these to the uploaders, the paths of the largest files to
 the streamers. Each stage closes the channel of the next when all of it has
 ended well. A failure anywhere cancels everything.
 """
@@ -13,13 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import islice
 
-from sysbackup.concurrency.budget import Hold
 from sysbackup.concurrency.channel import Channel
-from sysbackup.concurrency.waits import outlast
 from sysbackup.contents.keeping import Keeper
 from sysbackup.formats import manifest
-from sysbackup.pipeline.examining import Examined, Examiner
-from sysbackup.pipeline.looking import ALLOWANCE
+from sysbackup.pipeline.examining import Examiners
 from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick_all
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.snapshotting import snapshot_all
@@ -37,7 +34,7 @@ Paths = Channel[Batch]
 
 
 async def gather(
-    run: RunContext, pickers: Sequence[Program], snapshotters: Sequence[Program]
+    run: RunContext, examiners: Examiners, pickers: Sequence[Program], snapshotters: Sequence[Program]
 ) -> list[manifest.Snapshot]:
     """Run every program, examine every path, store every content; returns the snapshots taken."""
     run.tally.stage = Stage.BACKING_UP
@@ -47,7 +44,7 @@ async def gather(
     async with run.contents.keeping() as keeper, asyncio.TaskGroup() as publishing:
         publishing.create_task(_publish_now_and_then(run, keeper, ended))
         async with asyncio.TaskGroup() as group:
-            group.create_task(_keep_files(run, keeper, lambda paths: pick_all(run, pickers, paths, picked)))
+            group.create_task(_keep_files(run, keeper, examiners, lambda paths: pick_all(run, pickers, paths, picked)))
             group.create_task(snapshot_all(run, keeper.sender, snapshotters, snapshots))
         run.tally.gathered = run.tally.counts()
         run.tally.stage = Stage.FINISHING
@@ -57,7 +54,7 @@ async def gather(
     return snapshots
 
 
-async def gather_again(run: RunContext, paths: Iterable[bytes]) -> None:
+async def gather_again(run: RunContext, examiners: Examiners, paths: Iterable[bytes]) -> None:
     """Examine these paths, whose contents were thought to be stored and are not any more."""
     run.tally.stage = Stage.STORING_AGAIN
 
@@ -68,7 +65,7 @@ async def gather_again(run: RunContext, paths: Iterable[bytes]) -> None:
         await channel.close()
 
     async with run.contents.keeping() as keeper:
-        await _keep_files(run, keeper, send)
+        await _keep_files(run, keeper, examiners, send, anew=True)
 
 
 async def _publish_now_and_then(run: RunContext, keeper: Keeper, ended: asyncio.Event) -> None:
@@ -86,20 +83,26 @@ async def _publish_now_and_then(run: RunContext, keeper: Keeper, ended: asyncio.
 
 
 async def _keep_files(
-    run: RunContext, keeper: Keeper, produce: "Callable[[Paths], Coroutine[None, None, None]]"
+    run: RunContext,
+    keeper: Keeper,
+    examiners: Examiners,
+    produce: "Callable[[Paths], Coroutine[None, None, None]]",
+    *,
+    anew: bool = False,
 ) -> None:
     """From paths to stored contents and entries in the spool; `produce` sends the paths and closes the channel."""
     paths: Paths = Channel(_WAITING)
     large: Channel[bytes] = Channel(_WAITING)
     async with _threads(run) as pool, asyncio.TaskGroup() as group:
         group.create_task(produce(paths))
-        group.create_task(_examine_all(run, keeper, pool, paths, large))
+        group.create_task(examiners.examine_all(keeper, paths, large, anew=anew))
         group.create_task(stream_all(run, keeper, pool, large))
+    await asyncio.to_thread(run.spool.set_down)
 
 
 @asynccontextmanager
 async def _threads(run: RunContext) -> AsyncIterator[ThreadPoolExecutor]:
-    """The threads that work on files. Leaving waits for their last jobs, but does not hold up the loop."""
+    """The threads that read large files. Leaving waits for their last jobs, but does not hold up the loop."""
     pool = ThreadPoolExecutor(run.config.run.workers, "sysbackup")
     try:
         yield pool
@@ -109,70 +112,3 @@ async def _threads(run: RunContext) -> AsyncIterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(pool.shutdown)
-
-
-async def _examine_all(
-    run: RunContext, keeper: Keeper, pool: ThreadPoolExecutor, paths: Paths, large: Channel[bytes]
-) -> None:
-    """Examine batches in threads; closes `large` behind the last."""
-    lock_timeout = run.config.content.lock_timeout
-    examiner = Examiner(run.contents, run.spool, run.owners, lock_timeout, run.stop, rescan=run.tally.rescan)
-
-    async def examine() -> None:
-        async for batch in paths:
-            await _examine(run, keeper, examiner, pool, batch, large)
-
-    async with asyncio.TaskGroup() as group:
-        # One more than threads: the next job is ready when a thread is.
-        for _ in range(run.config.run.workers + 1):
-            group.create_task(examine())
-    await keeper.flush()
-    await large.close()
-
-
-async def _examine(
-    run: RunContext,
-    keeper: Keeper,
-    examiner: Examiner,
-    pool: ThreadPoolExecutor,
-    batch: Batch,
-    large: Channel[bytes],
-) -> None:
-    """Have one batch examined in a thread, as often as it takes, and send on what is to be stored."""
-    loop = asyncio.get_running_loop()
-    todo = batch.paths
-    allowance = ALLOWANCE
-    while todo:
-        run.tally.reading(todo[0])
-        hold = await run.contents.budget.take(allowance)
-        try:
-            examined = await outlast(loop.run_in_executor(pool, examiner.examine, todo, allowance), told=run.stop.set)
-        except BaseException:
-            hold.release()
-            raise
-        found = examined.found
-        if batch.picked is not None and todo is batch.paths:
-            gone = set(found.vanished)
-            batch.picked.missing += sum(path in gone for path in todo)
-        await _send_on(run, keeper, examined, hold, large)
-        todo = [path for path, _ in found.later]
-        allowance = max(ALLOWANCE, found.later[0][1]) if found.later else ALLOWANCE
-
-
-async def _send_on(run: RunContext, keeper: Keeper, examined: Examined, hold: Hold, large: Channel[bytes]) -> None:
-    """Count what was found, and hand on what is to be stored; `hold` has its bytes."""
-    found, tally = examined.found, run.tally
-    hold.shrink(examined.chosen.held)
-    tally.files += found.files
-    tally.bytes_read += found.bytes_read
-    tally.bytes_unchanged += found.bytes_unchanged
-    tally.sockets += found.sockets
-    for problem in found.problems:
-        tally.problem(problem)
-    for path in found.vanished:
-        tally.vanished(path)
-    for path, warning in found.warned:
-        tally.warned(path, [warning])
-    await keeper.keep(examined.chosen, hold)
-    for path in found.large:
-        await large.send(path)

@@ -10,26 +10,21 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
+from sysbackup.contents.stowing import IN_MEMORY
 from sysbackup.disk.sorting import Record
+from sysbackup.files import xattrs
 from sysbackup.files.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
-from sysbackup.files.nodes import node
+from sysbackup.files.nodes import bare, node
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.formats import manifest
-from sysbackup.model import FileState, Problem
-from sysbackup.pipeline.entries import spooled
+from sysbackup.model import FileState
+from sysbackup.pipeline.entries import PlainFiles, spooled
 from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, unreadable
-
-MIB = 1 << 20
-
-# Files up to this size are read into memory once; larger ones are read twice (docs/architecture.rst, One backup).
-IN_MEMORY = 32 * MIB
-# What one job reads before its results go on: enough for a batch of small files, little enough for the budget.
-ALLOWANCE = 8 * MIB
+from sysbackup.pipeline.found import Found, Unhashed
 
 
 class Memory(Protocol):
@@ -48,68 +43,43 @@ class Memory(Protocol):
         ...
 
 
-class Unhashed(NamedTuple):
-    """A file that was read, and yet to be hashed: `begun` (ns since 1970) is when its reading began."""
-
-    path: bytes
-    entry: manifest.File
-    reading: Reading
-    begun: int
-
-
-@dataclass(slots=True)
-class Found:
-    """
-    What one look at some paths found.
-
-    `unhashed` are the files that were read, until `hash_all` makes of them entries and
-    `contents`, by hash, each once, whether they are stored or not. `later` has the
-    files that did not fit the allowance, with their sizes, `large` the paths of files
-    too large for memory, `vanished` those of what was gone when it was to be read.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    unhashed: list[Unhashed] = field(default_factory=list)
-    contents: dict[bytes, bytes] = field(default_factory=dict)
-    states: list[FileState] = field(default_factory=list)
-    later: list[tuple[bytes, int]] = field(default_factory=list)
-    large: list[bytes] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    vanished: list[bytes] = field(default_factory=list)
-    warned: list[tuple[bytes, str]] = field(default_factory=list)
-    files: int = 0
-    bytes_read: int = 0
-    bytes_unchanged: int = 0
-    sockets: int = 0
-
-
 class Looker:
     """
-    Looks at paths. One looker may serve several threads.
+    Looks at paths. For one thread.
 
     `lock_timeout`: seconds that all files of one batch together wait for locks;
-    `stop`, once set, ends that waiting.
+    `stop`, once set, ends that waiting. `at` is told what is looked at.
     """
 
-    def __init__(self, memory: Memory, owners: Owners, lock_timeout: float, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        owners: Owners,
+        lock_timeout: float,
+        stop: threading.Event,
+        at: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         self._memory = memory
+        self._at = at
         self._owners = owners
+        self._plain = PlainFiles(owners)
         self._lock_timeout = lock_timeout
         self._stop = stop
 
-    def look(self, paths: Sequence[bytes], allowance: int) -> Found:
+    def look(self, paths: Sequence[bytes], allowance: int, number: int) -> Found:
         """
         Record what lies at the paths and read the files among it, about `allowance` bytes of them.
 
         An error may come from a directory that we hold open and that another one
         has replaced since: such paths are looked up again from the root.
         """
-        out = Found()
+        out = Found(number)
         for _ in range(TRIES):
             missed: list[tuple[bytes, Exception]] = []
             found: list[tuple[bytes, os.stat_result]] = []
             with Folders() as folders:
                 for path in paths:
+                    self._at(path)
                     try:
                         self._look(folders, path, found, out)
                     except OSError as exc:
@@ -166,7 +136,7 @@ class Looker:
 
     def _record(self, place: Place, status: os.stat_result, out: Found) -> None:
         entry = node(place, status, self._owners, out.problems)
-        out.records.append(spooled(place.path, entry))
+        out.records.append(spooled(place.path, entry, out.number))
 
     def _record_folders(
         self, folders: Folders, picked: bytes, out: Found, missed: "list[tuple[bytes, Exception]]"
@@ -207,6 +177,7 @@ class Looker:
                 out.later.append((path, status.st_size))
                 continue
             left -= status.st_size
+            self._at(path)
             try:
                 out.unhashed.append(self._read(folders, path, status, patience, out))
             except TooLarge:
@@ -217,12 +188,44 @@ class Looker:
     def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Found) -> None:
         """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
         folders.trim()
-        entry = node(folders.find(path), status, self._owners, out.problems)
-        assert isinstance(entry, manifest.File)
-        describe_file(entry, status, status.st_size, sha, ())
-        out.records.append(spooled(path, entry, unchanged=True))
+        place = folders.find(path)
+        record = None
+        if not place.links and xattrs.none(place.folder.through_proc + place.name, follow=False):
+            record = self._plain.spooled(path, status, sha, out.number, unchanged=True)
+        if record is None:
+            entry = _file(node(place, status, self._owners, out.problems))
+            describe_file(entry, status, status.st_size, sha, ())
+            record = spooled(path, entry, out.number, unchanged=True)
+        out.records.append(record)
         out.files += 1
         out.bytes_unchanged += status.st_size
+
+    def finish(self, found: Found) -> None:
+        """Finish the entries of the files that were read, and have their contents by hash."""
+        for path, entry, reading, begun in found.unhashed:
+            content, status, warnings = reading
+            sha = hashlib.sha256(content).digest()
+            # A size that is not what it holds (proc(5), some of FUSE) says nothing the next time either.
+            sized = len(content) == status.st_size
+            found.records.append(
+                (entry is None and sized and not warnings and self._plain.spooled(path, status, sha, found.number))
+                or self._special(path, entry, reading, sha, found.number)
+            )
+            found.files += 1
+            found.bytes_read += len(content)
+            if warnings:
+                found.warned += [(path, warning) for warning in warnings]
+            elif sized and settled(status, begun):
+                found.states.append(state_of(status, sha))
+            if content:
+                found.contents[sha] = content
+        found.unhashed.clear()
+
+    def _special(self, path: bytes, entry: manifest.File | None, reading: Reading, sha: bytes, number: int) -> Record:
+        if entry is None:
+            entry = _file(bare(path, reading.status, self._owners))
+        describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
+        return spooled(path, entry, number)
 
     def _read(self, folders: Folders, path: bytes, status: os.stat_result, patience: Patience, out: Found) -> Unhashed:
         for attempt in range(1, TRIES + 1):
@@ -230,7 +233,7 @@ class Looker:
             place = folders.find(path)
             begun = time.time_ns()
             try:
-                fd = opened(place, status.st_dev, status.st_ino)
+                fd, status = opened(place, status.st_dev, status.st_ino)
             except Replaced:
                 # An editor saved it between our look and our opening: the file is the new one.
                 status = link_status(place)
@@ -238,31 +241,18 @@ class Looker:
                     raise
                 continue
             try:
-                reading = read(fd, IN_MEMORY, patience)
-                entry = node(place, reading.status, self._owners, out.problems, fd)
+                reading = read(fd, status, IN_MEMORY, patience)
+                plain = not place.links and xattrs.none(fd, follow=True)
+                entry = None if plain else _file(node(place, reading.status, self._owners, out.problems, fd))
             finally:
                 os.close(fd)
-            assert isinstance(entry, manifest.File)
             return Unhashed(path, entry, reading, begun)
         raise AssertionError  # the last try returns or raises
 
 
-def hash_all(found: Found) -> None:
-    """Finish the entries of the files that were read, and have their contents by hash."""
-    for path, entry, reading, begun in found.unhashed:
-        sha = hashlib.sha256(reading.content).digest()
-        describe_file(entry, reading.status, len(reading.content), sha, reading.warnings)
-        found.records.append(spooled(path, entry))
-        found.files += 1
-        found.bytes_read += len(reading.content)
-        found.warned += [(path, warning) for warning in reading.warnings]
-        # A size that is not what it holds (proc(5), some of FUSE) says nothing the next time either.
-        sized = len(reading.content) == reading.status.st_size
-        if sized and not reading.warnings and settled(reading.status, begun):
-            found.states.append(state_of(reading.status, sha))
-        if reading.content:
-            found.contents[sha] = reading.content
-    found.unhashed.clear()
+def _file(entry: manifest.FileNode) -> manifest.File:
+    assert isinstance(entry, manifest.File)
+    return entry
 
 
 def _made_up(path: bytes) -> bool:

@@ -17,8 +17,8 @@ from sysbackup.programs.running import running
 
 log = structlog.get_logger()
 
-# Paths in one job: a hop between loop and thread costs as much as examining two small files.
-BATCH = 128
+# Paths in one job: what goes to an examiner and back for each costs as much as examining some small files.
+BATCH = 256
 # Pickers at work at the same time: each costs a process and pipes, and they all read the same disks.
 _AT_ONCE = 8
 
@@ -76,25 +76,26 @@ async def pick(program: Program, paths: Channel[Batch], tally: Tally, idle_limit
     records = Records()
     batch: list[bytes] = []
     picked = Picked(program)
-    async with running(program, idle_limit=idle_limit) as picker:
-        async for chunk in picker.output():
-            for record in records.feed(chunk):
+
+    async def take(found: list[bytes]) -> None:
+        nonlocal batch
+        good = [record for record in found if path_problem(record) is None]
+        if len(good) < len(found):
+            for record in found:
                 if (reason := path_problem(record)) is not None:
                     _refuse(program, record, reason, tally)
-                    continue
-                picked.paths += 1
-                batch.append(record)
-                if len(batch) == BATCH:
-                    await paths.send(Batch(batch, picked))
-                    batch = []
-        for record in records.finish():
-            if (reason := path_problem(record)) is not None:
-                _refuse(program, record, reason, tally)
-            else:
-                picked.paths += 1
-                batch.append(record)
-        for start in range(0, len(batch), BATCH):
-            await paths.send(Batch(batch[start : start + BATCH], picked))
+        picked.paths += len(good)
+        batch += good
+        while len(batch) >= BATCH:
+            full, batch = batch[:BATCH], batch[BATCH:]
+            await paths.send(Batch(full, picked))
+
+    async with running(program, idle_limit=idle_limit) as picker:
+        async for chunk in picker.output():
+            await take(records.feed(chunk))
+        await take(records.finish())
+        if batch:
+            await paths.send(Batch(batch, picked))
         for beginning in records.overlong:
             _refuse(program, beginning, "longer than any path can be", tally)
         failure = await picker.result()

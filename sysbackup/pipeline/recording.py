@@ -1,8 +1,5 @@
 """
-Recording: the spool becomes the manifest, last of all.
-
-Where a content lies is looked up only now, in the catalog, which knows nothing
-but what the store has confirmed: so a manifest cannot name what is not stored.
+Recording: what examiners have set down becomes the manifest, last of all.
 
 The manifest's key is drawn only now, too: of several versions under one key the
 oldest is believed (`recovery.stored_runs`), so nobody may know the key before.
@@ -10,26 +7,28 @@ oldest is believed (`recovery.stored_runs`), so nobody may know the key before.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
-from itertools import islice
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from itertools import chain
 
-from sysbackup.contents.shipping import Pieces, Sender
-from sysbackup.disk.sorting import Record
+from sysbackup.contents.shipping import Arriving, Sender, Source
+from sysbackup.disk.sorted_runs import read
 from sysbackup.errors import CatalogUnusable, StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, ManifestMember, further, members
+from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, ManifestMember, further
 from sysbackup.formats.manifest_writing import ManifestWriter
 from sysbackup.model import Problem, StoredObject, full_name, shown
-from sysbackup.pipeline.entries import entry_in, is_unchanged, latest
+from sysbackup.pipeline.entries import latest
+from sysbackup.pipeline.examiner_messages import Merged
+from sysbackup.pipeline.examining import Examiners
+from sysbackup.pipeline.merging import placeless
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.store.matching import of_key
 from sysbackup.store.port import ObjectStore, Version
 from sysbackup.version import VERSION
-
-_BATCH = 500
 
 # Names that are tried for one manifest. A manifest of more than one part shows its key while it is sent; whoever
 # watches for that, and is quick, can spoil each of them on stores that count a version from its end.
@@ -38,35 +37,35 @@ _NAMES = 3
 
 class Recorder:
     """
-    Makes the manifest, under one name or, once more, under another; in a thread.
+    Makes the manifest, under one name or, once more, under another, of what examiners have set down.
 
-    `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
-    complete when its last piece was made: a path that was examined twice counts once.
-    `note` is told, on the event loop, of files whose contents turned out to be gone and
-    that could not be read again. `CatalogUnusable` where a content is not to be
-    found although none was lost.
+    `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are complete
+    when its last piece was made: a path that was examined twice counts once.
     """
 
-    def __init__(
-        self, run: RunContext, snapshots: Sequence[manifest.Snapshot], note: Callable[[Problem], None]
-    ) -> None:
+    def __init__(self, run: RunContext, examiners: Examiners, snapshots: Sequence[manifest.Snapshot]) -> None:
         self._run = run
+        self._examiners = examiners
         self._snapshots = snapshots
-        self._note = note
         self._begun = 0
         self.counts: Counter[str] = Counter()
         self.bytes = 0
         self.unchanged = 0
 
-    def pieces(self, run: str) -> Iterator[bytes]:
-        """The manifest of that full name, compressed. What was counted for another name is forgotten."""
-        self._begun += 1
-        self.counts = Counter()
-        self.bytes = 0
-        self.unchanged = 0
-        return self._compressed(run)
+    @asynccontextmanager
+    async def manifest(self, run: str) -> AsyncIterator[Source]:
+        """
+        The manifest of that full name, compressed, as a stream's source.
 
-    def _compressed(self, run: str) -> Iterator[bytes]:
+        What was counted for another name is forgotten. `CatalogUnusable` where a
+        content is not to be found although none was lost.
+        """
+        self._begun += 1
+        self.counts, self.bytes, self.unchanged = Counter(), 0, 0
+        async with self._examiners.merged() as ranges, aclosing(self._pieces(run, ranges)) as pieces:
+            yield Arriving(pieces)
+
+    async def _pieces(self, run: str, ranges: AsyncIterator[tuple[int, Merged]]) -> AsyncGenerator[bytes, None]:
         terms, tally = self._run.terms, self._run.tally
         writer = ManifestWriter(
             manifest.RunHeader(
@@ -80,65 +79,42 @@ class Recorder:
             )
         )
         yield writer.begin()
-        for member in self._members():
+        async for seat, merged in ranges:
+            await self._leave_out(merged.placeless)
+            self.counts.update(merged.counts)
+            self.bytes += merged.size
+            self.unchanged += merged.unchanged
+            for stretch in merged.stretches:
+                packed = await asyncio.to_thread(self._run.spool.taken, seat, stretch.offset, stretch.length)
+                yield writer.add(ManifestMember(stretch.first, packed, stretch.sha, stretch.lines))
+        # not before: of the nodes, some may have been a problem
+        rest = chain(further(self._snapshot_lines(), SNAPSHOTS), further(tally.problem_lines(), LOG))
+        while (member := await asyncio.to_thread(next, rest, None)) is not None:
             yield writer.add(member)
-        yield from writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=tally.problems))
+        for piece in writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=tally.problems)):
+            yield piece
 
-    def _members(self) -> Iterator[ManifestMember]:
-        yield from members(self._nodes())
-        yield from further(self._snapshot_lines(), SNAPSHOTS)
-        yield from further(self._run.tally.problem_lines(), LOG)  # not before: looking at the nodes may tell of more
-
-    def _nodes(self) -> Iterator[tuple[bytes, bytes]]:
-        """The entries of the file system, encoded, with their paths."""
-        freshest = latest(self._run.spool.sorted())
-        while some := list(islice(freshest, _BATCH)):
-            yield from self._placed(some)
+    async def _leave_out(self, placeless: Sequence[bytes]) -> None:
+        """These files' contents are stored nowhere: they were unchanged, and then could not be read again."""
+        if placeless and not self._run.contents.gaps:
+            raise CatalogUnusable("it does not know a content any more that it knew when this run began")
+        for path in placeless:
+            # What went meanwhile the second look has noted: that is no loss of this backup's.
+            if self._begun == 1 and not await asyncio.to_thread(missing, path):
+                reason = "its stored content is gone and it could not be read again"
+                self._run.tally.problem(Problem("file.lost", path, reason))
 
     def _snapshot_lines(self) -> Iterator[bytes]:
         for snapshot in sorted(self._snapshots, key=lambda s: s.name):
-            self._count(snapshot, snapshot.size)
+            self.counts["s"] += 1
+            self.bytes += snapshot.size
             yield manifest.encode(snapshot)
-
-    def _placed(self, some: Sequence[Record]) -> Iterator[tuple[bytes, bytes]]:
-        """The entries of these records, files with the places of their contents."""
-        entries = [entry_in(record) for record in some]
-        self.unchanged += sum(map(is_unchanged, some))
-        files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = self._run.contents.find((bytes.fromhex(file.sha) for file in files), promised=True)
-        left_out = set()
-        for file in files:
-            place = places.get(bytes.fromhex(file.sha))
-            if place is not None:
-                file.place(place)
-                continue
-            if not self._run.contents.gaps:
-                raise CatalogUnusable("it does not know a content any more that it knew when this run began")
-            # It was unchanged, its stored content turned out to be gone, and then the file could not be read again.
-            path = file.path_bytes
-            left_out.add(path)
-            if missing(path):
-                continue  # it went meanwhile, which the second look has noted: no loss of this backup's
-            if self._begun == 1:
-                self._note(Problem("file.lost", path, "its stored content is gone and it could not be read again"))
-        for (path, _), entry in zip(some, entries, strict=True):
-            if path not in left_out:
-                self._count(entry, entry.size if isinstance(entry, manifest.File) else 0)
-                yield path, manifest.encode(entry)
-
-    def _count(self, entry: manifest.Entry, size: int) -> None:
-        self.counts[str(entry.__struct_config__.tag)] += 1
-        self.bytes += size
 
 
 def lost(run: RunContext) -> Iterator[bytes]:
     """The paths of those files whose contents are stored nowhere (any more), or where they are not to stay."""
-    freshest = latest(run.spool.sorted())
-    while some := list(islice(freshest, _BATCH)):
-        entries = map(entry_in, some)
-        files = [e for e in entries if isinstance(e, manifest.File) and e.size and e.location is None]
-        places = run.contents.find((bytes.fromhex(file.sha) for file in files), staying=True)
-        yield from (file.path_bytes for file in files if bytes.fromhex(file.sha) not in places)
+    records = latest(read(run.spool.files, run.spool.runs()))
+    return placeless(records, partial(run.contents.find, staying=True))
 
 
 async def write_manifest(run: RunContext, store: ObjectStore, sender: Sender, recorder: Recorder) -> StoredObject:
@@ -155,7 +131,8 @@ async def write_manifest(run: RunContext, store: ObjectStore, sender: Sender, re
         name = full_name(terms.run)
         key = keys.manifest_key(terms.host, name)
         tally.sending_as = name
-        stored = await sender.send(key, terms.promise, Pieces(recorder.pieces(name)), length=None, once=True)
+        async with recorder.manifest(name) as source:
+            stored = await sender.send(key, terms.promise, source, length=None, once=True)
         tally.run = name
         # Where nothing is locked, or versions are not kept, anybody who may write may replace it at any time.
         if terms.promised is None or stored.version is None:

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 from sysbackup.concurrency.channel import Channel
 from sysbackup.concurrency.waits import outlast
+from sysbackup.contents.content_store import Seen
+from sysbackup.contents.crossing import states_to_bytes
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Refused, Source
 from sysbackup.files import reading
@@ -109,6 +111,7 @@ class _Streamer:
             file = stack.enter_context(LargeFile())
             await self._in_thread(lambda: file.open(place, patience))
             self._run.tally.reading(path)
+            look = next(self._run.looks)
             begun = time.time_ns()
             # Each of the two readings counts for half.
             dealt_with = stack.enter_context(self._run.tally.under_way())
@@ -128,9 +131,10 @@ class _Streamer:
             describe_file(entry, file.before, file.size, file.sha, warnings)
             if at is not None:
                 entry.place(at)
-            await self._in_thread(lambda: self._run.spool.add(*spooled(path, entry)))
+            await self._in_thread(lambda: self._run.spool.add(spooled(path, entry, look)))
             if not warnings and at is None and settled(file.before, begun):
-                await self._in_thread(lambda: self._run.contents.remember([state_of(file.before, file.sha)]))
+                seen = Seen([states_to_bytes([state_of(file.before, file.sha)])], [], [])
+                await self._in_thread(lambda: self._run.contents.remember(seen))
             dealt_with(0)  # before: who looks on from another thread must not see it twice
             self._run.tally.files += 1
             self._run.tally.bytes_read += file.size

@@ -25,6 +25,9 @@ LATE = 0.3
 # sets standard input, output and error alone; so the pipe goes in as the first of them, and a shell moves it.
 _MOVE_INPUT = b'exec "$0" 3 3>&0 0</dev/null'
 
+DISCARDED = subprocess.DEVNULL
+"""Stands for a stream that nobody reads, or writes."""
+
 Streams = tuple[int, int | None, int | None]
 """A child's standard input, output and error: descriptors, or None to inherit ours."""
 

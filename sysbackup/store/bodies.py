@@ -7,7 +7,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
-from botocore.handlers import convert_body_to_file_like_object
+from botocore.handlers import add_expect_header, convert_body_to_file_like_object
 
 from sysbackup.store.limiting import Limit
 from sysbackup.store.port import Body
@@ -26,9 +26,10 @@ def send_in_slices(client: "S3Client", limit: Limit) -> None:
     """
     Have the bodies that `client` sends go out as they are, and no faster than `limit`.
 
-    botocore would wrap bytes into a file, for which it asks `Expect: 100-continue`
+    botocore would wrap bytes into a file, ask `Expect: 100-continue` for all files
     first (a round trip more), and hash each body a second time for its signature.
     """
+    client.meta.events.unregister("before-call.s3", add_expect_header)
     AUTH_TYPE_MAPS[_SIGNER] = _KnownDigest
     for operation in _WITH_BODY:
         event = f"before-parameter-build.s3.{operation}"
@@ -38,11 +39,37 @@ def send_in_slices(client: "S3Client", limit: Limit) -> None:
 
     def slice_body(request: AWSPreparedRequest, **_: object) -> None:
         longest = 0 if limit.ever else _SLICE
-        if isinstance(request.body, bytes | bytearray) and len(request.body) > longest:
+        body: object = request.body
+        if isinstance(body, Viewed):
+            body = body.view
+        if isinstance(body, memoryview) or (isinstance(body, bytes | bytearray) and len(body) > longest):
             # aiohttp takes its own kind of body too; botocore's stubs do not know of that
-            request.body = Slices(request.body, limit)  # type: ignore[assignment]
+            request.body = Slices(body, limit)  # type: ignore[assignment]
 
     client.meta.events.register("before-send.s3", slice_body)
+
+
+class Viewed:
+    """
+    A body that lies in memory of others, as botocore takes it: for a file.
+
+    It asks a file for its length and, where there is no other digest, for its bytes.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def read(self) -> bytes:
+        """A copy of it."""
+        return bytes(self.view)
+
+
+def for_botocore(body: Body) -> Any:
+    """A body as botocore's parameters take it; its stubs know of bytes and files alone."""
+    return Viewed(body) if isinstance(body, memoryview) else body
 
 
 class Slices(Payload):

@@ -15,7 +15,7 @@ from typing import Protocol
 from sysbackup.model import Lock, StoredObject
 from sysbackup.store.accounting import Requests
 
-Body = bytes | bytearray
+Body = bytes | bytearray | memoryview
 
 NO_METADATA: Mapping[str, str] = {}
 

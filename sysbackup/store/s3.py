@@ -11,6 +11,7 @@ from sysbackup.store import answers, downloading, listing
 from sysbackup.store.accounting import Requests
 from sysbackup.store.adapter import Joining, Taken, Told
 from sysbackup.store.addressing import Action
+from sysbackup.store.bodies import for_botocore
 from sysbackup.store.digests import base64_of, md5_hex, sha256_of
 from sysbackup.store.error_codes import PRECONDITION_FAILED
 from sysbackup.store.locking import Locks, lock_in, mode_for_s3
@@ -81,7 +82,7 @@ class S3Adapter:
         params: PutObjectRequestTypeDef = {
             "Bucket": self._wire.bucket,
             "Key": key,
-            "Body": body,  # type: ignore[typeddict-item]  # botocore takes a bytearray as well
+            "Body": for_botocore(body),
             "ChecksumAlgorithm": "SHA256",
             "ChecksumSHA256": base64_of(sha256 or await sha256_of(body)),
         }

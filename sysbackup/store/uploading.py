@@ -11,6 +11,7 @@ from sysbackup.errors import StoreError, StoreUnavailable
 from sysbackup.store import answers, listing
 from sysbackup.store.adapter import Taken, Told
 from sysbackup.store.addressing import Action
+from sysbackup.store.bodies import for_botocore
 from sysbackup.store.digests import base64_of, sha256_of
 from sysbackup.store.error_codes import CONFLICT, NO_SUCH_UPLOAD, PRECONDITION_FAILED
 from sysbackup.store.matching import Listed, make_sure
@@ -77,7 +78,7 @@ class S3Upload:
                 "Key": self._key,
                 "UploadId": self._open_id(),
                 "PartNumber": number,
-                "Body": body,  # type: ignore[typeddict-item]  # botocore takes a bytearray as well
+                "Body": for_botocore(body),
                 "ChecksumAlgorithm": "SHA256",
                 "ChecksumSHA256": checksum,
             }

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
@@ -14,7 +15,7 @@ from structlog.testing import capture_logs
 from sysbackup.api.connecting import open_store
 from sysbackup.errors import LockNotKept, StoreUnavailable
 from sysbackup.store import retrying
-from sysbackup.store.port import ObjectStore
+from sysbackup.store.port import Body, ObjectStore
 from tests.support.asking import MIN_PART, content, lock
 from tests.support.memory_store import MemoryBucket, MemoryStore
 from tests.support.proxy import Fault, proxying
@@ -25,11 +26,12 @@ PUT = r"^PUT [^?]* "
 GET = r"^GET .*versionId="
 
 
-def test_a_part_is_sent_again_after_a_503(served: OnServer) -> None:
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_part_is_sent_again_after_a_503(served: OnServer, kind: Callable[[bytes], Body]) -> None:
     """The bytes are right, and both sendings are counted, since S3 bills both."""
 
     async def body() -> None:
-        parts = [os.urandom(MIN_PART), os.urandom(MIN_PART), b"end"]
+        parts = [kind(part) for part in (os.urandom(MIN_PART), os.urandom(MIN_PART), b"end")]
         with proxying(served.server.endpoint) as proxy:
             proxy.fail(PART, Fault.BUSY, 2, 3)
             async with served.store(endpoint_url=proxy.url) as store:
@@ -55,19 +57,20 @@ def test_every_body_carries_its_checksum_and_goes_out_plain(served: OnServer) ->
             async with served.store(endpoint_url=proxy.url) as store:
                 await store.put("small", b"x", lock())
                 await store.put("large", bytes(1 << 20), lock())
+                await store.put("view", memoryview(bytes(1 << 20)), lock())
                 async with store.upload("parts", lock()) as upload:
-                    await upload.part(1, bytes(MIN_PART))
+                    await upload.part(1, memoryview(bytes(MIN_PART)))
                     await upload.part(2, b"end")
                     await upload.finish()
             bodies = [head for head in proxy.heads if re.match(f"{PUT}|{PART}", head)]
-            assert len(bodies) == 4
+            assert len(bodies) == 5
             for head in bodies:
                 assert re.search(r"(?im)^x-amz-checksum-sha256: \S{44}\r$", head)
                 assert re.search(r"(?im)^x-amz-sdk-checksum-algorithm: SHA256\r$", head)
                 assert re.search(r"(?im)^x-amz-content-sha256: [0-9a-f]{64}\r$", head)
                 assert not re.search(r"(?im)^(expect|x-amz-trailer|content-encoding|transfer-encoding):", head)
             locked = [head for head in proxy.heads if re.match(f"{PUT}|{CREATE}", head)]
-            assert len(locked) == 3
+            assert len(locked) == 4
             for head in locked:
                 assert "x-amz-object-lock-mode: GOVERNANCE" in head
                 assert "x-amz-object-lock-retain-until-date: " in head

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import uvloop
 
+from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.errors import AccessDenied, StoreError
 from sysbackup.model import LockMode
 from sysbackup.store.port import ObjectStore, Upload
@@ -115,6 +116,32 @@ def test_an_upload_without_parts_makes_an_empty_object(bucket: Bucket) -> None:
                 stored = await upload.finish()
             assert stored.size == 0
             assert await content(store, "empty", stored.version) == b""
+
+    uvloop.run(body())
+
+
+def test_what_lies_in_shared_memory_is_stored_from_there(bucket: Bucket) -> None:
+    """Put or in parts, its digest known or not: the bytes of the view and no others; it may be used again then."""
+
+    async def body() -> None:
+        with SharedSlots(2, 2 * MIN_PART) as slots:
+            view = slots.view(1, MIN_PART + 5)
+            view[:] = said = os.urandom(len(view))
+            known = hashlib.sha256(said).digest()
+            async with bucket.store() as store:
+                for number, (length, sha256) in enumerate(
+                    [(len(said), known), (len(said), None), (1, None), (0, None)]
+                ):
+                    stored = await store.put(f"put-{number}", slots.view(1, length), lock(), once=True, sha256=sha256)
+                    assert stored.size == length
+                    assert await content(store, stored.key, stored.version) == said[:length]
+                async with store.upload("parts", lock(), once=True) as upload:
+                    await upload.part(1, view, sha256=known)
+                    await upload.part(2, slots.view(1, 5))
+                    view[:] = bytes(len(view))
+                    stored = await upload.finish()
+                assert await content(store, "parts", stored.version) == said + said[:5]
+                assert store.requests.sent == 3 * len(said) + 6
 
     uvloop.run(body())
 

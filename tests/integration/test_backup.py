@@ -24,7 +24,8 @@ from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import FileState, Lock, LockMode, SystemClock
 from sysbackup.pipeline.backup import back_up
-from sysbackup.pipeline.looking import Found, Looker
+from sysbackup.pipeline.found import Found
+from sysbackup.pipeline.looking import Looker
 from sysbackup.store.port import NO_METADATA, Upload
 from tests.support import backups, comparing, trees
 from tests.support.clock import ManualClock

@@ -263,17 +263,16 @@ class Twins(RuleBasedStateMachine):
 
     @rule(names=SOME)
     def asked_beside(self, names: list[int]) -> None:
-        _, used = self._beside(lambda lookup: in_sets(lookup.stored(map(sha, names))[:2]))
+        _, used = self._beside(lambda lookup: in_sets(lookup.stored(map(sha, names))))
         self._both(lambda run: run.contents.use(used))
 
-    @rule(names=SOME, told=st.lists(OBJECTS, max_size=2))
-    def claimed_after_a_look(self, names: list[int], told: list[Told]) -> None:
-        """What is stored between the look and the claim is not claimed."""
+    @rule(names=SOME)
+    def claimed_after_a_look(self, names: list[int]) -> None:
+        """What a look did not find is not looked for again when it is confirmed."""
         with closing(SqliteLookup(self._base / "catalog.sqlite", *self._terms)) as lookup:
-            stored, _, since = lookup.stored(map(sha, names))
-        for each in told:
-            self.confirmed(each)
-        self._both(lambda run: run.contents.claim({sha(n) for n in names} - stored, since))
+            stored = lookup.stored(map(sha, names)).shas
+        self._both(lambda run: run.contents.absent({sha(n) for n in names} - stored))
+        self._both(lambda run: run.contents.claim({sha(n) for n in names} - stored))
 
     @rule(states=FILES)
     def met_beside(self, states: list[FileState]) -> None:

@@ -15,7 +15,6 @@ import uvloop
 from sysbackup.api.connecting import open_store
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject, SystemClock
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
@@ -25,6 +24,7 @@ from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine, Unreadable
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
+from tests.support.packs import pack_writer
 from tests.support.servers import Server
 
 KNOWN = b"a file that anybody may know, of some distribution\n" * 30
@@ -100,7 +100,7 @@ def test_what_we_store_ourselves_refutes_what_was_said_of_it(alpha: Machine, buc
     """A pack that this run stores as well is said to hold another of its files: that is stored, and no catalog lost."""
     alpha.write("other", other := b"and another one that is known\n" * 20)
     alpha.write("mine", b"")
-    writer = PackWriter()
+    writer = pack_writer()
     for content in sorted([KNOWN], key=sha):
         writer.add(sha(content), gzipping.member(content), len(content))
     pack = writer.finish()

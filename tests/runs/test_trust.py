@@ -13,12 +13,12 @@ import pytest
 
 from sysbackup.errors import AccessDenied
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, Member, StoredObject
 from tests.support.catalogs import held
 from tests.support.clock import ManualClock
 from tests.support.machines import MIDDLE, SMALL, Machine, alike
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
+from tests.support.packs import pack_writer
 
 MIB = 1 << 20
 
@@ -139,7 +139,7 @@ def false_pack(bucket: MemoryBucket, clock: ManualClock, host: str, contents: li
 
     Keys, sizes and offsets are as they should be.
     """
-    writer = PackWriter()
+    writer = pack_writer()
     for n, content in enumerate(contents):
         there = content if n == 0 else content[::-1]
         writer.add(sha_of(content), gzipping.member(there), len(content))

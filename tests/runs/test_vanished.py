@@ -13,7 +13,7 @@ from sysbackup.cli.display import show_summary
 from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
-from sysbackup.pipeline import backup
+from sysbackup.pipeline import examiner
 from tests.support import backups
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
@@ -45,7 +45,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     """Has something happen in the next run, after its first path was looked at and before any file is opened."""
 
     def set_up(happens: Callable[[], object]) -> None:
-        monkeypatch.setattr(backup, "Owners", lambda: Meddling(happens))
+        monkeypatch.setattr(examiner, "Owners", lambda: Meddling(happens))
 
     return set_up
 

@@ -16,10 +16,10 @@ import msgspec
 
 from sysbackup.formats import gzipping, index, keys, manifest
 from sysbackup.formats.lines import UNREADABLE
-from sysbackup.formats.pack import PackWriter
 from sysbackup.model import RUN_FORM, Lock, LockMode, Member, Span, StoredObject
 from sysbackup.store.accounting import Requests
 from tests.support.memory_store import Kept, MemoryBucket
+from tests.support.packs import pack_writer
 
 HOSTS = ("alpha", "beta", "gamma")
 
@@ -154,7 +154,7 @@ class Attacker:
 
     def _plant_pack(self) -> None:
         """A pack whose list lies; its key is true, or it is not."""
-        writer = PackWriter()
+        writer = pack_writer()
         for sha in self.dice.sample(self._known_contents(), 3):
             writer.add(sha, gzipping.member(self.dice.choice([b"rubbish", *self._public])), 300)
         pack = writer.finish()

@@ -22,7 +22,7 @@ class MemoryQuestions:
     def stored(self, shas: Iterable[bytes]) -> Stored:
         with self._file.lock:
             known = {sha: holder for sha in set(shas) if (holder := self._holder(sha)) is not None}
-            return Stored({*known}, [sha for sha, holder in known.items() if self._run.short(holder)], -1)
+            return Stored({*known}, [sha for sha, holder in known.items() if self._run.short(holder)])
 
     def unchanged(self, states: Sequence[FileState]) -> Unchanged:
         found = Unchanged({}, [], [])

@@ -23,7 +23,7 @@ class MemoryContents:
         self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes], since: int = -1) -> set[bytes]:
+    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
         with self._file.lock:
             wanted = set(shas) - self._claimed
             stored = self._questions.stored(wanted)
@@ -31,6 +31,9 @@ class MemoryContents:
             wanted -= stored.shas
             self._claimed |= wanted
             return wanted
+
+    def absent(self, shas: Iterable[bytes]) -> None:
+        """Nothing is looked for here."""
 
     def use(self, shas: Iterable[bytes]) -> None:
         with self._file.lock:
@@ -67,6 +70,10 @@ class MemoryFiles:
             self._run.used |= {*found.used}
             self._met |= {*found.met}
         return found.shas
+
+    def any(self) -> bool:
+        with self._file.lock:
+            return bool(self._file.files)
 
     def met(self, files: Iterable[tuple[int, int]]) -> None:
         with self._file.lock:

@@ -22,6 +22,7 @@ from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import ObjectStore
 from tests.support.clock import ManualClock
 from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.packs import pack_writer
 
 RUN = "20261123T041500Z-3fa9"
 HOST = "alpha"
@@ -42,7 +43,7 @@ class Backup:
 
     bucket: MemoryBucket = field(default_factory=lambda: MemoryBucket(ManualClock(NOW)))
     entries: list[Entry] = field(default_factory=list)
-    packed: PackWriter = field(default_factory=PackWriter)
+    packed: PackWriter = field(default_factory=pack_writer)
     waiting: list[tuple[File, int, int]] = field(default_factory=list)
     places: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     format: int = manifest.FORMAT
@@ -91,7 +92,7 @@ class Backup:
         for entry, offset, length in self.waiting:
             if entry.location is None:
                 entry.place(Location(kept.key, kept.version, Span(offset, length), "gzip"))
-        self.waiting, self.packed, self.places = [], PackWriter(), {}
+        self.waiting, self.packed, self.places = [], pack_writer(), {}
         return kept.key
 
     def end(self) -> End:

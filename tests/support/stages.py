@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sysbackup.contents.terms import terms_of
 from sysbackup.disk.sorting import Sorter
 from sysbackup.files.owners import Owners
 from sysbackup.model import Clock
+from sysbackup.pipeline.entry_spool import EntrySpool
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.discovery import Program, find_programs
@@ -32,7 +33,7 @@ async def staged(
     config.cache.mkdir(exist_ok=True)
     clock = clock or ManualClock()
     terms = terms_of(config.content, clock.now())
-    with Sorter(config.cache) as problems, Sorter(config.cache) as spool:
+    with Sorter(config.cache) as problems, closing(EntrySpool(config.cache, config.run.workers)) as spool:
         tally = Tally(clock, problems, terms.identity)
         async with content_store(config, store, terms, tally, clock) as contents:
             yield RunContext(config, clock, terms, tally, contents, spool, Owners())

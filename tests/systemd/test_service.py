@@ -9,7 +9,7 @@ import gzip
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -309,11 +309,19 @@ def test_a_reload_takes_what_is_right_and_refuses_what_is_not(service: Service) 
     service.program("pickers", "passwd", "#!/bin/sh\necho /etc/passwd\n")
     service.start()
     before = service.main()
+
+    def read() -> int:
+        return service.said(DAEMON).count("config.read")
+
+    def reloaded(until: Callable[[], object]) -> None:
+        service.machine.systemctl("reload", DAEMON)  # it sends a signal, and does not wait for what comes of it
+        service.machine.await_true(until, "the daemon has looked at its configuration")
+
+    earlier = read()
     service.configure("days_retained = 3\n")
-    service.machine.systemctl("reload", DAEMON)
+    reloaded(lambda: read() > earlier)
     service.configure("days_retained = many\n")
-    service.machine.systemctl("reload", DAEMON)
-    assert "days_retained" in service.said(DAEMON, ERROR)
+    reloaded(lambda: "days_retained" in service.said(DAEMON, ERROR))
     assert "the configuration has mistakes" in service.machine.show(DAEMON, "StatusText")
     assert service.machine.show(DAEMON, "ActiveState") == "active"
     assert service.main() == before

@@ -4,15 +4,14 @@ import asyncio
 import gzip
 import hashlib
 import os
-import threading
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from sysbackup.concurrency.budget import Hold
-from sysbackup.contents.keeping import Chosen, Keeper
+from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Refused, Source
 from sysbackup.errors import CatalogUnusable, StoreUnavailable, expected
 from sysbackup.formats import encodings, keys, pack
@@ -23,7 +22,7 @@ from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.failing import FailingStore, at
 from tests.support.memory_store import MemoryBucket, MemoryStore
-from tests.support.storing import Storing, storing
+from tests.support.storing import Storing, storing, stowing
 
 KIB = 1 << 10
 
@@ -36,13 +35,10 @@ def by_hash(*contents: bytes) -> dict[bytes, bytes]:
     return {sha(content): content for content in contents}
 
 
-async def kept(made: Storing, *contents: bytes) -> Chosen:
-    """Keep these contents, those of them that are not stored yet; all of it has arrived when this returns."""
-    async with made.contents.keeping() as keeper:
-        chosen = made.contents.choose(by_hash(*contents))
-        await keeper.keep(chosen, await made.contents.budget.take(chosen.held))
-        await keeper.flush()
-    return chosen
+async def kept(made: Storing, *contents: bytes) -> set[bytes]:
+    """Keep these contents, and return those of them that were not stored yet; all of it has arrived then."""
+    async with made.contents.keeping() as keeper, stowing(made.contents, keeper) as stower:
+        return await stower.stow(*contents)
 
 
 def fetched(bucket: MemoryBucket, at: Location) -> bytes:
@@ -81,12 +77,10 @@ def test_a_content_is_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
     store = MemoryStore(bucket)
     big = os.urandom(300 * KIB)
 
-    async def work(*, new: bytes) -> Chosen:
+    async def work(*, new: bytes) -> None:
         async with storing(tmp_path, store, {"pack_below": 200 * KIB}) as made:
             await kept(made, b"one", big, new)
-            again = await kept(made, b"one", big, new)
-            assert (again.small, again.alone) == ([], [])
-            return again
+            assert await kept(made, b"one", big, new) == set()
 
     backups.run(work(new=b"two"))
     before = {key: len(versions) for key, versions in bucket.objects.items()}
@@ -97,23 +91,20 @@ def test_a_content_is_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
     assert len(bucket.objects[keys.content_key(sha(big))]) == 1
 
 
-def test_threads_that_meet_at_a_content_choose_it_once(tmp_path: Path, bucket: MemoryBucket) -> None:
+def test_examiners_that_meet_at_a_content_store_it_once(tmp_path: Path, bucket: MemoryBucket) -> None:
     """However many find it at the same time: exactly one is to store it."""
     contents = [str(n).encode() for n in range(500)]
 
     async def work() -> None:
-        async with storing(tmp_path, MemoryStore(bucket)) as made:
-            chosen: list[Chosen] = []
-            threads = [
-                threading.Thread(target=lambda: chosen.append(made.contents.choose(by_hash(*contents))))
-                for _ in range(8)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            found = [small.sha for each in chosen for small in each.small]
-            assert sorted(found) == sorted(map(sha, contents))
+        async with storing(tmp_path, MemoryStore(bucket), run={"workers": 8}) as made:
+            async with made.contents.keeping() as keeper, AsyncExitStack() as stack:
+                stowers = [await stack.enter_async_context(stowing(made.contents, keeper)) for _ in range(8)]
+                granted = await asyncio.gather(
+                    *(stower.stow(*contents[60 * n :], *contents[: 60 * n]) for n, stower in enumerate(stowers))
+                )
+            assert sorted(digest for each in granted for digest in each) == sorted(map(sha, contents))
+            assert made.account.contents == 500
+            assert (made.account.sending, made.contents.budget.used) == (0, 0)
 
     backups.run(work())
 
@@ -240,12 +231,11 @@ def test_packs_are_sent_when_they_are_full(tmp_path: Path, bucket: MemoryBucket)
 
     async def work() -> None:
         async with storing(tmp_path, MemoryStore(bucket), {"pack_size": 10_000}) as made:
-            async with made.contents.keeping() as keeper:
+            async with made.contents.keeping() as keeper, stowing(made.contents, keeper) as stower:
                 for content in contents:
-                    chosen = made.contents.choose(by_hash(content))
-                    await keeper.keep(chosen, await made.contents.budget.take(chosen.held))
-                await keeper.flush()
-                await keeper.flush()  # nothing is left: no empty pack
+                    await stower.stow(content)
+                await stower.flush()
+                await stower.flush()  # nothing is left: no empty pack
             assert made.account.contents == 100
 
     backups.run(work())
@@ -291,17 +281,18 @@ def test_keeping_waits_while_the_store_takes_nothing(tmp_path: Path, bucket: Mem
 
             async def bring(keeper: Keeper) -> None:
                 nonlocal brought
-                for n in range(80):
-                    hold: Hold = await made.contents.budget.take(1 << 20)
-                    content = n.to_bytes(1) + os.urandom((1 << 20) - 1)
-                    await keeper.keep(made.contents.choose(by_hash(content)), hold)
-                    brought += 1
+                async with stowing(made.contents, keeper) as stower:
+                    for n in range(80):
+                        await stower.stow(n.to_bytes(1) + os.urandom((1 << 20) - 1))
+                        brought += 1
 
             async with asyncio.TaskGroup() as group, made.contents.keeping() as keeper:
                 bringing = group.create_task(bring(keeper))
-                for _ in range(3000):
-                    await asyncio.sleep(0)
-                assert brought < 33
+                before = -1
+                while before < brought:
+                    before = brought
+                    await asyncio.sleep(0.5)
+                assert 0 < brought < 33
                 assert made.contents.budget.used <= total // 2
                 going.set()
                 await bringing

@@ -12,8 +12,9 @@ from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
 from sysbackup.model import FileState
 from sysbackup.pipeline import file_facts, looking
-from sysbackup.pipeline.entries import entry_in, is_unchanged
-from sysbackup.pipeline.looking import Found, Looker, hash_all
+from sysbackup.pipeline.entries import line_in, noted
+from sysbackup.pipeline.found import Found
+from sysbackup.pipeline.looking import Looker
 
 MIB = 1 << 20
 
@@ -52,13 +53,13 @@ def looker(memory: Remembering, monkeypatch: pytest.MonkeyPatch) -> Looker:
 
 
 def looked(looker: Looker, *paths: Path, allowance: int = 8 * MIB) -> Found:
-    found = looker.look([bytes(path) for path in paths], allowance)
-    hash_all(found)
+    found = looker.look([bytes(path) for path in paths], allowance, 1)
+    looker.finish(found)
     return found
 
 
 def entries(found: Found) -> dict[bytes, manifest.Entry]:
-    return {record[0]: entry_in(record) for record in found.records}
+    return {path: manifest.decode(line_in(value)) for path, value in found.records}
 
 
 def test_a_file_is_its_entry_and_its_content(looker: Looker, tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_what_is_unchanged_is_not_opened(looker: Looker, memory: Remembering, tm
     found = looked(looker, path)
     assert path.stat().st_atime_ns == before
     assert (found.files, found.bytes_read, found.bytes_unchanged, found.contents) == (1, 0, 7, {})
-    (record,) = [record for record in found.records if record[0] == bytes(path)]
-    assert is_unchanged(record)
+    (value,) = [value for name, value in found.records if name == bytes(path)]
+    assert noted(value).unchanged
     path.write_text("CONTENT")
     assert looked(looker, path).bytes_read == 7
 

@@ -11,17 +11,18 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.contents.rebuilding import learn_objects
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, pack
-from sysbackup.formats.pack import Pack, PackWriter
+from sysbackup.formats.pack import Pack
 from sysbackup.model import Lock, LockMode, SystemClock
 from tests.support import backups
 from tests.support.memory_store import MemoryStore
+from tests.support.packs import pack_writer
 
 MIB = 1 << 20
 
 
 def full(number: int, most: int = pack.CONTENTS_AT_MOST) -> Pack:
     """A pack of as many contents as one may hold."""
-    writer = PackWriter()
+    writer = pack_writer()
     for n in range(most):
         content = b"%d %d" % (number, n)
         writer.add(hashlib.sha256(content).digest(), gzipping.stored(content), len(content))

@@ -14,13 +14,13 @@ from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.errors import AccessDenied, LockNotKept, StoreError, StoreUnavailable
 from sysbackup.formats import keys, pack
 from sysbackup.formats.index import Indexed
-from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Lock, LockMode, StoredObject
 from sysbackup.store.port import ObjectStore
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.failing import FailingStore, at
 from tests.support.memory_store import MemoryBucket, MemoryStore
+from tests.support.packs import pack_writer
 from tests.support.storing import Counted
 
 
@@ -46,7 +46,7 @@ class Reuse:
 
     def stored(self, *contents: bytes, days: float, by: str = "alpha") -> StoredObject:
         """A pack that is stored, known of by `by`."""
-        writer = PackWriter()
+        writer = pack_writer()
         for content in contents:
             writer.add(sha(content), pack.ENCODING.encode(content), len(content))
         made = writer.finish()

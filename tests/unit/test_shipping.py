@@ -187,7 +187,7 @@ def test_pieces_of_any_size_become_parts(monkeypatch: pytest.MonkeyPatch) -> Non
         async with sending(store) as (sender, _):
             stored = await sender.send("key", LOCK, source, length=None)
             whole = b"".join(n.to_bytes(4) * (n % 5000) for n in range(3000))
-            assert first + store.memory.find("key", stored.version).body == whole
+            assert bytes(first) + store.memory.find("key", stored.version).body == whole
 
     backups.run(work())
 

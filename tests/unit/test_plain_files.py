@@ -1,0 +1,59 @@
+"""What is encoded without a detour is, to the letter, what the long way gives."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sysbackup.files.nodes import bare
+from sysbackup.files.owners import Owners
+from sysbackup.formats import manifest
+from sysbackup.pipeline.entries import PlainFiles, spooled
+from sysbackup.pipeline.file_facts import describe_file
+
+SHA = hashlib.sha256(b"any").digest()
+OWNERS = Owners()
+PLAIN = PlainFiles(OWNERS)
+
+
+def status(mode: int, uid: int, gid: int, size: int, mtime: int, links: int = 1) -> os.stat_result:
+    """A status as os.stat gives it, times in nanoseconds among it."""
+    numbers = (stat.S_IFREG | mode, 7, 8, links, uid, gid, size, 0, 0, 0)
+    return os.stat_result((*numbers, 0.0, 0.0, 0.0, 0, mtime, 0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name) | st.text(min_size=1).map(os.fsencode),
+    st.integers(0, 0o7777),
+    st.sampled_from([0, 1, 1000, 2**32 - 2]),
+    st.sampled_from([0, 5, 54321]),
+    st.sampled_from([0, 1, 2**40]),
+    st.integers(-(2**62), 2**62) | st.sampled_from([-1, 0]),
+    st.booleans(),
+)
+def test_both_ways_give_the_same(
+    name: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, unchanged: bool
+) -> None:
+    path, looks = b"/" + name, status(mode, uid, gid, size, mtime)
+    assert looks.st_mtime_ns == mtime
+    entry = bare(path, looks, OWNERS)
+    assert isinstance(entry, manifest.File)
+    describe_file(entry, looks, size, SHA, ())
+    quick = PLAIN.spooled(path, looks, SHA, 3, unchanged=unchanged)
+    assert quick is None or quick == spooled(path, entry, 3, unchanged=unchanged)
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        assert quick is None
+    else:
+        assert quick is not None or mtime == -1
+
+
+def test_a_hard_link_takes_the_long_way(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("any")
+    os.link(tmp_path / "a", tmp_path / "b")
+    assert PLAIN.spooled(bytes(tmp_path / "a"), os.stat(tmp_path / "a"), SHA, 1) is None
