@@ -18,12 +18,15 @@ class SqliteLookup:
     See `lookup.Lookup`: at the catalog at `path`, which a run that began `now` keeps open.
 
     The run's terms are those of its session (`Catalog.begin`). They can be sent to another
-    process, this cannot: to open it is to be done there.
+    process, this cannot: to open it is to be done there. With `sampling` a manifest may
+    rely on what nobody has compared with its hash: only a sample is, before that.
     """
 
-    def __init__(self, path: Path, promise: Lock, doubting: bool, now: datetime) -> None:
+    def __init__(self, path: Path, promise: Lock, doubting: bool, now: datetime, *, sampling: bool = False) -> None:
         self._connection = Connection(path, schema.beside)
-        self._questions = Questions(Places(), Reliance(promise, doubting), now, noted=False)
+        places = Places()
+        self._questions = Questions(places, Reliance(promise, doubting), now, noted=False)
+        self._placing = Questions(places, Reliance(promise, doubting and not sampling), now, noted=False)
 
     def stored(self, shas: Iterable[bytes]) -> Stored:
         """See `lookup.Lookup`."""
@@ -38,7 +41,7 @@ class SqliteLookup:
     def locate(self, shas: Iterable[bytes]) -> dict[bytes, Location]:
         """See `lookup.Lookup`."""
         with self._connection.snapshot() as db:
-            return self._questions.locate(db, shas, promised=True)
+            return self._placing.locate(db, shas, promised=True)
 
     def close(self) -> None:
         """See `lookup.Lookup`."""

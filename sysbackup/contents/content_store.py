@@ -122,7 +122,9 @@ class ContentStore:
         self.berths = Berths(slots, self.budget, bounds.memory)
         self.claims = Claims()
         catalog_file, files = catalog_path(config.cache), session.files.any()
-        self.lookup_order = lookup_order(catalog_file, terms.promise, terms.started, files=files, doubting=doubt.any)
+        self.lookup_order = lookup_order(
+            catalog_file, terms.promise, terms.started, files=files, doubting=doubt.any, sampling=doubt.sampling
+        )
         self._losses = False
 
     # ---- for threads

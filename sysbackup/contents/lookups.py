@@ -25,19 +25,20 @@ class LookupOrder(Struct, frozen=True, array_like=True):
     mode: str
     until: float
     doubting: bool
+    sampling: bool
     now: float
 
 
-def lookup_order(catalog: Path, promise: Lock, now: datetime, *, files: bool, doubting: bool) -> LookupOrder:
+def lookup_order(
+    catalog: Path, promise: Lock, now: datetime, *, files: bool, doubting: bool, sampling: bool
+) -> LookupOrder:
     """What to look up in which catalog, for a run that began `now`."""
-    return LookupOrder(
-        os.fsencode(catalog), files, promise.mode.value, promise.until.timestamp(), doubting, now.timestamp()
-    )
+    until = promise.until.timestamp()
+    return LookupOrder(os.fsencode(catalog), files, promise.mode.value, until, doubting, sampling, now.timestamp())
 
 
 def open_lookup(order: LookupOrder) -> Lookup:
     """The look-up itself, for the thread that opens it."""
     promise = Lock(LockMode(order.mode), datetime.fromtimestamp(order.until, UTC))
-    return SqliteLookup(
-        Path(os.fsdecode(order.catalog)), promise, order.doubting, datetime.fromtimestamp(order.now, UTC)
-    )
+    now = datetime.fromtimestamp(order.now, UTC)
+    return SqliteLookup(Path(os.fsdecode(order.catalog)), promise, order.doubting, now, sampling=order.sampling)

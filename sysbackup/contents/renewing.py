@@ -43,6 +43,11 @@ class Doubt:
         """Whether anything is compared at all."""
         return self.setting != "off"
 
+    @property
+    def sampling(self) -> bool:
+        """Whether some are compared, and the others believed for it."""
+        return self.setting == "sample"
+
 
 class Renewing:
     """Sees to the objects that one run reuses; `at_once` requests go out at the same time."""

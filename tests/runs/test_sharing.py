@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.contents import renewing
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.store.port import Version
 from tests.support.clock import ManualClock
@@ -67,6 +68,25 @@ def test_a_host_that_is_not_trusted_any_more_is_forgotten(bucket: MemoryBucket, 
     assert beta.restores(alone)
     assert beta.back_up(share=("alpha",)).requests["GetObject"] == 2  # one asks whether we may read
     assert {*beta.knows().hosts} <= {"alpha", "beta"}
+
+
+def test_of_a_sample_the_others_are_believed(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `verify_shared = sample` the first object of a host is compared; no run fails for those that are not."""
+    monkeypatch.setattr(renewing, "_SAMPLE", 1 << 40)  # none of the others
+    alpha = alike(tmp_path, bucket, "alpha", pack_below=0)
+    objects = alpha.back_up().summary.objects
+    beta = alike(tmp_path, bucket, "beta", pack_below=0, verify_shared="sample")
+    told = beta.back_up()
+    assert told.summary.contents == 0
+    assert not told.said("catalog.set_aside")
+    assert told.requests["GetObject"] < objects
+    assert beta.restores(told)
+    clock.turn(days=10)
+    later = beta.back_up()
+    assert later.summary.renewed > 1
+    assert beta.restores(later)
 
 
 def test_a_later_lock_learnt_from_another_saves_the_renewal(
