@@ -54,4 +54,5 @@ class SharedSlots:
         """Give back the memory behind the first `keep` bytes of a slot (madvise(2), MADV_REMOVE)."""
         begin = -(-keep // _PAGE) * _PAGE
         if begin < self.size:
-            self._map.madvise(mmap.MADV_REMOVE, slot * self.size + begin, self.size - begin)
+            with suppress(OSError):  # a kernel that cannot, or may not: the memory is kept, and used again
+                self._map.madvise(mmap.MADV_REMOVE, slot * self.size + begin, self.size - begin)

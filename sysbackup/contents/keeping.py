@@ -106,12 +106,16 @@ class Keeper:
 
         `begun`, from `Claims.looking`, is when the caller began to look them up; it `looked`, and found none of them.
         """
-        while not (looked and self._claims.certain(begun)):
-            begun, looked = self._claims.now, True  # the caller's own look, which goes on, keeps what comes from now on
+        if looked and self._claims.certain(begun):
+            granted = self._claims.claim(shas, begun)
+            self._known.absent(granted)
+            return granted
+        while True:
+            begun = self._claims.now  # the caller's own look, which goes on, keeps what comes from now on
             shas = list(await asyncio.to_thread(self._known.claim, shas))
-        granted = self._claims.claim(shas, begun)
-        self._known.absent(granted)
-        return granted
+            if self._claims.certain(begun):
+                # none of them is absent for that: what is to be stored anew lies in an object that is left
+                return self._claims.claim(shas, begun)
 
     def abandon(self, shas: Collection[bytes]) -> None:
         """Give claims back that examiners may have counted on: their files are looked at again before the manifest."""

@@ -7,7 +7,7 @@ them: small ones in a row, as a pack, larger ones by themselves.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from sysbackup.catalog.lookup import Lookup
@@ -108,15 +108,19 @@ class Stower:
         """Where the open pack lies, if there is one."""
         return self._slot
 
-    def stow(self, contents: Mapping[bytes, bytes], spare: int | None = None, *, anew: bool = False) -> None:
+    def stow(self, contents: dict[bytes, bytes], spare: int | None = None, *, anew: bool = False) -> None:
         """
         Of these contents, by hash, store those that are stored nowhere yet.
 
+        `contents` is emptied: each is let go of as soon as it lies where it is to be.
         `spare` is a slot for the one content that is too large for packs, where it was
         asked for before. `anew`: the catalog is not asked what is stored.
         """
-        for sha in self._claimed(contents, anew=anew):
-            content = contents[sha]
+        claimed = self._claimed(contents, anew=anew)
+        for known in contents.keys() - claimed:
+            del contents[known]
+        for sha in claimed:
+            content = contents.pop(sha)
             if len(content) < self._sizes.packed_below:
                 self._pack(sha, content)
             else:

@@ -7,6 +7,7 @@ acknowledged (`State`) outlives the process that wrote it: slot and file are the
 parent's, and whoever comes after goes on from there.
 """
 
+import hashlib
 import heapq
 import os
 import struct
@@ -19,12 +20,18 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from sysbackup.disk.sorting import Record, spooling
+from sysbackup.errors import FormatError, SpoolError
 from sysbackup.formats import gzipping
 from sysbackup.formats.manifest_members import begins
 
 _LENGTHS = struct.Struct("<II")
 _AWAY = b"\0"  # begins what stands for a value that lies elsewhere in the file; no other value begins like this
 _PLACE = struct.Struct("<IQQQ")  # number of the file, offset, length, unpacked size
+
+_DAMAGED = (
+    "what was written to the cache directory cannot be read back: is its disk failing? What is in the bucket is safe;"
+    " name another directory with SYSBACKUP_CACHE_DIR"
+)
 
 # What is read of a run at a time, unpacked. Whoever merges holds one block of each run.
 _BLOCK = 64 << 10
@@ -211,8 +218,26 @@ def _read(file: int, run: SortedRun, begin: bytes, end: bytes | None) -> Iterato
                 yield record
 
 
+def stretch(file: int, offset: int, length: int, sha: bytes) -> bytes:
+    """Bytes that were appended, of that SHA-256. `SpoolError` where they are not what was written."""
+    found = _taken(file, offset, length)
+    if hashlib.sha256(found).digest() != sha:
+        raise SpoolError(_DAMAGED)
+    return found
+
+
 def _unpacked(file: int, offset: int, length: int, size: int) -> bytes:
-    return gzipping.inflate(os.pread(file, length, offset), size)
+    try:
+        return gzipping.inflate(_taken(file, offset, length), size)
+    except FormatError as exc:
+        raise SpoolError(_DAMAGED) from exc
+
+
+def _taken(file: int, offset: int, length: int) -> bytes:
+    try:
+        return os.pread(file, length, offset)
+    except OSError as exc:
+        raise SpoolError(_DAMAGED) from exc
 
 
 def _parsed(data: memoryview) -> Iterator[Record]:

@@ -1,13 +1,12 @@
 """The entries of a run until its manifest is written: a file for each seat, and what was acknowledged of it."""
 
-import os
 import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 from sysbackup.concurrency.shared_slots import SharedSlots
-from sysbackup.disk.sorted_runs import Change, SortedRun, SortedRuns, State
+from sysbackup.disk.sorted_runs import Change, SortedRun, SortedRuns, State, stretch
 from sysbackup.disk.sorting import Record, spooling
 
 # What a seat's slot holds before it is sorted into its file: some 20,000 entries.
@@ -62,6 +61,6 @@ class EntrySpool:
         """All that was set down, each with its seat."""
         return [(seat, run) for seat, state in enumerate(self.states) for run in state.runs]
 
-    def taken(self, seat: int, offset: int, length: int) -> bytes:
-        """Bytes of a seat's file."""
-        return os.pread(self.files[seat], length, offset)
+    def taken(self, seat: int, offset: int, length: int, sha: bytes) -> bytes:
+        """Bytes of a seat's file, of that digest. `SpoolError` where they are not what was written there."""
+        return stretch(self.files[seat], offset, length, sha)

@@ -5,9 +5,11 @@ Where a content lies is looked up only now, in the catalog, which knows nothing
 but what the store has confirmed: so a manifest cannot name what is not stored.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -61,13 +63,10 @@ def within(runs: Runs, of: Range) -> list[tuple[int, SortedRun]]:
     return found
 
 
-def _overlapping(blocks: Sequence[Block], of: Range) -> list[Block]:
-    last = len(blocks) - 1
-    return [
-        block
-        for n, block in enumerate(blocks)
-        if (of.end is None or block.first < of.end) and (n == last or blocks[n + 1].first >= of.begin)
-    ]
+def _overlapping(blocks: list[Block], of: Range) -> list[Block]:
+    # of several blocks that begin with one path all but the first may hold nothing else, the one before them some of it
+    begin = max(0, bisect_left(blocks, of.begin, key=itemgetter(0)) - 1)
+    return blocks[begin : None if of.end is None else bisect_left(blocks, of.end, key=itemgetter(0))]
 
 
 class Merger:

@@ -85,7 +85,8 @@ class Recorder:
             self.bytes += merged.size
             self.unchanged += merged.unchanged
             for stretch in merged.stretches:
-                packed = await asyncio.to_thread(self._run.spool.taken, seat, stretch.offset, stretch.length)
+                place = (seat, stretch.offset, stretch.length, stretch.sha)
+                packed = await asyncio.to_thread(self._run.spool.taken, *place)
                 yield writer.add(ManifestMember(stretch.first, packed, stretch.sha, stretch.lines))
         # not before: of the nodes, some may have been a problem
         rest = chain(further(self._snapshot_lines(), SNAPSHOTS), further(tally.problem_lines(), LOG))

@@ -18,7 +18,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,7 +35,7 @@ from sysbackup.pipeline.examining import examiners
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.picking import BATCH, Batch
 from sysbackup.programs.own_python import own_python
-from sysbackup.store.port import NO_METADATA, Body
+from sysbackup.store.port import Body
 from tests.support import backups
 from tests.support.memory_store import MemoryStore
 from tests.support.stages import staged
@@ -100,16 +99,7 @@ class StandIn(Examiner):
 class Taking(MemoryStore):
     """Takes everything, and keeps nothing."""
 
-    async def put(
-        self,
-        key: str,
-        body: Body,
-        lock: Lock,
-        *,
-        metadata: Mapping[str, str] = NO_METADATA,
-        once: bool = False,
-        sha256: bytes | None = None,
-    ) -> StoredObject:
+    async def put(self, key: str, body: Body, lock: Lock, **_: object) -> StoredObject:
         await asyncio.sleep(0)
         return StoredObject(key, "1", len(body), lock)
 

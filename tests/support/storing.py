@@ -85,12 +85,19 @@ class Stowing:
         self._office = _Office(contents, keeper)
         self._stower = Stower(self._lookup, self._office, contents.berths.slots, contents.bounds.sizes, None)
 
-    async def stow(self, *contents: bytes) -> set[bytes]:
-        """Those of the contents that are stored nowhere yet are on their way; returns what was ours to store."""
-        by_hash = {hashlib.sha256(content).digest(): content for content in contents}
+    async def stow(self, *contents: bytes, anew: bool = False) -> set[bytes]:
+        """
+        Those of the contents that are stored nowhere yet are on their way; returns what was ours to store.
+
+        `anew`: the look-up is not asked, but the run itself.
+        """
+        return await self.stow_all({hashlib.sha256(content).digest(): content for content in contents}, anew=anew)
+
+    async def stow_all(self, by_hash: dict[bytes, bytes], *, anew: bool = False) -> set[bytes]:
+        """The same, of contents by their hashes, which are let go of."""
         with self._contents.claims.looking() as self._office.begun:
-            self._office.granted = set()
-            await self._in_thread(lambda: self._stower.stow(by_hash))
+            self._office.granted, self._office.looked = set(), not anew
+            await self._in_thread(lambda: self._stower.stow(by_hash, anew=anew))
         return self._office.granted
 
     async def flush(self) -> None:
@@ -123,6 +130,7 @@ class _Office:
         self._berths: dict[int, Berth] = {}
         self._asked: Future[Any] | None = None
         self.begun = 0
+        self.looked = True
         self.granted: set[bytes] = set()
 
     def close(self) -> None:
@@ -136,7 +144,7 @@ class _Office:
 
     def claim(self, shas: Sequence[bytes], used: Sequence[bytes]) -> set[bytes]:
         self._contents.use(used)
-        granted = self._ask(self._keeper.claim(shas, self.begun))
+        granted = self._ask(self._keeper.claim(shas, self.begun, looked=self.looked))
         self.granted |= granted
         return granted
 

@@ -152,6 +152,44 @@ def test_what_is_not_locked_for_long_enough_is_no_promise(tmp_path: Path) -> Non
     backups.run(work())
 
 
+def test_what_is_stored_anew_lies_where_it_was_no_more(tmp_path: Path) -> None:
+    """A manifest is to name the new place of what a pack held that is left, however long ago that was written down."""
+    clock = ManualClock()
+    store = MemoryStore(MemoryBucket(clock))
+
+    async def work() -> None:
+        async with storing(tmp_path, store, clock=clock) as made:
+            await kept(made, b"living", *(b"%d" % n * 100 for n in range(200)))
+        clock.turn(days=10)
+        async with storing(tmp_path, store, clock=clock) as made:
+            assert await kept(made, b"living") == set()
+            renewals = made.contents._session.renewals
+            assert renewals.collect() == 1
+            ((left,),) = renewals.due()
+            renewals.leave(left.number)
+            async with made.contents.keeping() as keeper, stowing(made.contents, keeper) as stower:
+                assert await stower.stow(b"living", anew=True) == {sha(b"living")}
+            (place,) = made.contents.find([sha(b"living")], promised=True).values()
+            assert place.key != left.stored.key
+            assert sha(b"living") not in {member.sha for member in renewals.members(left.number)}
+
+    backups.run(work())
+
+
+def test_contents_are_let_go_of_as_they_are_stowed(tmp_path: Path, bucket: MemoryBucket) -> None:
+    """What was read is not held until all of it is compressed, nor what is stored already."""
+    contents = by_hash(*(b"%d" % n for n in range(10)))
+
+    async def work() -> None:
+        async with storing(tmp_path, MemoryStore(bucket)) as made:
+            await kept(made, b"3")
+            async with made.contents.keeping() as keeper, stowing(made.contents, keeper) as stower:
+                await stower.stow_all(contents)
+            assert contents == {}
+
+    backups.run(work())
+
+
 # ---- streams
 
 

@@ -1,5 +1,6 @@
 """Records in sorted runs: whatever was acknowledged is there, whoever wrote it, in the order of its keys."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -134,6 +135,29 @@ def test_equal_keys_are_all_there(ground: Ground) -> None:
     for begin in (b"", b"/same"):
         found = [value.rstrip(b"\0") for key, value in ground.read(begin) if key == b"/same"]
         assert sorted(found) == sorted(b"v%d" % n for n in range(300))
+
+
+def test_what_the_disk_does_not_give_back_is_never_believed(ground: Ground) -> None:
+    """A byte of a block, or of a stretch of the manifest, that is another one than was written."""
+    seat = ground.seat()
+    seat.add_all(some(500))
+    seat.set_down()
+    packed = os.urandom(1000)
+    offset, sha = seat.append(packed), hashlib.sha256(packed).digest()
+    ground.acknowledge(seat)
+    file = ground.files[0]
+    assert sorted_runs.stretch(file, offset, 1000, sha) == packed
+    for at, again in (
+        (ground.runs[0][1].blocks[0].offset + 40, ground.read),
+        (offset + 7, lambda: sorted_runs.stretch(file, offset, 1000, sha)),
+    ):
+        (byte,) = os.pread(file, 1, at)
+        os.pwrite(file, bytes([byte ^ 1]), at)
+        with pytest.raises(SpoolError, match="cannot be read back"):
+            again()
+    os.ftruncate(file, offset + 10)
+    with pytest.raises(SpoolError, match="cannot be read back"):
+        sorted_runs.stretch(file, offset, 1000, sha)
 
 
 def test_a_full_disk_is_told_in_words(ground: Ground, tmp_path: Path) -> None:
