@@ -27,7 +27,7 @@ from sysbackup.errors import CatalogUnusable, ConfigError
 from sysbackup.files.owners import Owners
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
-from sysbackup.pipeline.ending import outlasting, tidied
+from sysbackup.pipeline.ending import outlasting, set_aside, tidied
 from sysbackup.pipeline.entry_spool import EntrySpool
 from sysbackup.pipeline.examining import Examiners, examiners
 from sysbackup.pipeline.gathering import gather, gather_again
@@ -139,9 +139,11 @@ async def _run(
         tally.stage = Stage.WRITING
         recorder = Recorder(run, examining, snapshots)
         stored = await outlasting(_write(run, store, recorder), tally)
-        tally.next_lock_end = await tidied(run)
+        tally.next_lock_end, unusable = await tidied(run)
         summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
         tally.stage = Stage.DONE
+    if unusable is not None:
+        await set_aside(config, unusable)
     return summary
 
 

@@ -8,11 +8,12 @@ that the manifest has: nobody else could tell that name.
 import asyncio
 from collections.abc import Coroutine
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
 from sysbackup.concurrency.waits import outlast, settled
+from sysbackup.config.sections import Config
 from sysbackup.contents.cache import forget_all
 from sysbackup.errors import AccessDenied, BucketUnusable, CatalogUnusable, SpoolError, StoreError, expected
 from sysbackup.pipeline.run_context import RunContext
@@ -58,25 +59,41 @@ async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
     return result
 
 
-async def tidied(run: RunContext) -> datetime | None:
+class Tidied(NamedTuple):
+    """When the next of all locks ends, and why the catalog is to be set aside, should it be."""
+
+    next_lock_end: datetime | None = None
+    unusable: str | None = None
+
+
+async def tidied(run: RunContext) -> Tidied:
     """
-    When the next of all locks ends; what is of no use any more is forgotten.
+    What is of no use any more is forgotten.
 
     The manifest is stored: whatever befalls the catalog now, the run has ended well.
     """
     tidying = asyncio.get_running_loop().run_in_executor(None, run.contents.tidy, run.terms.started)
     try:
-        return await outlast(tidying)
+        return Tidied(next_lock_end=await outlast(tidying))
     except asyncio.CancelledError:
         _outlived()
-        return None
     except CatalogUnusable as exc:
         # Not left to the next run, which may step on nothing of the damage before its own end.
-        await asyncio.to_thread(_set_aside_late, run, str(exc))
-        return None
+        return Tidied(unusable=str(exc))
     except SpoolError as exc:
         log.warning("catalog.untidy", reason=str(exc))
-        return None
+    return Tidied()
+
+
+async def set_aside(config: Config, reason: str) -> None:
+    """Set the catalog aside, which nothing has open any more, after a run that has ended well."""
+    forgetting = asyncio.get_running_loop().run_in_executor(None, forget_all, config, reason)
+    try:
+        await outlast(forgetting)
+    except asyncio.CancelledError:
+        _outlived()
+    except SpoolError as exc:
+        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc}")
 
 
 def _outlived() -> None:
@@ -85,11 +102,3 @@ def _outlived() -> None:
     while task is not None and task.cancelling():
         task.uncancel()
     log.info("run.outlived", reason="it was told to stop when its manifest was stored already")
-
-
-def _set_aside_late(run: RunContext, reason: str) -> None:
-    run.contents.close()
-    try:
-        forget_all(run.config, reason)
-    except SpoolError as exc:
-        log.warning("catalog.untidy", reason=f"{reason}; it cannot be set aside: {exc}")

@@ -144,6 +144,23 @@ def test_random_damage_never_costs_a_backup(machine: Machine) -> None:
     assert set_aside > 20
 
 
+def test_damage_that_is_found_after_the_manifest(machine: Machine) -> None:
+    """The run has ended well, and says so; the catalog is set aside when nothing has it open any more."""
+    machine.back_up()
+    (machine.tree / "middle").unlink()
+    # an object that nothing asks for but the look for the next end of a lock
+    machine.sql("UPDATE objects SET until = until - 86400 WHERE key LIKE 'content/%'")
+    told = machine.back_up()
+    assert told.summary.exit_code == 0
+    assert told.summary.unchanged == told.summary.files == 400
+    assert len(told.said("catalog.set_aside")) == 1
+    assert not machine.catalog.exists()
+    assert machine.restores(told)
+    third = machine.back_up()
+    assert not third.said("catalog.set_aside")
+    assert third.kinds == {"manifests": 1}
+
+
 def test_what_is_set_aside_does_not_pile_up(machine: Machine) -> None:
     """The last one is kept to look into, those before it are not."""
     machine.back_up()
