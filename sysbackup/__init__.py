@@ -34,27 +34,27 @@ The tree is the architecture; a folder imports only from folders below it::
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sysbackup.version import VERSION
-
 if TYPE_CHECKING:
     from sysbackup.api.restorer import Backups, Restorer
     from sysbackup.api.saver import Saver
     from sysbackup.errors import SysbackupError
 
+    __version__: str
+
 __all__ = ["Backups", "Restorer", "Saver", "SysbackupError", "__version__"]
 
-__version__ = VERSION
-
-# Loaded when they are asked for: `sysbackup --help` must not load S3.
+# Loaded when they are asked for: `sysbackup --help` must not load S3, nor an examiner what tells the version.
 _WHERE = {
-    "Backups": "sysbackup.api.restorer",
-    "Restorer": "sysbackup.api.restorer",
-    "Saver": "sysbackup.api.saver",
-    "SysbackupError": "sysbackup.errors",
+    "Backups": ("sysbackup.api.restorer", "Backups"),
+    "Restorer": ("sysbackup.api.restorer", "Restorer"),
+    "Saver": ("sysbackup.api.saver", "Saver"),
+    "SysbackupError": ("sysbackup.errors", "SysbackupError"),
+    "__version__": ("sysbackup.version", "VERSION"),
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module 'sysbackup' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    module, word = _WHERE[name]
+    return getattr(import_module(module), word)

@@ -3,7 +3,6 @@
 import enum
 import re
 import secrets
-from asyncio import sleep
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -171,16 +170,6 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait that long on this clock."""
         ...
-
-
-class SystemClock:
-    """The machine's own clock."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        await sleep(seconds)
 
 
 class RunIdentity(msgspec.Struct, frozen=True):

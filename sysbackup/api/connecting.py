@@ -8,8 +8,8 @@ from datetime import UTC
 from sysbackup import logs
 from sysbackup.aws.bucket import find_bucket
 from sysbackup.aws.sessions import s3_client
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
-from sysbackup.model import SystemClock
 from sysbackup.service.timetable import time_zone
 from sysbackup.store.port import ObjectStore
 from sysbackup.store.stack import s3_store

@@ -6,8 +6,8 @@ import uvloop
 
 from sysbackup.api.configured import Configured
 from sysbackup.api.connecting import open_store
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import SystemClock
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 

@@ -18,7 +18,7 @@ _STEP = 64
 
 class Connection:
     """
-    The database at `path`, opened in one of the ways of `schema`.
+    The database at `path`, opened in one of the ways of `catalog_file`, or by `schema.beside`.
 
     SQLite serialises what threads do anyway, so they take turns at one connection.
     """

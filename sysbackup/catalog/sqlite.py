@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sysbackup.catalog import objects, schema
+from sysbackup.catalog import catalog_file, objects
 from sysbackup.catalog.blocks import ENTRY
 from sysbackup.catalog.connection import Connection
 from sysbackup.catalog.indexes import ReadIndexes
@@ -36,7 +36,7 @@ class SqliteCatalog:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._connection = Connection(path, schema.read_only if read_only else schema.opened)
+        self._connection = Connection(path, catalog_file.read_only if read_only else catalog_file.opened)
 
     def __enter__(self) -> Self:
         return self

@@ -10,13 +10,14 @@ from sysbackup.cli.display import count, show_rows, when
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json
 from sysbackup.concurrency.event_loop import run
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.config.units import amount
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.rebuilding import rebuild
 from sysbackup.disk.sorting import spooling
 from sysbackup.errors import UsageError
-from sysbackup.model import SystemClock, shown
+from sysbackup.model import shown
 
 
 @click.group("catalog")

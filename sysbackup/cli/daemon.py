@@ -11,10 +11,10 @@ import structlog
 import uvloop
 
 from sysbackup.cli.invocation import Invocation, pass_invocation
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.disk.locked_file import held
 from sysbackup.errors import SpoolError
-from sysbackup.model import SystemClock
 from sysbackup.programs import adopting
 from sysbackup.service import history, signals
 from sysbackup.service.attempts import Processes

@@ -14,10 +14,11 @@ from sysbackup.cli.display import ProgressDisplay, show_summary
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put_json
 from sysbackup.concurrency.event_loop import STOPPING, Stopped, run
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.errors import SpoolError
 from sysbackup.formats.run_result import RunResult, Summary, printed
-from sysbackup.model import Clock, SystemClock
+from sysbackup.model import Clock
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import history, messages
 from sysbackup.service.observers import Telling

@@ -15,9 +15,10 @@ import structlog
 from sysbackup import logs
 from sysbackup.api.saver import Saver
 from sysbackup.cli import process_setup
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.formats.run_result import RunResult, Summary, with_manifest
-from sysbackup.model import Clock, SystemClock
+from sysbackup.model import Clock
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs import adopting
 from sysbackup.programs.workers import HELD

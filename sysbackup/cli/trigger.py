@@ -12,10 +12,11 @@ from sysbackup.cli.display import ProgressDisplay, doing, one_line, show_summary
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.terminal import Terminal, put, put_json, say
 from sysbackup.concurrency.event_loop import Stopped, run
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import DaemonUnreachable, UsageError
 from sysbackup.formats.lines import LaterFormat
 from sysbackup.formats.run_result import Outcome, RunResult, printed
-from sysbackup.model import Clock, SystemClock
+from sysbackup.model import Clock
 from sysbackup.service import client
 from sysbackup.service.control import Accepted, Going
 from sysbackup.service.messages import Over

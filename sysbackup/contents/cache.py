@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
-from sysbackup.catalog.schema import set_aside
+from sysbackup.catalog.catalog_file import set_aside
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.concurrency.waits import outlast
 from sysbackup.config.sections import Config

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import structlog
 
+from sysbackup.catalog.catalog_file import set_aside
 from sysbackup.catalog.interface import Indexes, Info
-from sysbackup.catalog.schema import set_aside
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.concurrency.channel import Channel
 from sysbackup.config.sections import Config

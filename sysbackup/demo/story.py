@@ -15,6 +15,7 @@ from msgspec import UNSET
 from sysbackup.api.connecting import open_store
 from sysbackup.aws.sessions import s3_client
 from sysbackup.cli.display import ProgressDisplay, count, show_summary, when
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.loading import load_config
 from sysbackup.config.sections import Config
 from sysbackup.config.units import amount, elapsed
@@ -28,7 +29,7 @@ from sysbackup.demo.workspace import Workspace
 from sysbackup.errors import SysbackupError
 from sysbackup.formats.manifest import File, Log
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import SystemClock, shown
+from sysbackup.model import shown
 from sysbackup.pipeline.backup import back_up
 from sysbackup.programs.piping import pipe_into
 from sysbackup.recovery import snapshots, stored_runs

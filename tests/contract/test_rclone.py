@@ -10,10 +10,11 @@ import pytest
 import uvloop
 
 from sysbackup.api.connecting import open_store
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import S3, Aws, Config
 from sysbackup.contents import shipping
 from sysbackup.errors import BucketUnusable, ObjectGone
-from sysbackup.model import LockMode, SystemClock
+from sysbackup.model import LockMode
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options

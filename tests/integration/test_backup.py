@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from sysbackup.catalog.sqlite import SqliteSession
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.files import acl
 from sysbackup.files.folders import Folders
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import Patience
 from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import FileState, Lock, LockMode, SystemClock
+from sysbackup.model import FileState, Lock, LockMode
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker

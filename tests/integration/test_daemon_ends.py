@@ -149,7 +149,7 @@ from pathlib import Path
 from sysbackup.api import saver
 from sysbackup.cli import run_worker
 from sysbackup.config.loading import load_config
-from sysbackup.model import SystemClock
+from sysbackup.concurrency.system_clock import SystemClock
 
 finished = threading.Event()
 

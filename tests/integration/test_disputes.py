@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.contents import shipping
 from sysbackup.errors import AccessDenied, StoreError, StoreUnavailable, UsageError
 from sysbackup.formats import keys, manifest
 from sysbackup.formats.manifest import End, RunHeader
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import Lock, StoredObject, SystemClock, worked_under
+from sysbackup.model import Lock, StoredObject, worked_under
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.outlines import outlines

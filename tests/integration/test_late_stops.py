@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import Lock, StoredObject, SystemClock
+from sysbackup.model import Lock, StoredObject
 from sysbackup.pipeline import ending
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally

@@ -17,11 +17,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from sysbackup.api.connecting import open_store
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.terms import Terms
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import SystemClock
 from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest_stream import ManifestReader
-from sysbackup.model import SystemClock
 from sysbackup.pipeline.backup import back_up
 from tests.support import backups
 from tests.support.failing import FailingStore, now_and_then

@@ -13,9 +13,10 @@ import pytest
 import uvloop
 
 from sysbackup.api.connecting import open_store
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats import gzipping, index, keys
-from sysbackup.model import Lock, LockMode, Member, Span, StoredObject, SystemClock
+from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 import uvloop
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import S3, Config, Content, Run
 from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import Clock, SystemClock
+from sysbackup.model import Clock
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.restore_report import Options, Report

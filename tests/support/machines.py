@@ -17,12 +17,13 @@ from structlog.typing import EventDict
 
 from sysbackup.catalog.interface import Info
 from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.errors import AccessDenied
 from sysbackup.formats import manifest
 from sysbackup.formats.run_result import Summary
-from sysbackup.model import Clock, Location, SystemClock
+from sysbackup.model import Clock, Location
 from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery.restore_report import Report
 from sysbackup.store.port import ObjectStore

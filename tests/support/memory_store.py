@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import AccessDenied, ObjectGone, StoreError
-from sysbackup.model import Clock, Lock, LockMode, SystemClock
+from sysbackup.model import Clock, Lock, LockMode
 from sysbackup.store.accounting import Requests
 from sysbackup.store.adapter import Joining, Taken, Told
 from sysbackup.store.guarding import Guarded

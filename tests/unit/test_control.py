@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import Config
 from sysbackup.errors import DaemonUnreachable, SpoolError
 from sysbackup.formats.run_result import RunResult
-from sysbackup.model import SystemClock
 from sysbackup.service import client as control_client
 from sysbackup.service import control
 from sysbackup.service.attempts import Heard

@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.config.sections import S3, Aws, Config, Content, Daemon, Metrics, Run
 from sysbackup.disk.sorting import Sorter
 from sysbackup.formats.run_result import Counts, RunResult
-from sysbackup.model import LockMode, RunIdentity, SystemClock
+from sysbackup.model import LockMode, RunIdentity
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages
 from sysbackup.service.forecast import Outlook, Yardstick

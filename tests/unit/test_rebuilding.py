@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from sysbackup.catalog.sqlite import SqliteCatalog
+from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.contents.rebuilding import learn_objects
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping, keys, pack
 from sysbackup.formats.pack import Pack
-from sysbackup.model import Lock, LockMode, SystemClock
+from sysbackup.model import Lock, LockMode
 from tests.support import backups
 from tests.support.memory_store import MemoryStore
 from tests.support.packs import pack_writer
