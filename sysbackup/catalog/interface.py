@@ -73,13 +73,11 @@ class Contents(Protocol):
     run promises, or nobody has compared it with its hash, is noted as used (`Renewals`).
     """
 
-    unfulfilled: bool
-    """Whether a claim was given back: others may have counted on it."""
     refuted: bool
     """Whether what was said of an object turned out to be false when we stored it: the run may have counted on that."""
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
-        """Those of the contents that the caller is to store, and to `confirm` or `release`: not stored, nor claimed."""
+    def stored(self, shas: Iterable[bytes]) -> set[bytes]:
+        """Those of the contents that are stored, and are to stay where they are; noted as used."""
         ...
 
     def absent(self, shas: Iterable[bytes]) -> None:
@@ -88,10 +86,6 @@ class Contents(Protocol):
 
     def use(self, shas: Iterable[bytes]) -> None:
         """Note these contents as used: by the word of a `Lookup`."""
-        ...
-
-    def release(self, sha: bytes) -> None:
-        """Give a claim back unfulfilled."""
         ...
 
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:

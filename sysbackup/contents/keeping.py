@@ -112,20 +112,16 @@ class Keeper:
             return granted
         while True:
             begun = self._claims.now  # the caller's own look, which goes on, keeps what comes from now on
-            shas = list(await asyncio.to_thread(self._known.claim, shas))
+            stored = await asyncio.to_thread(self._known.stored, shas)
+            shas = [sha for sha in shas if sha not in stored]
             if self._claims.certain(begun):
                 # none of them is absent for that: what is to be stored anew lies in an object that is left
                 return self._claims.claim(shas, begun)
 
     def abandon(self, shas: Collection[bytes]) -> None:
         """Give claims back that examiners may have counted on: their files are looked at again before the manifest."""
-        self._release(shas)
-        self._claims.abandoned |= bool(shas)
-
-    def _release(self, shas: Collection[bytes]) -> None:
-        for sha in shas:
-            self._known.release(sha)
         self._claims.release(shas)
+        self._claims.abandoned |= bool(shas)
 
     async def keep_stream(self, sha: bytes, size: int, begin: Streaming) -> bool:
         """
@@ -154,7 +150,7 @@ class Keeper:
                 keys.content_key(sha), self._lock, source, length=size, metadata=_metadata(encoding), once=True
             )
         except BaseException as error:
-            self._release([sha])
+            self._claims.release([sha])
             if isinstance(error, Refused):
                 return False
             raise

@@ -220,12 +220,8 @@ class Twins(RuleBasedStateMachine):
     # ---- contents and files
 
     @rule(names=SOME)
-    def claimed(self, names: list[int]) -> None:
-        self._both(lambda run: run.contents.claim(map(sha, names)))
-
-    @rule(name=NAMES)
-    def released(self, name: int) -> None:
-        self._both(lambda run: run.contents.release(sha(name)))
+    def asked(self, names: list[int]) -> None:
+        self._both(lambda run: run.contents.stored(map(sha, names)))
 
     @rule(told=OBJECTS)
     def confirmed(self, told: Told) -> None:
@@ -267,12 +263,13 @@ class Twins(RuleBasedStateMachine):
         self._both(lambda run: run.contents.use(used))
 
     @rule(names=SOME)
-    def claimed_after_a_look(self, names: list[int]) -> None:
+    def absent_after_a_look(self, names: list[int]) -> None:
         """What a look did not find is not looked for again when it is confirmed."""
         with closing(SqliteLookup(self._base / "catalog.sqlite", *self._terms)) as lookup:
             stored = lookup.stored(map(sha, names)).shas
-        self._both(lambda run: run.contents.absent({sha(n) for n in names} - stored))
-        self._both(lambda run: run.contents.claim({sha(n) for n in names} - stored))
+        absent = {sha(n) for n in names} - stored
+        self._both(lambda run: run.contents.absent(absent))
+        assert self._both(lambda run: run.contents.stored(absent)) == set()
 
     @rule(states=FILES)
     def met_beside(self, states: list[FileState]) -> None:
@@ -289,7 +286,7 @@ class Twins(RuleBasedStateMachine):
 
     def _due(self, names: list[int]) -> list[list[int]]:
         """The numbers of the objects that are due, once these contents are reused, too."""
-        self._both(lambda run: run.contents.claim(map(sha, names)))
+        self._both(lambda run: run.contents.stored(map(sha, names)))
         self._both(lambda run: run.renewals.collect())
         _, numbers = self._objects(lambda run: run.renewals.due())
         return numbers
@@ -416,7 +413,7 @@ class Twins(RuleBasedStateMachine):
 
 
 _QUESTIONS: list[Callable[[Session], object]] = [
-    lambda run: (run.contents.unfulfilled, run.contents.refuted),
+    lambda run: run.contents.refuted,
     lambda run: (run.indexes.last_read(), run.indexes.unproven()),
     lambda run: run.presence.turned_to(),
     lambda run: [run.presence.any_known(prefix) for prefix in ("content/", "packs/", "packs/8")],

@@ -19,18 +19,13 @@ class MemoryContents:
         self._file = file
         self._run = run
         self._questions = MemoryQuestions(file, run)
-        self._claimed: set[bytes] = set()
-        self.unfulfilled = False
         self.refuted = False
 
-    def claim(self, shas: Iterable[bytes]) -> set[bytes]:
+    def stored(self, shas: Iterable[bytes]) -> set[bytes]:
         with self._file.lock:
-            wanted = set(shas) - self._claimed
-            stored = self._questions.stored(wanted)
+            stored = self._questions.stored(shas)
             self.use(stored.used)
-            wanted -= stored.shas
-            self._claimed |= wanted
-            return wanted
+            return stored.shas
 
     def absent(self, shas: Iterable[bytes]) -> None:
         """Nothing is looked for here."""
@@ -39,17 +34,11 @@ class MemoryContents:
         with self._file.lock:
             self._run.used |= {*shas}
 
-    def release(self, sha: bytes) -> None:
-        with self._file.lock:
-            self._claimed.discard(sha)
-            self.unfulfilled = True
-
     def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
         with self._file.lock:
             self.refuted |= self._file.enter(
                 stored, encoding, contents, host=self._run.host, checked=True, news=News.WAITING
             )
-            self._claimed -= {member.sha for member in contents}
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
         return self._questions.locate(shas, leaving=leaving, promised=promised)

@@ -1,7 +1,7 @@
 """The catalog, in SQLite and in memory: what it takes for stored, for unchanged, for due, and what it tells others."""
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, Lock, LockMode, Member, Span, StoredObject
-from tests.support.catalogs import NOW, began, confirmed, due, members, news, pack, sha, until
+from tests.support.catalogs import NOW, began, confirmed, due, members, news, pack, sha, unknown, until
 from tests.support.memory_catalog import MemoryCatalog
 from tests.support.memory_file import MemoryFile
 
@@ -49,15 +49,13 @@ def run(catalog: Catalog) -> Session:
 # ---- contents
 
 
-def test_a_content_is_claimed_by_one_and_known_once_it_is_stored(run: Session) -> None:
-    """Nobody else stores it meanwhile; given back, it is free again; nowhere to be found before S3 confirmed it."""
-    assert run.contents.claim([sha(1), sha(2)]) == {sha(1), sha(2)}
-    assert run.contents.claim([sha(1), sha(2), sha(3)]) == {sha(3)}
-    run.contents.release(sha(2))
-    assert run.contents.claim([sha(2)]) == {sha(2)}
+def test_a_content_is_known_once_it_is_stored(run: Session) -> None:
+    """Nowhere to be found before S3 confirmed it, however often it was asked for."""
+    for _ in range(2):
+        assert run.contents.stored([sha(1), sha(2)]) == set()
     assert run.contents.locate([sha(1)]) == {}
     run.contents.confirm(pack("p", until(21)), "gzip", members(1))
-    assert run.contents.claim([sha(1)]) == set()
+    assert run.contents.stored([sha(1), sha(2)]) == {sha(1)}
     (place,) = run.contents.locate([sha(1), sha(9)]).values()
     assert (place.key, place.span, place.encoding) == (keys.pack_key(sha("p")), Span(0, 100), "gzip")
 
@@ -69,19 +67,21 @@ def test_a_content_object_has_no_range(run: Session) -> None:
     assert (place.version, place.span, place.encoding) == (None, None, None)
 
 
-def test_threads_never_claim_the_same_content(run: Session) -> None:
-    """However they meet: each content is stored by exactly one."""
-    claimed: list[set[bytes]] = []
+def test_threads_ask_while_others_store(run: Session) -> None:
+    """However they meet: what one has stored is stored for all, and nothing else."""
+    everything = {sha(n) for n in range(300)}
 
-    def claim(start: int) -> None:
-        claimed.extend(run.contents.claim(sha(m % 300) for m in range(start + n, start + n + 50)) for n in range(20))
+    def store(start: int) -> None:
+        before: set[bytes] = set()
+        for n in range(start, start + 50):
+            confirmed(run, pack(f"{n}", until(21)), n)
+            found = run.contents.stored(sha(m) for m in range(400))
+            assert before | {sha(n)} <= found <= everything
+            before = found
 
-    threads = [threading.Thread(target=claim, args=(start,)) for start in range(0, 300, 50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(map(len, claimed)) == len(set.union(*claimed)) == 300
+    with ThreadPoolExecutor(6) as threads:
+        assert [*threads.map(store, range(0, 300, 50))] == [None] * 6
+    assert run.contents.stored(sha(m) for m in range(400)) == everything
 
 
 def test_batches_may_be_of_any_size(run: Session) -> None:
@@ -89,25 +89,24 @@ def test_batches_may_be_of_any_size(run: Session) -> None:
     names = range(40_000)
     confirmed(run, pack("p", until(21), 10**7), *names)
     assert len(run.contents.locate(map(sha, names))) == len(names)
-    assert run.contents.claim(map(sha, range(40_001))) == {sha(40_000)}
+    assert unknown(run, map(sha, range(40_001))) == {sha(40_000)}
 
 
 def test_what_was_confirmed_outlives_the_process(opened: Opening) -> None:
-    """Without a close: as after a SIGKILL. Claims do not."""
+    """Without a close: as after a SIGKILL."""
     killed = opened()
     run = began(killed)
     confirmed(run, pack("p", until(21)), 1)
-    run.contents.claim([sha(2)])
     with closing(opened()) as catalog:
         run = began(catalog)
-        assert run.contents.claim([sha(1), sha(2)]) == {sha(2)}
+        assert unknown(run, [sha(1), sha(2)]) == {sha(2)}
         assert [found.stored.version for found in news(run)] == ["version of p"]
     killed.close()
 
 
 @pytest.mark.parametrize("leaving", [True, False])
 def test_a_pack_that_is_left_still_holds_what_it_held(run: Session, *, leaving: bool) -> None:
-    """Its contents are stored anew, by one; until then they lie where they lay. Then that is where they are found."""
+    """Its contents are stored anew; until then they lie where they lay. Then that is where they are found."""
     confirmed(run, pack("p", until(1)), 1, 2)
     files = [FileState(1, 1, 3, 4, 5, sha(1))]
     run.files.remember(files)
@@ -117,9 +116,9 @@ def test_a_pack_that_is_left_still_holds_what_it_held(run: Session, *, leaving: 
     assert run.contents.locate([sha(1)], leaving=leaving).keys() == ({sha(1)} if leaving else set())
     assert run.files.unchanged(files) == {}
     assert only_due(run).leaving
-    assert run.contents.claim([sha(1)]) == {sha(1)}
-    assert run.contents.claim([sha(1)]) == set()
+    assert unknown(run, [sha(1)]) == {sha(1)}
     run.contents.confirm(pack("q", until(21)), "gzip", members(1))
+    assert unknown(run, [sha(1)]) == set()
     assert run.contents.locate([sha(1)], leaving=leaving)[sha(1)].key == keys.pack_key(sha("q"))
     assert run.files.unchanged(files) == {(1, 1): sha(1)}
     assert due(run) == {}
@@ -132,18 +131,8 @@ def test_only_objects_leave_not_their_numbers(run: Session) -> None:
     run.renewals.leave(gone.number)
     run.renewals.forget([gone.number])
     confirmed(run, pack("q", until(21)), 1)
-    assert run.contents.claim([sha(1)]) == set()
+    assert unknown(run, [sha(1)]) == set()
     assert run.contents.locate([sha(1)], leaving=False).keys() == {sha(1)}
-
-
-def test_a_claim_that_was_given_back_is_remembered(run: Session) -> None:
-    """Whoever else needed the content had counted on it."""
-    assert not run.contents.unfulfilled
-    run.contents.claim([sha(1), sha(2)])
-    run.contents.confirm(pack("p", until(21)), "gzip", members(1))
-    assert not run.contents.unfulfilled
-    run.contents.release(sha(2))
-    assert run.contents.unfulfilled
 
 
 @pytest.mark.parametrize(("said", "refuted"), [((1,), False), ((1, 2), False), ((1, 2, 3), True), ((3,), True)])
@@ -188,7 +177,7 @@ def test_what_anybody_may_replace_is_promised_to_nobody(catalog: Catalog) -> Non
     for mode, fine in ((GOVERNANCE, False), (NONE, True)):
         run = began(catalog, mode=mode)
         run.contents.confirm(stored, None, [Member(sha(1), 50)])
-        run.contents.claim([sha(1)])
+        run.contents.stored([sha(1)])
         assert due(run) == ({} if fine else {"": 50})
         if fine:
             assert len(run.contents.locate([sha(1)], promised=True)) == 1
@@ -286,7 +275,7 @@ def test_tidying_ends_what_the_run_has_noted(run: Session) -> None:
 
 def only_due(run: Session, *names: object) -> Due:
     """The one object that is due, once these contents are reused, too."""
-    run.contents.claim(map(sha, names))
+    run.contents.stored(map(sha, names))
     assert run.renewals.collect() == 1
     ((found,),) = run.renewals.due()
     return found
@@ -343,7 +332,7 @@ def test_what_was_forgotten_is_no_more(catalog: Catalog, run: Session) -> None:
     assert run.renewals.members(found.number) == []
     assert run.renewals.collect() == 0
     assert (catalog.info().objects, catalog.info().contents) == (0, 0)
-    assert run.contents.claim([sha(1)]) == {sha(1)}
+    assert unknown(run, [sha(1)]) == {sha(1)}
 
 
 @pytest.mark.parametrize(
@@ -370,7 +359,7 @@ def test_an_object_is_due_when_its_lock_does_not_cover_the_promise(
         run.files.remember([state])
         run = catalog.begin("bucket", "alpha", promise, NOW)
         assert due(run) == {}
-        run.contents.claim([sha(1)])
+        run.contents.stored([sha(1)])
         assert due(run) == ({"version of p": 100} if short else {})
         run.files.unchanged([state])
         assert due(run) == ({"version of p": 200} if short else {})
@@ -381,7 +370,7 @@ def test_a_renewed_object_is_not_due_any_more_and_is_news(run: Session) -> None:
     confirmed(run, pack("p", until(1)), 1, 2)
     run.indexes.begin_publishing()
     run.indexes.published("index/alpha/x.jsonl.gz", NOW + timedelta(days=21))
-    run.contents.claim([sha(1)])
+    run.contents.stored([sha(1)])
     run.renewals.collect()
     ((found,),) = run.renewals.due()
     run.renewals.renewed(found.number, until(30, COMPLIANCE), checked=False)
@@ -398,7 +387,7 @@ def test_many_objects_are_due_in_pages(catalog: Catalog, run: Session) -> None:
     """Each of them once, although what has been seen to changes meanwhile."""
     for n in range(1700):
         confirmed(run, pack(f"{n}", until(1)), n)
-    run.contents.claim(map(sha, range(1700)))
+    run.contents.stored(map(sha, range(1700)))
     assert run.renewals.collect() == 1700
     seen = []
     for page in run.renewals.due():
@@ -420,7 +409,7 @@ def test_doubt_makes_others_objects_due(opened: Opening) -> None:
         confirmed(run, pack("ours", until(30)), 1)
         said = Indexed(pack("theirs", until(30)), "gzip", tuple(members(2, 3)))
         run.indexes.learn("beta", [said], NOW, doubting=True)
-        run.contents.claim([sha(1), sha(2), sha(3)])
+        run.contents.stored([sha(1), sha(2), sha(3)])
         run.renewals.collect()
         ((found,),) = run.renewals.due()
         assert (found.host, found.checked, found.used) == ("beta", False, 200)
@@ -475,7 +464,7 @@ def test_what_we_know_ourselves_replaces_what_was_said(catalog: Catalog, run: Se
     assert {found: at.span for found, at in run.contents.locate([sha(1), sha(2)]).items()} == {sha(1): Span(0, 100)}
     assert catalog.info().hosts == {"alpha": 1}
     run = catalog.begin("bucket", "alpha", until(50), NOW)
-    run.contents.claim([sha(1)])
+    run.contents.stored([sha(1)])
     assert due(run) == {"version of p": 100}
 
 
@@ -510,7 +499,7 @@ def test_forgetting_a_host_spares_what_was_checked(run: Session) -> None:
     for n in (1, 2):
         said = Indexed(pack(f"{n}", until(1)), "gzip", tuple(members(n)))
         run.indexes.learn("beta", [said], NOW)
-    run.contents.claim([sha(1)])
+    run.contents.stored([sha(1)])
     run.renewals.collect()
     ((found,),) = run.renewals.due()
     run.renewals.renewed(found.number, until(30), checked=True)
@@ -699,23 +688,20 @@ def test_no_more_samples_than_asked_for(run: Session) -> None:
 
 
 def test_a_run_begins_with_nothing_noted(catalog: Catalog, run: Session) -> None:
-    """What an earlier one used, left, claimed, gave back and found out is forgotten; what is stored is not."""
+    """What an earlier one used, left and found out is forgotten; what is stored is not."""
     run.indexes.learn("beta", [Indexed(pack("lie", until(30)), "gzip", tuple(members(7)))], NOW)
     run.contents.confirm(pack("lie", until(30)), "gzip", members(8))
     confirmed(run, pack("p", until(1)), 1)
     confirmed(run, pack("q", until(1)), 2)
-    run.contents.claim([sha(2), sha(3), sha(4)])
+    assert unknown(run, [sha(2), sha(3), sha(4)]) == {sha(3), sha(4)}
     run.renewals.leave(only_due(run).number)
-    run.contents.claim([sha(1)])
-    run.contents.release(sha(3))
+    assert unknown(run, [sha(1), sha(2)]) == {sha(2)}
     assert run.contents.refuted
-    assert run.contents.unfulfilled
     run = began(catalog)
     assert not run.contents.refuted
-    assert not run.contents.unfulfilled
     assert due(run) == {}
     assert run.contents.locate(map(sha, range(9)), leaving=False).keys() == {sha(1), sha(2), sha(8)}
-    assert run.contents.claim([sha(n) for n in range(1, 5)]) == {sha(3), sha(4)}
+    assert unknown(run, [sha(n) for n in range(1, 5)]) == {sha(3), sha(4)}
     assert due(run) == {"version of p": 100, "version of q": 100}
 
 

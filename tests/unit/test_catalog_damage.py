@@ -75,7 +75,7 @@ def answers(path: Path) -> Answers:
         run.indexes.still_locked(NOW)
         run.indexes.learn("beta", TOLD, NOW)
         unchanged = run.files.unchanged(STATES)
-        run.contents.claim([sha(n) for n in range(100)])
+        run.contents.stored([sha(n) for n in range(100)])
         run.renewals.collect()
         due = [(due.number, due.stored) for page in run.renewals.due() for due in page]
         for number, _ in due:

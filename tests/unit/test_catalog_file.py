@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable, SpoolError
-from tests.support.catalogs import began, confirmed, pack, sha, until
+from tests.support.catalogs import began, confirmed, pack, sha, unknown, until
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_a_run_notes_lies_beside_the_catalog(path: Path) -> None:
     with SqliteCatalog(path) as catalog:
         confirmed(began(catalog), pack("p", until(1), 10**7), *names)
         session = began(catalog)
-        session.contents.claim(map(sha, names))
+        session.contents.stored(map(sha, names))
         assert session.renewals.collect() == 1
         assert stat.S_IMODE(notes.stat().st_mode) == 0o600
         assert notes.stat().st_size > 32 * len(names)
@@ -120,11 +120,11 @@ def test_what_a_run_notes_is_not_in_the_file(catalog: SqliteCatalog, path: Path)
     """What it reuses and what it leaves: nobody else sees it, and after a kill nobody has to clear it away."""
     run = began(catalog)
     confirmed(run, pack("p", until(1)), 1)
-    run.contents.claim([sha(1)])
+    run.contents.stored([sha(1)])
     run.renewals.collect()
     ((found,),) = run.renewals.due()
     run.renewals.leave(found.number)
-    assert run.contents.claim([sha(1)]) == {sha(1)}
+    assert unknown(run, [sha(1)]) == {sha(1)}
     with closing(sqlite3.connect(path)) as db:
         before = [*db.iterdump()]
         run.contents.use([sha(1)])

@@ -15,7 +15,7 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.catalog.sqlite_lookup import SqliteLookup
 from sysbackup.errors import CatalogUnusable, SpoolError
 from sysbackup.model import FileState, Lock
-from tests.support.catalogs import NOW, began, confirmed, due, pack, sha, until
+from tests.support.catalogs import NOW, began, confirmed, due, pack, sha, unknown, until
 from tests.support.memory_catalog import MemoryCatalog
 from tests.support.memory_lookup import MemoryLookup
 
@@ -59,7 +59,7 @@ def test_a_look_notes_nothing_itself(both: Any) -> None:
         found = lookup.unchanged(states)
         assert found == Unchanged({(1, 1): sha(1), (1, 2): sha(2)}, [sha(1)], [])
         assert due(run) == {}
-        assert run.contents.claim([sha(9)]) == {sha(9)}
+        assert unknown(run, [sha(9)]) == {sha(9)}
         run.contents.use(found.used)
         assert due(run) == {"version of short": 100}
 

@@ -13,7 +13,7 @@ from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Member, Span
-from tests.support.catalogs import NOW, began, confirmed, due, pack, sha, until
+from tests.support.catalogs import NOW, began, confirmed, due, pack, sha, unknown, until
 
 MANY = 20_000
 
@@ -57,8 +57,8 @@ def test_contents_that_begin_alike_are_told_apart(catalog: SqliteCatalog) -> Non
     packed = [Member(name, 250, Span(100 * n, 100)) for n, name in enumerate(alike[:100])]
     run.contents.confirm(pack("p", until(21)), "gzip", packed)
     run.files.remember([FileState(1, n, 3, 4, 5, name) for n, name in enumerate(alike)])
-    for unclaimed in ({*alike[100:]}, set[bytes]()):
-        assert run.contents.claim(alike) == unclaimed
+    for _ in range(2):
+        assert unknown(run, alike) == {*alike[100:]}
         assert {name: at.span for name, at in run.contents.locate(alike).items()} == {m.sha: m.span for m in packed}
         found = run.files.unchanged([FileState(1, n, 3, 4, 5) for n in range(200)])
         assert found == {(1, n): name for n, name in enumerate(alike[:100])}
@@ -70,7 +70,7 @@ def test_another_hash_that_begins_the_same_is_another_content(catalog: SqliteCat
     run = began(catalog)
     confirmed(run, pack("p", until(21)), 1)
     other = sha(1)[:31] + bytes([sha(1)[31] ^ 1])
-    assert run.contents.claim([other]) == {other}
+    assert unknown(run, [other]) == {other}
     assert run.contents.locate([other]) == {}
 
 
@@ -82,7 +82,7 @@ def test_hints_that_lead_nowhere_are_made_anew(catalog: SqliteCatalog, path: Pat
     confirmed(run, pack("r", until(21)), *range(20_000, 20_100))
     run.tidy(NOW)
     assert hints_in(path) == 18_100
-    run.contents.claim([sha(0), sha(10_000)])
+    run.contents.stored([sha(0), sha(10_000)])
     run.renewals.collect()
     run.renewals.forget([found.number for page in run.renewals.due() for found in page])
     run.tidy(NOW)
@@ -114,7 +114,7 @@ def test_hints_are_written_now_and_then(
     run = began(catalog)
     for start in range(0, 5000, 100):
         confirmed(run, pack(f"{start}", until(21)), *range(start, start + 100))
-    assert run.contents.claim(map(sha, range(5100))) == {sha(n) for n in range(5000, 5100)}
+    assert unknown(run, map(sha, range(5100))) == {sha(n) for n in range(5000, 5100)}
     with SqliteCatalog(path) as after_a_kill:
         run = began(after_a_kill)
         assert len(run.contents.locate(map(sha, range(5000)))) == 5000
@@ -134,7 +134,7 @@ def test_spans_and_sizes_of_any_length(catalog: SqliteCatalog) -> None:
     run = began(catalog)
     run.indexes.learn("beta", [Indexed(pack("p", until(1)), "gzip", tuple(spanned))], NOW)
     run.contents.confirm(replace(pack("a", until(1)), key="content/x"), None, [alone])
-    run.contents.claim(map(sha, range(5)))
+    run.contents.stored(map(sha, range(5)))
     run.renewals.collect()
     found = {d.stored.key: d for page in run.renewals.due() for d in page}
     assert [run.renewals.members(d.number) for _, d in sorted(found.items())] == [[alone], spanned]
@@ -149,7 +149,7 @@ def test_a_content_that_moves_leaves_the_others_where_they_are(catalog: SqliteCa
     """Piece by piece, until nothing is left of the object but its name."""
     run = began(catalog)
     confirmed(run, pack("p", until(1)), *range(100))
-    run.contents.claim([sha(0)])
+    run.contents.stored([sha(0)])
     run.renewals.collect()
     ((found,),) = run.renewals.due()
     for n in range(100):

@@ -91,8 +91,9 @@ def test_a_content_is_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
     assert len(bucket.objects[keys.content_key(sha(big))]) == 1
 
 
-def test_examiners_that_meet_at_a_content_store_it_once(tmp_path: Path, bucket: MemoryBucket) -> None:
-    """However many find it at the same time: exactly one is to store it."""
+@pytest.mark.parametrize("anew", [False, True])
+def test_examiners_that_meet_at_a_content_store_it_once(tmp_path: Path, bucket: MemoryBucket, *, anew: bool) -> None:
+    """However many find it at the same time, by a look of their own or the run's: exactly one is to store it."""
     contents = [str(n).encode() for n in range(500)]
 
     async def work() -> None:
@@ -100,7 +101,10 @@ def test_examiners_that_meet_at_a_content_store_it_once(tmp_path: Path, bucket: 
             async with made.contents.keeping() as keeper, AsyncExitStack() as stack:
                 stowers = [await stack.enter_async_context(stowing(made.contents, keeper)) for _ in range(8)]
                 granted = await asyncio.gather(
-                    *(stower.stow(*contents[60 * n :], *contents[: 60 * n]) for n, stower in enumerate(stowers))
+                    *(
+                        stower.stow(*contents[60 * n :], *contents[: 60 * n], anew=anew)
+                        for n, stower in enumerate(stowers)
+                    )
                 )
             assert sorted(digest for each in granted for digest in each) == sorted(map(sha, contents))
             assert made.account.contents == 500

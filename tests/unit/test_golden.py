@@ -606,7 +606,7 @@ def test_the_catalog_spares_what_is_known(catalog_path: Path) -> None:
         }
         changed = [state._replace(ctime=state.ctime + 1) for state in same]
         assert session.files.unchanged(changed) == {}
-        assert session.contents.claim([*known, new]) == {new}
+        assert session.contents.stored([*known, new]) == {*known}
         located = session.contents.locate(known)
         assert [located[sha] for sha in known] == [
             *(Location(PACK.key, PACK.version, p.span, "gzip") for p in PACKED),
