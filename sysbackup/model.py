@@ -86,8 +86,7 @@ class Member(NamedTuple):
     span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """
     Where a content lies: an object and version, the range of its bytes in there, and how they are encoded.
 

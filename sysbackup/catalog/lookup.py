@@ -21,10 +21,13 @@ class Unchanged(NamedTuple):
     """
     The contents of unchanged files by (device, inode), and what is to be noted of them.
 
-    `used` is for `Contents.use`; `met` for `Files.met`: files that have not been noted as met for days.
+    `places` are of those that a manifest may rely on as they are, for as long as nothing that was
+    stored is lost: where the contents lie. `used` is for `Contents.use`; `met` for `Files.met`:
+    files that have not been noted as met for days.
     """
 
     shas: dict[tuple[int, int], bytes]
+    places: dict[tuple[int, int], Location]
     used: list[bytes]
     met: list[tuple[int, int]]
 

@@ -37,7 +37,7 @@ def enter(
     Write down an object and its contents, in a transaction of the caller's.
 
     `checked`: we know it for ourselves. What others said of the object before, of its
-    lock too, is forgotten then; returns whether they had named a content that is not in it.
+    lock too, is forgotten then; returns whether they had named a content that is not in it, or not there.
     """
     refuted = checked and _forget_hearsay(db, stored, contents)
     row = known(db, stored.key, stored.version)
@@ -55,9 +55,9 @@ def _forget_hearsay(db: sqlite3.Connection, stored: StoredObject, contents: Sequ
     row = known(db, stored.key, stored.version)
     if row is None or row.checked:
         return False
-    told = {member.sha for member in members_of(db, row)}
+    told = {(member.sha, member.span) for member in members_of(db, row)}
     forget(db, [row.number])
-    return not told <= {member.sha for member in contents}
+    return not told <= {(member.sha, member.span) for member in contents}
 
 
 def _add(

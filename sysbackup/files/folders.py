@@ -96,12 +96,16 @@ class Folders:
 
     Short-lived: a directory renamed meanwhile stays what it was when it was
     opened. Not for use by two threads at once. A `Place` is good until `trim`.
+
+    Who has the process to itself (`alone`) may have its working directory changed; it is `/` in the end.
     """
 
-    def __init__(self, limit: int = 128) -> None:
+    def __init__(self, limit: int = 128, *, alone: bool = False) -> None:
         self._limit = limit
         self._open: OrderedDict[bytes, Folder] = OrderedDict()
         self._fresh: list[Folder] = []
+        self._alone = alone
+        self._inside: Folder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +114,9 @@ class Folders:
         for folder in self._open.values():
             os.close(folder.fd)
         self._open.clear()
+        if self._inside is not None:
+            os.chdir(b"/")
+            self._inside = None
 
     def trim(self) -> None:
         """Close what was opened longest ago; places handed out earlier must no longer be used."""
@@ -128,6 +135,22 @@ class Folders:
         if folder is not None and name not in (b"", b".", b".."):
             return Place(folder, name)
         return self._walk(path)
+
+    def known(self, directory: bytes) -> Folder | None:
+        """The directory of that real path, where it is open."""
+        return self._open.get(directory)
+
+    def inside(self, folder: Folder) -> bytes:
+        """What to put before a name in a directory, good until the next call: none, or the way through /proc."""
+        if folder is not self._inside:
+            if not self._alone:
+                return folder.through_proc
+            try:
+                os.fchdir(folder.fd)  # a quarter of the time that the way through /proc takes
+            except OSError:
+                return folder.through_proc
+            self._inside = folder
+        return b""
 
     def target(self, link: Place) -> Place:
         """Where a symbolic link points, one step: the last component of its target is not followed either."""

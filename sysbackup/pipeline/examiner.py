@@ -7,63 +7,31 @@ runs, in a thread. What it has done is in its seat (`Sit`), which outlives it.
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sysbackup.concurrency.pointer import Pointer
 from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.contents.crossing import digests_to_bytes, states_to_bytes
-from sysbackup.contents.lookups import Lookup, open_lookup
+from sysbackup.contents.lookups import open_lookup
 from sysbackup.contents.stowing import Office, Stower
 from sysbackup.disk.sorted_runs import SortedRuns, read
 from sysbackup.disk.sorting import spooling
 from sysbackup.files.owners import Owners
 from sysbackup.formats.manifest_members import members
-from sysbackup.model import FileState
 from sysbackup.pipeline.examiner_messages import Done, Examine, Merge, Merged, Sit, Stretch
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker
 from sysbackup.pipeline.merging import Merger
-
-_RECORDED_AT_MOST = 50_000  # directories remembered as recorded; beyond that some are written twice and merged
-
-
-class Remembered:
-    """What a looker asks for: of the catalog, and of what was recorded before. Keeps what is to be noted of it."""
-
-    def __init__(self, lookup: Lookup, *, files: bool) -> None:
-        self._lookup = lookup
-        self._files = files
-        self._recorded: set[bytes] = set()
-        self.rescan = False
-        self.met: list[tuple[int, int]] = []
-        self.used: list[bytes] = []
-
-    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
-        """See `looking.Memory`."""
-        if self.rescan or not self._files:
-            return {}
-        found = self._lookup.unchanged(states)
-        self.met += found.met
-        self.used += found.used
-        return found.shas
-
-    def first_seen(self, path: bytes) -> bool:
-        """See `looking.Memory`."""
-        if path in self._recorded:
-            return False
-        if len(self._recorded) >= _RECORDED_AT_MOST:
-            self._recorded.clear()
-        self._recorded.add(path)
-        return True
-
-    def not_recorded(self, path: bytes) -> None:
-        """See `looking.Memory`."""
-        self._recorded.discard(path)
+from sysbackup.pipeline.remembered import Remembered
 
 
 class Examiner:
-    """Does what it is told at its seat. Not for use by two threads at once. Close it at the end; `stop` hurries it."""
+    """
+    Does what it is told at its seat. Not for use by two threads at once. Close it at the end; `stop` hurries it.
+
+    `alone`: it has its process to itself.
+    """
 
     def __init__(
         self,
@@ -74,6 +42,8 @@ class Examiner:
         pointer: Pointer,
         files: Sequence[int],
         stop: threading.Event,
+        *,
+        alone: bool,
     ) -> None:
         self._office = office
         self._files = files
@@ -81,7 +51,7 @@ class Examiner:
         self._lookup = open_lookup(sit.lookup)
         self._memory = Remembered(self._lookup, files=sit.lookup.files)
         self._pointer = pointer
-        self._looker = Looker(self._memory, Owners(), sit.lock_timeout, stop, pointer.at)
+        self._looker = Looker(self._memory, Owners(), sit.lock_timeout, stop, pointer.at, alone=alone)
         self._cache = Path(os.fsdecode(sit.cache))
         self._records = SortedRuns(entries.view(sit.seat), files, sit.seat, self._cache, sit.state)
         self._stower = Stower(self._lookup, office, berths, sit.sizes, sit.pack)
@@ -121,7 +91,7 @@ class Examiner:
 
     def merge(self, job: Merge) -> Merged:
         """Make members of the manifest; they lie in the seat's file then."""
-        merger = Merger(self._lookup.locate)
+        merger = Merger(self._lookup.locate, believing=job.believing)
         stretches = []
         with spooling(self._cache):
             for member in members(merger.lines(read(self._files, job.runs, job.begin, job.end))):

@@ -74,12 +74,13 @@ class SetDown(Struct, frozen=True, array_like=True, tag=True):
 class Merge(Struct, frozen=True, array_like=True, tag=True):
     """
     Make members of the manifest from a range of paths, from `begin` on and below `end`: of these runs, each in the
-    file of a seat.
+    file of a seat. `believing`: see `Merger`.
     """
 
     begin: bytes
     end: bytes | None
     runs: list[tuple[int, SortedRun]]
+    believing: bool
 
 
 ToExaminer = Sit | Examine | Granted | Given | SetDown | Merge

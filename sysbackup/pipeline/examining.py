@@ -231,7 +231,7 @@ class Examiners:
         try:
             if not seat.taken:
                 await seat.take(process=False)
-            job = Merge(each.begin, each.end, within(runs, each))
+            job = Merge(each.begin, each.end, within(runs, each), not self._run.contents.gaps)
             for attempt in range(1, _TRIES + 1):
                 try:
                     done = await seat.job(job, None, 0)

@@ -10,8 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from sysbackup.contents.stowing import IN_MEMORY
 from sysbackup.disk.sorting import Record
@@ -21,31 +20,19 @@ from sysbackup.files.nodes import bare, node
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.formats import manifest
-from sysbackup.model import FileState
+from sysbackup.model import Location
 from sysbackup.pipeline.entries import PlainFiles, spooled
 from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, unreadable
 from sysbackup.pipeline.found import Found, Unhashed
+from sysbackup.pipeline.remembered import Memory
 
-
-class Memory(Protocol):
-    """What is known of files and directories before they are looked at."""
-
-    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
-        """By (device, inode), the hashes of those files that need not be read."""
-        ...
-
-    def first_seen(self, path: bytes) -> bool:
-        """Whether nobody has recorded this directory yet; who asks is going to."""
-        ...
-
-    def not_recorded(self, path: bytes) -> None:
-        """The directory could not be recorded after all."""
-        ...
+# What a slash, and what leads elsewhere, ends with.
+_NO_NAMES = (b"", b".", b"..")
 
 
 class Looker:
     """
-    Looks at paths. For one thread.
+    Looks at paths. For one thread; one that has its process to itself (`alone`) changes its working directory.
 
     `lock_timeout`: seconds that all files of one batch together wait for locks;
     `stop`, once set, ends that waiting. `at` is told what is looked at.
@@ -58,7 +45,10 @@ class Looker:
         lock_timeout: float,
         stop: threading.Event,
         at: Callable[[bytes], None] = lambda _: None,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._memory = memory
         self._at = at
         self._owners = owners
@@ -77,16 +67,8 @@ class Looker:
         for _ in range(TRIES):
             missed: list[tuple[bytes, Exception]] = []
             found: list[tuple[bytes, os.stat_result]] = []
-            with Folders() as folders:
-                for path in paths:
-                    self._at(path)
-                    try:
-                        self._look(folders, path, found, out)
-                    except OSError as exc:
-                        missed.append((path, exc))
-                    # always, and before any of them is closed
-                    self._record_folders(folders, path, out, missed)
-                    folders.trim()
+            with Folders(alone=self._alone) as folders:
+                self._look_at_all(folders, paths, found, out, missed)
                 left = allowance - sum(len(file.reading.content) for file in out.unhashed)
                 self._read_all(folders, found, left, out, missed)
             moved = [(path, exc) for path, exc in missed if not self._settle(path, exc, out)]
@@ -95,6 +77,41 @@ class Looker:
             paths = [path for path, _ in moved]
         out.problems += [unreadable(path, exc) for path, exc in moved]
         return out
+
+    def _look_at_all(
+        self,
+        folders: Folders,
+        paths: Sequence[bytes],
+        found: list[tuple[bytes, os.stat_result]],
+        out: Found,
+        missed: list[tuple[bytes, Exception]],
+    ) -> None:
+        """Record the paths, regular files but for their contents; `missed` is told of those that could not be."""
+        at, look, regular = self._at, os.lstat, stat.S_ISREG
+        before: bytes | None = None
+        inside = -1
+        for path in paths:
+            at(path)
+            above, _, name = path.rpartition(b"/")
+            # Most are files in the directory of the one before; all others take the long way.
+            if above == before and name not in _NO_NAMES:
+                try:
+                    status = look(name, dir_fd=inside)
+                except OSError as exc:
+                    missed.append((path, exc))
+                    continue
+                if regular(status.st_mode):
+                    found.append((path, status))
+                    continue
+            try:
+                self._look(folders, path, found, out)
+            except OSError as exc:
+                missed.append((path, exc))
+            # always, and before any of them is closed
+            self._record_folders(folders, path, out, missed)
+            folders.trim()
+            folder = folders.known(above)
+            before, inside = (None, -1) if folder is None else (above, folder.fd)
 
     def _settle(self, path: bytes, exc: Exception, out: Found) -> bool:
         """Note what an error means; False where another look may find more."""
@@ -121,7 +138,9 @@ class Looker:
             if kind == stat.S_IFSOCK:
                 out.sockets += picked
                 return
-            if kind == stat.S_IFLNK or picked:
+            if kind == stat.S_IFDIR and picked:
+                self._record_once(place, status, out)
+            elif kind == stat.S_IFLNK or picked:
                 self._record(place, status, out)
             if kind != stat.S_IFLNK:
                 return
@@ -138,18 +157,26 @@ class Looker:
         entry = node(place, status, self._owners, out.problems)
         out.records.append(spooled(place.path, entry, out.number))
 
+    def _record_once(self, place: Place, status: os.stat_result | None, out: Found) -> None:
+        """Record a directory, unless it was: most are picked and, for what is in them, opened."""
+        path = place.path
+        if not self._memory.first_seen(path):
+            return
+        try:
+            self._record(place, status or os.fstat(place.folder.fd), out)
+        except OSError:
+            self._memory.not_recorded(path)
+            raise
+
     def _record_folders(
         self, folders: Folders, picked: bytes, out: Found, missed: "list[tuple[bytes, Exception]]"
     ) -> None:
         for folder in folders.fresh():
             if _made_up(folder.path) and not _made_up(picked):
                 continue
-            if not self._memory.first_seen(folder.path):
-                continue
             try:
-                self._record(Place(folder, b""), os.fstat(folder.fd), out)
+                self._record_once(Place(folder, b""), None, out)
             except OSError as exc:
-                self._memory.not_recorded(folder.path)
                 missed.append((folder.path, exc))
 
     def _read_all(
@@ -162,11 +189,12 @@ class Looker:
     ) -> None:
         """Read files, `left` bytes of them; `missed` is told of those that could not be."""
         patience = Patience(self._lock_timeout, self._stop)
-        known = self._memory.unchanged([state_of(status) for _, status in found])
+        known, places = self._memory.unchanged([state_of(status) for _, status in found])
         for path, status in found:
-            if (sha := known.get((status.st_dev, status.st_ino))) is not None:
+            named = status.st_dev, status.st_ino
+            if (sha := known.get(named)) is not None:
                 try:
-                    self._reuse(folders, path, status, sha, out)
+                    self._reuse(folders, path, status, sha, places.get(named), out)
                 except OSError as exc:
                     missed.append((path, exc))
                 continue
@@ -185,13 +213,15 @@ class Looker:
             except (OSError, Replaced) as exc:
                 missed.append((path, exc))
 
-    def _reuse(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Found) -> None:
+    def _reuse(
+        self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, at: Location | None, out: Found
+    ) -> None:
         """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
         folders.trim()
         place = folders.find(path)
         record = None
-        if not place.links and xattrs.none(place.folder.through_proc + place.name, follow=False):
-            record = self._plain.spooled(path, status, sha, out.number, unchanged=True)
+        if not place.links and xattrs.none(folders.inside(place.folder) + place.name, follow=False):
+            record = self._plain.spooled(path, status, sha, out.number, unchanged=True, at=at)
         if record is None:
             entry = _file(node(place, status, self._owners, out.problems))
             describe_file(entry, status, status.st_size, sha, ())

@@ -1,8 +1,9 @@
 """
 Merging: what all examiners have set down becomes members of the manifest, range of paths by range of paths.
 
-Where a content lies is looked up only now, in the catalog, which knows nothing
-but what the store has confirmed: so a manifest cannot name what is not stored.
+Where a content lies is looked up in the catalog, which knows nothing but what the
+store has confirmed: so a manifest cannot name what is not stored. That is only now, but for
+files that were unchanged; where anything is lost meanwhile, for these, too.
 """
 
 from bisect import bisect_left
@@ -12,20 +13,18 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
-import msgspec
-
 from sysbackup.disk.sorted_runs import Block, SortedRun
 from sysbackup.disk.sorting import Record
 from sysbackup.formats.manifest_members import begins
 from sysbackup.model import Location
-from sysbackup.pipeline.entries import Noted, latest, line_in, noted
+from sysbackup.pipeline.entries import Places, heads, latest, line_in, noted
 
 _BATCH = 500
-# Objects whose names are kept encoded.
-_KEPT = 1000
 
 # Bytes of records in a range, as far as blocks show it: some 20,000 entries, a second's work for nobody.
 _RANGE = 5 << 20
+# Somebody may name files so that no member begins with them.
+_RANGE_AT_MOST = 4 * _RANGE
 
 Find = Callable[[Iterable[bytes]], dict[bytes, Location]]
 """Finds the places of contents, by hash."""
@@ -42,11 +41,11 @@ class Range(NamedTuple):
 
 
 def ranges(runs: Runs) -> Iterator[Range]:
-    """All paths in ranges that take about as long as one another; members of the manifest may begin where they do."""
+    """All paths in ranges that take about as long as one another; members of the manifest do well to begin there."""
     blocks = sorted((block.first, block.size) for _, run in runs for block in run.blocks)
     begin, size = b"", 0
     for first, length in blocks:
-        if size >= _RANGE and begins(first) and first > begin:
+        if first > begin and (size >= _RANGE_AT_MOST or (size >= _RANGE and begins(first))):
             yield Range(begin, first)
             begin, size = first, 0
         size += length
@@ -73,13 +72,14 @@ class Merger:
     """
     Makes the lines of a range: of each path the latest, files with the places of their contents.
 
-    What it counts is complete when the last line was made. `placeless` are files, left
-    out, whose contents are stored nowhere.
+    With `believing`, what a line says of the place already is right. What is counted is
+    complete when the last line was made. `placeless` are files, left out, whose contents are stored nowhere.
     """
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, *, believing: bool) -> None:
         self._find = find
-        self._ends: dict[tuple[str, str | None, str | None], tuple[bytes, bytes]] = {}
+        self._believing = believing
+        self._places = Places()
         self.counts: Counter[str] = Counter()
         self.size = 0
         self.unchanged = 0
@@ -89,45 +89,34 @@ class Merger:
         """Encoded entries with their paths."""
         freshest = latest(records)
         while some := list(islice(freshest, _BATCH)):
-            heads = [noted(value) for _, value in some]
-            places = self._find([head.sha for head in heads if head.placeless])
-            for (path, value), head in zip(some, heads, strict=True):
-                line = line_in(value)
-                if head.placeless:
-                    place = places.get(head.sha)
-                    if place is None:
-                        self.placeless.append(path)
-                        continue
-                    line = self._placed(line, place)
-                self._count(head)
-                yield path, line
+            yield from self._lines(some)
 
-    def _count(self, head: Noted) -> None:
-        self.counts[head.kind.decode()] += 1
-        self.size += head.size
-        self.unchanged += head.unchanged
-
-    def _placed(self, line: bytes, at: Location) -> bytes:
-        """The line of a file with the place of its content, as `manifest.File` has it."""
-        named = at.key, at.version, at.encoding
-        ends = self._ends.get(named)
-        if ends is None:
-            if len(self._ends) >= _KEPT:
-                self._ends.clear()
-            key, version, encoding = (None if word is None else msgspec.json.encode(word) for word in named)
-            assert key is not None
-            ends = self._ends[named] = (
-                b',"dat":' + key + (b"" if version is None else b',"ver":' + version),
-                b"}" if encoding is None else b',"enc":' + encoding + b"}",
-            )
-        span = b"" if at.span is None else b',"off":%d,"len":%d' % at.span
-        return line[:-1] + ends[0] + span + ends[1]
+    def _lines(self, some: Sequence[Record]) -> Iterator[tuple[bytes, bytes]]:
+        believing, tell = self._believing, self._places.told
+        found = heads(value for _, value in some)
+        wanted = [sha for _, _, stored, _, _, sha, told in found if stored and not (told and believing)]
+        places = self._find(wanted) if wanted else {}
+        kinds = []
+        for (path, value), (kind, unchanged, stored, _, size, sha, told) in zip(some, found, strict=True):
+            line = line_in(value)
+            if stored and not (told and believing):
+                place = places.get(sha)
+                if place is None:
+                    self.placeless.append(path)
+                    continue
+                line = line[: -1 - told] + tell(place) + b"}"
+            kinds.append(kind)
+            self.size += size
+            self.unchanged += unchanged
+            yield path, line
+        for kind, number in Counter(kinds).items():
+            self.counts[kind.decode()] += number
 
 
 def placeless(records: Iterable[Record], find: Find) -> Iterator[bytes]:
     """The paths of those files whose contents `find` does not find."""
     rest = iter(records)
     while some := list(islice(rest, _BATCH)):
-        wanting = [(path, head.sha) for path, head in ((path, noted(value)) for path, value in some) if head.placeless]
+        wanting = [(path, head.sha) for path, head in ((path, noted(value)) for path, value in some) if head.stored]
         places = find(sha for _, sha in wanting)
         yield from (path for path, sha in wanting if sha not in places)

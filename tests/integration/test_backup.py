@@ -27,6 +27,7 @@ from sysbackup.model import FileState, Lock, LockMode
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker
+from sysbackup.pipeline.remembered import Contents, Locations
 from sysbackup.store.port import NO_METADATA, Upload
 from tests.support import backups, comparing, trees
 from tests.support.clock import ManualClock
@@ -436,8 +437,8 @@ def test_directories_keep_their_own_modes_whatever_vanishes(store: MemoryStore, 
 class Forgetful:
     """A memory that has none."""
 
-    def unchanged(self, states: Sequence[FileState]) -> dict[tuple[int, int], bytes]:
-        return {}
+    def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
+        return {}, {}
 
     def first_seen(self, path: bytes) -> bool:
         return True

@@ -273,8 +273,8 @@ class Twins(RuleBasedStateMachine):
 
     @rule(states=FILES)
     def met_beside(self, states: list[FileState]) -> None:
-        shas, used, met = self._beside(lambda lookup: in_sets(lookup.unchanged(states)))
-        assert {(s.device, s.inode) for s in states} >= shas.keys() >= met
+        shas, places, used, met = self._beside(lambda lookup: in_sets(lookup.unchanged(states)))
+        assert {(s.device, s.inode) for s in states} >= shas.keys() >= places.keys() | met
         self._both(lambda run: run.contents.use(used))
         self._both(lambda run: run.files.met(met))
 

@@ -19,6 +19,7 @@ from sysbackup.disk.sorting import Record
 from sysbackup.formats import manifest, manifest_members
 from sysbackup.formats.manifest_members import begins
 from sysbackup.model import Location, Span
+from sysbackup.pipeline import entries as entry_words
 from sysbackup.pipeline import merging
 from sysbackup.pipeline.entries import latest, line_in, noted, spooled
 from sysbackup.pipeline.merging import Merger, Range, Runs, placeless, ranges, within
@@ -147,8 +148,8 @@ def test_a_place_put_into_a_line_is_as_if_it_had_been_encoded_there(
         entry.sha = hashlib.sha256(b"%d" % number).hexdigest()
     at = {bytes.fromhex(entry.sha): place for entry, place in pairs}
     records = [spooled(entry.path_bytes, entry, 1) for entry, _ in pairs]
-    with mock.patch.object(merging, "_KEPT", 2):
-        found = [*Merger(_finding(at)).lines(records)]
+    with mock.patch.object(entry_words, "_KEPT", 2):
+        found = [*Merger(_finding(at), believing=True).lines(records)]
     assert [path for path, _ in found] == [entry.path_bytes for entry, _ in pairs]
     for (_, line), (entry, place) in zip(found, pairs, strict=True):
         entry.place(place)
@@ -180,7 +181,7 @@ def test_what_is_stored_nowhere_is_left_out_and_told_of() -> None:
         file(b"/f", gone, 1, 2),
     ]
     find = _finding({stored: Location("key", "v")})
-    merger = Merger(find)
+    merger = Merger(find, believing=True)
     assert [path for path, _ in merger.lines(records)] == [b"/a", b"/b", b"/d", b"/e", b"/f"]
     assert merger.placeless == [b"/c"]
     assert (merger.counts, merger.size, merger.unchanged) == ({"d": 1, "f": 4}, 1020, 2)
@@ -195,9 +196,9 @@ def test_merged_by_ranges_or_at_once_is_the_same(seats: list[list[Record]], know
     seats = [[_of(shas, record) for record in seat] for seat in seats]
     find = _finding({shas[n]: Location(f"key {n}", None, Span(n, 5), "gzip") for n in known})
     with set_down(seats) as spool:
-        whole = Merger(find)
+        whole = Merger(find, believing=True)
         lines = [*whole.lines(spool.read(ALL))]
-        parts = [Merger(find) for _ in ranges(spool.runs)]
+        parts = [Merger(find, believing=True) for _ in ranges(spool.runs)]
         by_range = [
             line for part, each in zip(parts, ranges(spool.runs), strict=True) for line in part.lines(spool.read(each))
         ]

@@ -25,7 +25,7 @@ class MemoryQuestions:
             return Stored({*known}, [sha for sha, holder in known.items() if self._run.short(holder)])
 
     def unchanged(self, states: Sequence[FileState]) -> Unchanged:
-        found = Unchanged({}, [], [])
+        found = Unchanged({}, {}, [], [])
         with self._file.lock:
             for state in states:
                 named = (state.device, state.inode)
@@ -38,6 +38,8 @@ class MemoryQuestions:
                 found.shas[named] = seen.state.sha
                 if holder is not None and self._run.short(holder):
                     found.used.append(seen.state.sha)
+                elif holder is not None:
+                    found.places[named] = self._location(seen.state.sha, holder)
                 if seen.day < day_of(self._run.began) - _FRESH:
                     found.met.append(named)
         return found
@@ -51,9 +53,12 @@ class MemoryQuestions:
                     continue
                 if promised and not self._run.holds(holder):
                     raise CatalogUnusable("a manifest may not rely on an object that was to be seen to")
-                _, member = self._file.contents[sha]
-                found[sha] = Location(holder.stored.key, holder.stored.version, member.span, holder.encoding)
+                found[sha] = self._location(sha, holder)
         return found
+
+    def _location(self, sha: bytes, holder: Object) -> Location:
+        _, member = self._file.contents[sha]
+        return Location(holder.stored.key, holder.stored.version, member.span, holder.encoding)
 
     def _holder(self, sha: bytes, *, leaving: bool = False) -> Object | None:
         holder = self._file.holder(sha)

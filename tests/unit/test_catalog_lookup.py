@@ -57,7 +57,8 @@ def test_a_look_notes_nothing_itself(both: Any) -> None:
         stored = lookup.stored([sha(1), sha(2), sha(9)])
         assert (stored.shas, stored.used) == ({sha(1), sha(2)}, [sha(1)])
         found = lookup.unchanged(states)
-        assert found == Unchanged({(1, 1): sha(1), (1, 2): sha(2)}, [sha(1)], [])
+        place = lookup.locate([sha(2)])[sha(2)]
+        assert found == Unchanged({(1, 1): sha(1), (1, 2): sha(2)}, {(1, 2): place}, [sha(1)], [])
         assert due(run) == {}
         assert unknown(run, [sha(9)]) == {sha(9)}
         run.contents.use(found.used)

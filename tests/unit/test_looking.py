@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,13 @@ from sysbackup.pipeline import file_facts, looking
 from sysbackup.pipeline.entries import line_in, noted
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker
+from sysbackup.pipeline.remembered import Contents, Locations
 
 MIB = 1 << 20
 
 
 class Remembering:
-    """`looking.Memory` of what earlier looks said was settled."""
+    """`remembered.Memory` of what earlier looks said was settled."""
 
     def __init__(self) -> None:
         self.states: dict[FileState, bytes] = {}
@@ -29,8 +30,8 @@ class Remembering:
     def remember(self, found: Found) -> None:
         self.states |= {state._replace(sha=b""): state.sha for state in found.states}
 
-    def unchanged(self, states: Sequence[FileState]) -> Mapping[tuple[int, int], bytes]:
-        return {(s.device, s.inode): self.states[s] for s in states if s in self.states}
+    def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
+        return {(s.device, s.inode): self.states[s] for s in states if s in self.states}, {}
 
     def first_seen(self, path: bytes) -> bool:
         new = path not in self.seen
