@@ -2,12 +2,15 @@
 
 import tempfile
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.disk.sorted_runs import Change, SortedRun, SortedRuns, State, stretch
 from sysbackup.disk.sorting import Record, spooling
+from sysbackup.formats.manifest_members import ManifestMember
+from sysbackup.pipeline.examiner_messages import Stretch
 
 # What a seat's slot holds before it is sorted into its file: some 20,000 entries.
 SLOT = 6 << 20
@@ -61,6 +64,10 @@ class EntrySpool:
         """All that was set down, each with its seat."""
         return [(seat, run) for seat, state in enumerate(self.states) for run in state.runs]
 
-    def taken(self, seat: int, offset: int, length: int, sha: bytes) -> bytes:
-        """Bytes of a seat's file, of that digest. `SpoolError` where they are not what was written there."""
-        return stretch(self.files[seat], offset, length, sha)
+    def members(self, seat: int, stretches: Iterable[Stretch]) -> list[ManifestMember]:
+        """Members of the manifest, from a seat's file. `SpoolError` where they are not what was written there."""
+        file = self.files[seat]
+        return [
+            ManifestMember(each.first, stretch(file, each.offset, each.length, each.sha), each.sha, each.lines)
+            for each in stretches
+        ]

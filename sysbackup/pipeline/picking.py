@@ -12,13 +12,13 @@ from sysbackup.model import Problem, shown
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.discovery import Program
-from sysbackup.programs.picker_output import Records, path_problem
+from sysbackup.programs.picker_output import Records, all_paths, path_problem
 from sysbackup.programs.running import running
 
 log = structlog.get_logger()
 
 # Paths in one job: what goes to an examiner and back for each costs as much as examining some small files.
-BATCH = 256
+BATCH = 512
 # Pickers at work at the same time: each costs a process and pipes, and they all read the same disks.
 _AT_ONCE = 8
 
@@ -79,8 +79,9 @@ async def pick(program: Program, paths: Channel[Batch], tally: Tally, idle_limit
 
     async def take(found: list[bytes]) -> None:
         nonlocal batch
-        good = [record for record in found if path_problem(record) is None]
-        if len(good) < len(found):
+        good = found
+        if not all_paths(found):
+            good = [record for record in found if path_problem(record) is None]
             for record in found:
                 if (reason := path_problem(record)) is not None:
                     _refuse(program, record, reason, tally)

@@ -17,7 +17,7 @@ from sysbackup.disk.sorted_runs import read
 from sysbackup.errors import CatalogUnusable, StoreError
 from sysbackup.files.folders import missing
 from sysbackup.formats import keys, manifest
-from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, ManifestMember, further
+from sysbackup.formats.manifest_members import LOG, SNAPSHOTS, further
 from sysbackup.formats.manifest_writing import ManifestWriter
 from sysbackup.model import Problem, StoredObject, full_name, shown
 from sysbackup.pipeline.entries import latest
@@ -33,6 +33,8 @@ from sysbackup.version import VERSION
 # Names that are tried for one manifest. A manifest of more than one part shows its key while it is sent; whoever
 # watches for that, and is quick, can spoil each of them on stores that count a version from its end.
 _NAMES = 3
+# Members that are read back together: some megabytes at the most.
+_AT_ONCE = 16
 
 
 class Recorder:
@@ -84,14 +86,14 @@ class Recorder:
             self.counts.update(merged.counts)
             self.bytes += merged.size
             self.unchanged += merged.unchanged
-            for stretch in merged.stretches:
-                place = (seat, stretch.offset, stretch.length, stretch.sha)
-                packed = await asyncio.to_thread(self._run.spool.taken, *place)
-                yield writer.add(ManifestMember(stretch.first, packed, stretch.sha, stretch.lines))
+            for start in range(0, len(merged.stretches), _AT_ONCE):
+                some = merged.stretches[start : start + _AT_ONCE]
+                for member in await asyncio.to_thread(self._run.spool.members, seat, some):
+                    yield writer.add(member)
         # not before: of the nodes, some may have been a problem
         rest = chain(further(self._snapshot_lines(), SNAPSHOTS), further(tally.problem_lines(), LOG))
-        while (member := await asyncio.to_thread(next, rest, None)) is not None:
-            yield writer.add(member)
+        while (last := await asyncio.to_thread(next, rest, None)) is not None:
+            yield writer.add(last)
         for piece in writer.end(manifest.End(counts=dict(self.counts), bytes=self.bytes, problems=tally.problems)):
             yield piece
 

@@ -6,6 +6,9 @@ the terminator is cut: a name may hold spaces, carriage returns, and, between
 NULs, newlines.
 """
 
+from collections.abc import Sequence
+from operator import methodcaller
+
 DECIDING = 8192
 """Bytes of output in which a NUL makes all of it NUL-separated; held back until then."""
 
@@ -13,6 +16,7 @@ LONGEST = 1 << 16
 """Bytes of a record beyond which it is no path (PATH_MAX is 4096), and not kept."""
 
 _START = 200
+_absolute = methodcaller("startswith", b"/")
 _REPORTED = 100
 
 
@@ -98,6 +102,11 @@ class Records:
         self.overlong_count += 1
         if len(self.overlong) < _REPORTED:
             self.overlong.append(record[:_START])
+
+
+def all_paths(records: Sequence[bytes]) -> bool:
+    """Whether nothing is wrong with any of them (`path_problem`), in a fraction of the time."""
+    return all(map(_absolute, records)) and b"\0" not in b"".join(records)
 
 
 def path_problem(record: bytes) -> str | None:

@@ -1,8 +1,10 @@
 """Merging: by whatever ranges of paths, all that was set down is in the manifest, each path once, with its place."""
 
 import hashlib
+import os
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -10,18 +12,20 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysbackup.disk import sorted_runs
 from sysbackup.disk.sorted_runs import SortedRuns, State, read
 from sysbackup.disk.sorting import Record
+from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest, manifest_members
 from sysbackup.formats.manifest_members import begins
 from sysbackup.model import Location, Span
 from sysbackup.pipeline import entries as entry_words
 from sysbackup.pipeline import merging
-from sysbackup.pipeline.entries import latest, line_in, noted, spooled
+from sysbackup.pipeline.entries import PlainFiles, latest, line_in, noted, spooled
 from sysbackup.pipeline.merging import Merger, Range, Runs, placeless, ranges, within
 
 unhurried = settings(deadline=None)
@@ -186,6 +190,36 @@ def test_what_is_stored_nowhere_is_left_out_and_told_of() -> None:
     assert merger.placeless == [b"/c"]
     assert (merger.counts, merger.size, merger.unchanged) == ({"d": 1, "f": 4}, 1020, 2)
     assert [*placeless(latest(records), find)] == [b"/c"]
+
+
+@pytest.mark.parametrize("believing", [True, False])
+def test_a_place_that_a_line_tells_is_believed_or_found_anew(believing: bool) -> None:
+    """Where something was lost meanwhile, what was so at the look need not be so now; or lies nowhere any more."""
+    plain = PlainFiles(Owners())
+    records, shas = [], [hashlib.sha256(b"%d" % n).digest() for n in range(3)]
+    for n, sha in enumerate(shas):
+        numbers = (stat.S_IFREG | 0o644, 7, 8, 1, 0, 0, 9, 0, 0, 0)
+        looks = os.stat_result((*numbers, 0.0, 0.0, 0.0, 0, 5, 0))
+        record = plain.spooled(b"/%d" % n, looks, sha, 1, unchanged=True, at=Location("then", "1", Span(n, 9), "gzip"))
+        assert record is not None
+        records.append(record)
+    asked: list[bytes] = []
+
+    def find(wanted: Iterable[bytes]) -> dict[bytes, Location]:
+        asked.extend(wanted)
+        return {shas[0]: Location("now", None), shas[2]: Location("then", "1", Span(2, 9), "gzip")}
+
+    merger = Merger(find, believing=believing)
+    found = {path: manifest.decode(line) for path, line in merger.lines(records)}
+    places = {path: entry.location for path, entry in found.items() if isinstance(entry, manifest.File)}
+    if believing:
+        assert not asked
+        assert places == {b"/%d" % n: Location("then", "1", Span(n, 9), "gzip") for n in range(3)}
+    else:
+        assert asked == shas
+        assert places == {b"/0": Location("now", None), b"/2": Location("then", "1", Span(2, 9), "gzip")}
+        assert merger.placeless == [b"/1"]
+    assert merger.unchanged == len(places)
 
 
 @unhurried

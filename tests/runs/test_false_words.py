@@ -191,6 +191,38 @@ def test_a_renewal_that_finds_a_locked_object_gone_doubts_all_others(
     assert alpha.restores(told)
 
 
+def test_what_is_lost_after_a_file_was_found_unchanged_is_stored_again(tmp_path: Path) -> None:
+    """One locked object that is gone raises doubts about all; what cannot be stored again, no manifest names."""
+    clock = ManualClock()
+    bucket = MemoryBucket(clock)
+    alpha = Machine(tmp_path, "alpha", bucket, clock)
+    early = os.urandom(1 << 20)
+    alpha.write("early", early)
+    (first,) = alpha.places(alpha.back_up()).values()
+    (alpha.tree / "early").unlink()
+    for n in range(20):
+        alpha.write(f"late{n}", os.urandom(900))
+    clock.turn(days=10)
+    late = alpha.places(alpha.back_up())["late0"]
+    alpha.write("early", early)
+    clock.turn(days=1)
+
+    class Losing(MemoryStore):
+        """At the first renewal, after all was examined, nothing of it is there, nor is one of the files."""
+
+        async def renew(self, key: str, version: str | None, lock: Lock) -> Lock:
+            for gone in (first.key, late.key):
+                bucket.objects.pop(gone, None)
+            (alpha.tree / "late0").unlink(missing_ok=True)
+            return await super().renew(key, version, lock)
+
+    told = alpha.back_up(Losing(bucket))
+    assert told.summary.unchanged == 0  # read again, and stored
+    assert "late0" not in alpha.places(told)
+    assert "objects.gone" in [problem["event"] for problem in told.summary.first_problems]
+    assert alpha.restores(told)
+
+
 def test_an_equal_version_that_nobody_can_read_at_once_is_passed_over(moto: Server, tmp_path: Path) -> None:
     """Whoever may write can put the right bytes into an archive, from where no restore brings them in time."""
     config = backups.configured(tmp_path)

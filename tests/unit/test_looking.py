@@ -95,6 +95,40 @@ def test_what_is_unchanged_is_not_opened(looker: Looker, memory: Remembering, tm
     assert looked(looker, path).bytes_read == 7
 
 
+def test_who_is_alone_finds_the_same(
+    memory: Remembering, looker: Looker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From inside the directories, extended attributes and all; in the end it is in none of them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/a", "one/b", "two/c", "two/deep/er/d", "two/e"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    os.setxattr(tmp_path / "two/c", "user.word", b"value")
+    paths = [tmp_path / name for name in ("one/a", "two/c", "one", "one/b", "two/deep/er/d", "two", "two/e")]
+    memory.remember(looked(looker, *paths))
+    memory.seen.clear()
+    far = looked(looker, *paths)
+    memory.seen.clear()
+    near = looked(Looker(memory, Owners(), 0.1, threading.Event(), alone=True), *paths)
+    assert os.getcwd() == "/"
+    assert near == far
+    assert near.bytes_unchanged == far.bytes_unchanged == sum(len("one/a") for _ in range(4)) + len("two/deep/er/d")
+    said = entries(near)[bytes(tmp_path / "two/c")]
+    assert isinstance(said, manifest.File)
+    assert said.xattrs == {"user.word": "dmFsdWU="}
+
+
+def test_a_directory_is_recorded_once(looker: Looker, tmp_path: Path) -> None:
+    """Whether it is picked, or something in it is, or both; now or at another look."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/file").touch()
+    found = looked(looker, tmp_path / "in", tmp_path / "in/file", tmp_path / "in")
+    again = looked(looker, tmp_path / "in/file", tmp_path / "in")
+    names = [path for path, _ in found.records + again.records]
+    assert names.count(bytes(tmp_path / "in")) == names.count(bytes(tmp_path)) == 1
+
+
 def test_what_exceeds_the_allowance_waits(looker: Looker, tmp_path: Path) -> None:
     """The rest of a batch is read another time; one file larger than all of it is taken when it is alone."""
     for name in "abc":

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from sysbackup.programs.picker_output import DECIDING, LONGEST, Records, path_problem
+from sysbackup.programs.picker_output import DECIDING, LONGEST, Records, all_paths, path_problem
 
 
 def cut(*chunks: bytes) -> list[bytes]:
@@ -74,6 +74,7 @@ def test_reports_of_records_beyond_all_measure_are_bounded_too() -> None:
 def test_an_absolute_path_is_fine(record: bytes) -> None:
     """Whatever its bytes."""
     assert path_problem(record) is None
+    assert all_paths([b"/a", record, b"/b"])
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,4 @@ def test_anything_else_is_a_problem_with_a_reason(record: bytes, words: str) -> 
     reason = path_problem(record)
     assert reason is not None
     assert words in reason
+    assert not all_paths([b"/a", record, b"/b"])

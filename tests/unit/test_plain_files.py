@@ -5,13 +5,15 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysbackup.files.nodes import bare
 from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
-from sysbackup.pipeline.entries import PlainFiles, spooled
+from sysbackup.model import Location, Span
+from sysbackup.pipeline.entries import PlainFiles, line_in, noted, spooled
 from sysbackup.pipeline.file_facts import describe_file
 
 SHA = hashlib.sha256(b"any").digest()
@@ -51,6 +53,25 @@ def test_both_ways_give_the_same(
         assert quick is None
     else:
         assert quick is not None or mtime == -1
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize("span", [None, Span(5, 7)])
+@pytest.mark.parametrize("version", [None, "v"])
+def test_a_place_that_is_known_ends_the_line(version: str | None, span: Span | None, encoding: str | None) -> None:
+    """As if it had been put there later; how much of the line it is can be told."""
+    path, looks = b"/a", status(0o644, 0, 0, 9, 1)
+    at = Location('a "key"', version, span, encoding)
+    without, known = PLAIN.spooled(path, looks, SHA, 3), PLAIN.spooled(path, looks, SHA, 3, at=at)
+    assert without is not None
+    assert known is not None
+    head, line = noted(known[1]), line_in(known[1])
+    assert head._replace(told=0) == noted(without[1])
+    assert head.told > 0
+    assert line[: -1 - head.told] + b"}" == line_in(without[1])
+    entry = manifest.decode(line)
+    assert isinstance(entry, manifest.File)
+    assert entry.location == at
 
 
 def test_a_hard_link_takes_the_long_way(tmp_path: Path) -> None:
