@@ -1,5 +1,6 @@
 """The tools that are compared, each with one bucket and the settings it comes with."""
 
+import compileall
 import os
 import platform
 import shlex
@@ -60,6 +61,8 @@ class Sysbackup:
         self._source = source
         self._home = home
         self.env = os.environ | KEYS | {
+            # as it is installed: an installation compiles modules once and for all
+            "PYTHONDONTWRITEBYTECODE": "",
             "PYTHONPATH": str(REPOSITORY),
             "SYSBACKUP_CONFIG_DIR": str(home / "conf.d"),
             "CACHE_DIRECTORY": str(home / "cache"),
@@ -86,6 +89,7 @@ class Sysbackup:
         picker = config / "pickers.d" / "all"
         picker.write_text(f"#!/bin/sh\nexec find {shlex.quote(str(self._source))} -print0\n")
         picker.chmod(0o755)
+        compileall.compile_dir(REPOSITORY / "sysbackup", quiet=1)
 
     def backup(self) -> list[str]:
         return [sys.executable, "-m", "sysbackup", "run"]
