@@ -70,6 +70,17 @@ def link_status(place: Place) -> os.stat_result:
     return os.stat(place.name or b".", dir_fd=place.folder.fd, follow_symlinks=False)
 
 
+def made_up(path: bytes) -> bool:
+    """
+    Whether the kernel makes a path up as it goes (proc(5), sysfs(5)).
+
+    Links lead there from real trees, /etc/mtab to /proc/self/mounts on every
+    machine: what they lead to belongs to this process and moment. It is followed
+    only where a picker names it.
+    """
+    return path.startswith((b"/proc/", b"/sys/")) or path in (b"/proc", b"/sys")
+
+
 def missing(path: bytes) -> bool:
     """
     Whether nothing is at an absolute path: looked up afresh from the root, its last component not followed.

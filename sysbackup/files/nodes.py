@@ -39,10 +39,12 @@ def node(
     return kind(major=os.major(status.st_rdev), minor=os.minor(status.st_rdev), **common)
 
 
-def bare(path: bytes, status: os.stat_result, owners: Owners) -> manifest.FileNode:
-    """The entry of a regular file that has no extended attributes."""
+def bare(
+    path: bytes, status: os.stat_result, owners: Owners, kind: type[manifest.FileNode] = manifest.File
+) -> manifest.FileNode:
+    """The entry of a regular file, or a directory, that has no extended attributes."""
     found = owners.read(status) | permissions.read(status.st_mode, {}, owners) | {"mtime": times.read(status)}
-    return manifest.File(**manifest.named(path), **found)
+    return kind(**manifest.named(path), **found)
 
 
 def _attributes(

@@ -6,6 +6,7 @@ An entry is encoded once, where it is made. What is still to be known of it then
 """
 
 import os
+import stat
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -79,7 +80,8 @@ class Places:
 
 class PlainFiles:
     """
-    Encodes what most files are: regular, with one name that is UTF-8, and nothing but owner and permission bits.
+    Encodes what most files are: regular, with one name that is UTF-8, and nothing but owner and permission bits;
+    directories like that, too.
 
     Nothing of it is looked up or encoded twice that many files have in common.
     """
@@ -95,8 +97,7 @@ class PlainFiles:
         status: os.stat_result,
         sha: bytes,
         number: int,
-        *,
-        unchanged: bool = False,
+        unchanged: bool = False,  # by place: it is asked for every file
         at: Location | None = None,
     ) -> Record | None:
         """
@@ -121,11 +122,28 @@ class PlainFiles:
             *(mtime, told),
         )
 
+    def directory(self, path: bytes, status: os.stat_result, number: int) -> Record | None:
+        """The same of a directory: its `manifest.Directory`, or None."""
+        mtime = status.st_mtime_ns
+        if mtime == -1:
+            return None
+        try:
+            name = _encode(path.decode())
+        except UnicodeDecodeError:
+            return None
+        named = (status.st_mode, status.st_uid, status.st_gid)
+        common = self._common.get(named) or self._found(named, status)
+        head = _HEAD.pack(b"d", False, False, number, 0, _NO_HASH, 0)
+        return path, b'%b{"typ":"d","path":%b%b,"mt":%d}' % (head, name, common, mtime)
+
     def _found(self, named: tuple[int, int, int], status: os.stat_result) -> bytes:
         if len(self._common) >= _KEPT:
             self._common.clear()
-        some = manifest.File(path="", **self._owners.read(status), **permissions.read(status.st_mode, {}, self._owners))
-        common = self._common[named] = manifest.encode(some).removeprefix(b'{"typ":"f","path":""').removesuffix(b"}")
+        mode = status.st_mode
+        kind, tag = (manifest.Directory, b"d") if stat.S_ISDIR(mode) else (manifest.File, b"f")
+        some = kind(path="", **self._owners.read(status), **permissions.read(mode, {}, self._owners))
+        begin = b'{"typ":"%b","path":""' % tag
+        common = self._common[named] = manifest.encode(some).removeprefix(begin).removesuffix(b"}")
         return common
 
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sysbackup.files.reading import Replaced
 from sysbackup.formats import manifest
@@ -22,6 +22,15 @@ _MOVED = {
 def state_of(status: os.stat_result, sha: bytes = b"") -> FileState:
     """What the catalog remembers of a file."""
     return FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha)
+
+
+def states_of(statuses: Iterable[os.stat_result]) -> list[FileState]:
+    """The same of many, whose contents are not known."""
+    new = tuple.__new__  # a third of the time that its own constructor takes
+    return [
+        new(FileState, (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns, b""))
+        for each in statuses
+    ]
 
 
 def settled(status: os.stat_result, begun: int) -> bool:

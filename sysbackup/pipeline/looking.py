@@ -15,16 +15,18 @@ from collections.abc import Callable, Sequence
 from sysbackup.contents.stowing import IN_MEMORY
 from sysbackup.disk.sorting import Record
 from sysbackup.files import xattrs
-from sysbackup.files.folders import LINKS_AT_MOST, Folders, Place, link_status, missing
+from sysbackup.files.folders import LINKS_AT_MOST, Folder, Folders, Place, link_status, made_up, missing
 from sysbackup.files.nodes import bare, node
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.formats import manifest
-from sysbackup.model import Location
 from sysbackup.pipeline.entries import PlainFiles, spooled
-from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, unreadable
+from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, states_of, unreadable
 from sysbackup.pipeline.found import Found, Unhashed
 from sysbackup.pipeline.remembered import Memory
+
+Seen = tuple[bytes, os.stat_result, bool]
+"""A regular file: its real path, its status, and whether it surely has no extended attributes."""
 
 # What a slash, and what leads elsewhere, ends with.
 _NO_NAMES = (b"", b".", b"..")
@@ -66,7 +68,7 @@ class Looker:
         out = Found(number)
         for _ in range(TRIES):
             missed: list[tuple[bytes, Exception]] = []
-            found: list[tuple[bytes, os.stat_result]] = []
+            found: list[Seen] = []
             with Folders(alone=self._alone) as folders:
                 self._look_at_all(folders, paths, found, out, missed)
                 left = allowance - sum(len(file.reading.content) for file in out.unhashed)
@@ -82,36 +84,36 @@ class Looker:
         self,
         folders: Folders,
         paths: Sequence[bytes],
-        found: list[tuple[bytes, os.stat_result]],
+        found: list[Seen],
         out: Found,
         missed: list[tuple[bytes, Exception]],
     ) -> None:
         """Record the paths, regular files but for their contents; `missed` is told of those that could not be."""
-        at, look, regular = self._at, os.lstat, stat.S_ISREG
+        at, look, regular, directory = self._at, os.lstat, stat.S_ISREG, stat.S_ISDIR
         before: bytes | None = None
-        inside = -1
+        folder = None
         for path in paths:
             at(path)
             above, _, name = path.rpartition(b"/")
-            # Most are files in the directory of the one before; all others take the long way.
-            if above == before and name not in _NO_NAMES:
-                try:
-                    status = look(name, dir_fd=inside)
-                except OSError as exc:
-                    missed.append((path, exc))
-                    continue
-                if regular(status.st_mode):
-                    found.append((path, status))
-                    continue
             try:
+                if above != before:
+                    before, folder = above, folders.known(above)
+                # Most are files in a directory that is open; all others take the long way.
+                if folder is not None and name not in _NO_NAMES:
+                    status = look(name, dir_fd=folder.fd)
+                    if regular(status.st_mode):
+                        found.append((path, status, self._plainly(folders, folder, name)))
+                        continue
+                    if directory(status.st_mode):
+                        self._record_once(folders, Place(folder, name), status, out)
+                        continue
+                before = None
                 self._look(folders, path, found, out)
             except OSError as exc:
                 missed.append((path, exc))
             # always, and before any of them is closed
             self._record_folders(folders, path, out, missed)
             folders.trim()
-            folder = folders.known(above)
-            before, inside = (None, -1) if folder is None else (above, folder.fd)
 
     def _settle(self, path: bytes, exc: Exception, out: Found) -> bool:
         """Note what an error means; False where another look may find more."""
@@ -123,7 +125,7 @@ class Looker:
             return False
         return True
 
-    def _look(self, folders: Folders, path: bytes, found: list[tuple[bytes, os.stat_result]], out: Found) -> None:
+    def _look(self, folders: Folders, path: bytes, found: list[Seen], out: Found) -> None:
         """Record one path and, of a link that leads to a file, every link on the way (rule 8)."""
         place = folders.find(path)
         picked = True
@@ -133,13 +135,13 @@ class Looker:
             status = link_status(place)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
-                found.append((place.path, status))
+                found.append((place.path, status, self._plainly(folders, place.folder, place.name)))
                 return
             if kind == stat.S_IFSOCK:
                 out.sockets += picked
                 return
             if kind == stat.S_IFDIR and picked:
-                self._record_once(place, status, out)
+                self._record_once(folders, place, status, out)
             elif kind == stat.S_IFLNK or picked:
                 self._record(place, status, out)
             if kind != stat.S_IFLNK:
@@ -150,20 +152,34 @@ class Looker:
                 link_status(place)
             except OSError:
                 return  # dangling, circular or closed to us: the link itself is recorded
-            if _made_up(place.path) and not _made_up(path):
+            if made_up(place.path) and not made_up(path):
                 return
+
+    def _plainly(self, folders: Folders, folder: Folder, name: bytes) -> bool:
+        """
+        Whether a file has no extended attributes, as far as that is of use: where it may be unchanged.
+
+        Asked right after its status, while all that the kernel has of it is at hand.
+        """
+        return self._memory.knows_files and xattrs.none(folders.inside(folder) + name, follow=False)
 
     def _record(self, place: Place, status: os.stat_result, out: Found) -> None:
         entry = node(place, status, self._owners, out.problems)
         out.records.append(spooled(place.path, entry, out.number))
 
-    def _record_once(self, place: Place, status: os.stat_result | None, out: Found) -> None:
+    def _record_once(self, folders: Folders, place: Place, status: os.stat_result | None, out: Found) -> None:
         """Record a directory, unless it was: most are picked and, for what is in them, opened."""
         path = place.path
         if not self._memory.first_seen(path):
             return
         try:
-            self._record(place, status or os.fstat(place.folder.fd), out)
+            status = status or os.fstat(place.folder.fd)
+            bare = xattrs.none(folders.inside(place.folder) + (place.name or b"."), follow=False)
+            record = self._plain.directory(path, status, out.number) if bare else None
+            if record is None:
+                self._record(place, status, out)
+            else:
+                out.records.append(record)
         except OSError:
             self._memory.not_recorded(path)
             raise
@@ -172,31 +188,38 @@ class Looker:
         self, folders: Folders, picked: bytes, out: Found, missed: "list[tuple[bytes, Exception]]"
     ) -> None:
         for folder in folders.fresh():
-            if _made_up(folder.path) and not _made_up(picked):
+            if made_up(folder.path) and not made_up(picked):
                 continue
             try:
-                self._record_once(Place(folder, b""), None, out)
+                self._record_once(folders, Place(folder, b""), None, out)
             except OSError as exc:
                 missed.append((folder.path, exc))
 
     def _read_all(
         self,
         folders: Folders,
-        found: list[tuple[bytes, os.stat_result]],
+        found: list[Seen],
         left: int,
         out: Found,
         missed: "list[tuple[bytes, Exception]]",
     ) -> None:
         """Read files, `left` bytes of them; `missed` is told of those that could not be."""
         patience = Patience(self._lock_timeout, self._stop)
-        known, places = self._memory.unchanged([state_of(status) for _, status in found])
-        for path, status in found:
+        known, places = self._memory.unchanged(states_of(status for _, status, _ in found))
+        quick, records, number = self._plain.spooled, out.records, out.number
+        for path, status, plain in found:
             named = status.st_dev, status.st_ino
             if (sha := known.get(named)) is not None:
-                try:
-                    self._reuse(folders, path, status, sha, places.get(named), out)
-                except OSError as exc:
-                    missed.append((path, exc))
+                record = quick(path, status, sha, number, True, places.get(named)) if plain else None
+                if record is None:
+                    try:
+                        record = self._reused(folders, path, status, sha, out)
+                    except OSError as exc:
+                        missed.append((path, exc))
+                        continue
+                records.append(record)
+                out.files += 1
+                out.bytes_unchanged += status.st_size
                 continue
             if status.st_size > IN_MEMORY:
                 out.large.append(path)
@@ -213,22 +236,12 @@ class Looker:
             except (OSError, Replaced) as exc:
                 missed.append((path, exc))
 
-    def _reuse(
-        self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, at: Location | None, out: Found
-    ) -> None:
-        """Record a file that is as it was; it is not opened, but what may change without it is read afresh."""
+    def _reused(self, folders: Folders, path: bytes, status: os.stat_result, sha: bytes, out: Found) -> Record:
+        """The entry of a file that is as it was; it is not opened, but what may change without it is read afresh."""
         folders.trim()
-        place = folders.find(path)
-        record = None
-        if not place.links and xattrs.none(folders.inside(place.folder) + place.name, follow=False):
-            record = self._plain.spooled(path, status, sha, out.number, unchanged=True, at=at)
-        if record is None:
-            entry = _file(node(place, status, self._owners, out.problems))
-            describe_file(entry, status, status.st_size, sha, ())
-            record = spooled(path, entry, out.number, unchanged=True)
-        out.records.append(record)
-        out.files += 1
-        out.bytes_unchanged += status.st_size
+        entry = _file(node(folders.find(path), status, self._owners, out.problems))
+        describe_file(entry, status, status.st_size, sha, ())
+        return spooled(path, entry, out.number, unchanged=True)
 
     def finish(self, found: Found) -> None:
         """Finish the entries of the files that were read, and have their contents by hash."""
@@ -283,14 +296,3 @@ class Looker:
 def _file(entry: manifest.FileNode) -> manifest.File:
     assert isinstance(entry, manifest.File)
     return entry
-
-
-def _made_up(path: bytes) -> bool:
-    """
-    Whether the kernel makes a path up as it goes (proc(5), sysfs(5)).
-
-    Links lead there from real trees, /etc/mtab to /proc/self/mounts on every
-    machine: what they lead to belongs to this process and moment. It is followed
-    only where a picker names it.
-    """
-    return path.startswith((b"/proc/", b"/sys/")) or path in (b"/proc", b"/sys")

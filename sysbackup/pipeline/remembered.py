@@ -18,6 +18,11 @@ Locations = Mapping[tuple[int, int], Location]
 class Memory(Protocol):
     """What is known of files and directories before they are looked at."""
 
+    @property
+    def knows_files(self) -> bool:
+        """Whether any file may be known."""
+        ...
+
     def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
         """The hashes of those files that need not be read, and where some of their contents lie."""
         ...
@@ -42,9 +47,14 @@ class Remembered:
         self.met: list[tuple[int, int]] = []
         self.used: list[bytes] = []
 
+    @property
+    def knows_files(self) -> bool:
+        """See `Memory`."""
+        return self._files and not self.rescan
+
     def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
         """See `Memory`."""
-        if self.rescan or not self._files:
+        if not self.knows_files:
             return {}, {}
         found = self._lookup.unchanged(states)
         self.met += found.met

@@ -437,6 +437,8 @@ def test_directories_keep_their_own_modes_whatever_vanishes(store: MemoryStore, 
 class Forgetful:
     """A memory that has none."""
 
+    knows_files = False
+
     def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
         return {}, {}
 

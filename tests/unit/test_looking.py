@@ -30,6 +30,10 @@ class Remembering:
     def remember(self, found: Found) -> None:
         self.states |= {state._replace(sha=b""): state.sha for state in found.states}
 
+    @property
+    def knows_files(self) -> bool:
+        return bool(self.states)
+
     def unchanged(self, states: Sequence[FileState]) -> tuple[Contents, Locations]:
         return {(s.device, s.inode): self.states[s] for s in states if s in self.states}, {}
 

@@ -45,14 +45,17 @@ def test_both_ways_give_the_same(
     entry = bare(path, looks, OWNERS)
     assert isinstance(entry, manifest.File)
     describe_file(entry, looks, size, SHA, ())
+    directory = os.stat_result((stat.S_IFDIR | mode, *looks[1:10], 0.0, 0.0, 0.0, 0, mtime, 0))
+    quick_one = PLAIN.directory(path, directory, 3)
+    assert quick_one is None or quick_one == spooled(path, bare(path, directory, OWNERS, manifest.Directory), 3)
     quick = PLAIN.spooled(path, looks, SHA, 3, unchanged=unchanged)
     assert quick is None or quick == spooled(path, entry, 3, unchanged=unchanged)
     try:
         path.decode()
     except UnicodeDecodeError:
-        assert quick is None
+        assert quick is quick_one is None
     else:
-        assert quick is not None or mtime == -1
+        assert (quick is not None and quick_one is not None) or mtime == -1
 
 
 @pytest.mark.parametrize("encoding", [None, "gzip"])
