@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -131,10 +131,10 @@ def group(ctx: click.Context, config_dir: Path | None, log_level: str) -> None:
     ctx.obj = Invocation(config_directory(config_dir, os.environ), log_level)
 
 
-def main() -> NoReturn:
-    """The program: runs the command line and exits with its status."""
+def main() -> int:
+    """The program: runs the command line and returns its status."""
     streams.prepare()
-    sys.exit(invoke(sys.argv[1:]))
+    return invoke(sys.argv[1:])
 
 
 def invoke(arguments: Sequence[str]) -> int:

@@ -267,7 +267,7 @@ def test_without_its_server_it_says_how_to_install_it(desk: Desk, subject: Path)
     """Where the extra `demo` is not installed, the command that installs it is the answer."""
     script = f"import sys; sys.modules['moto'] = None; sys.argv = ['sysbackup', 'demo', {str(subject)!r}]"
     ended = subprocess.run(
-        [sys.executable, "-c", f"{script}; from sysbackup.cli.main import main; main()"],
+        [sys.executable, "-c", f"{script}; from sysbackup.cli.main import main; sys.exit(main())"],
         env=desk.environ,
         capture_output=True,
         text=True,
