@@ -33,7 +33,7 @@ def main() -> NoReturn:
         for number in STOPPING:
             signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(Exception):
             stream.flush()
     # Everything is closed, and has been waited for. To take all modules apart takes as long as ten thousand files.
     os._exit(status)

@@ -47,19 +47,18 @@ class Questions:
         """See `Lookup`."""
         found = Unchanged({}, {}, [], [])
         same = list(blocks.alike(states, db))
-        places = self._places.find(db, {key for _, key, _ in same})
+        places = self._places.find(db, {key for _, key, _ in same} - {EMPTY[:KEY]})
         short = self._staying(db, places)
         for state, key, seen in same:
             named = state[:2]
-            place = places.get(key)
-            if place is not None and (needy := short.get(place[1].number)) is not None:
+            if key == EMPTY[:KEY]:  # of which nothing is stored, whatever another host says
+                sha = EMPTY
+            elif (place := places.get(key)) is not None and (needy := short.get(place[1].number)) is not None:
                 sha = place[0]
                 if needy:
                     found.used.append(sha)
                 else:
                     found.places[named] = _location(place)
-            elif key == EMPTY[:KEY]:
-                sha = EMPTY
             else:
                 continue
             found.shas[named] = sha

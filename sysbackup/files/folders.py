@@ -147,6 +147,11 @@ class Folders:
             return Place(folder, name)
         return self._walk(path)
 
+    def close(self, folder: Folder) -> None:
+        """Have a directory opened afresh, should it be met again; places in it must no longer be used."""
+        if self._open.pop(folder.path, None) is not None:
+            os.close(folder.fd)
+
     def known(self, directory: bytes) -> Folder | None:
         """The directory of that real path, where it is open."""
         return self._open.get(directory)

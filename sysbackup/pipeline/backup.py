@@ -9,7 +9,7 @@ a later run can use, no manifest, and no multipart upload.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +27,7 @@ from sysbackup.errors import CatalogUnusable, ConfigError
 from sysbackup.files.owners import Owners
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Clock, Problem, StoredObject
-from sysbackup.pipeline.ending import outlasting, set_aside, tidied
+from sysbackup.pipeline.ending import leaving_calmly, outlasting, set_aside, tidied
 from sysbackup.pipeline.entry_spool import EntrySpool
 from sysbackup.pipeline.examining import Examiners, examiners
 from sysbackup.pipeline.gathering import gather, gather_again
@@ -123,7 +123,7 @@ async def _run(
     terms: Terms,
 ) -> Summary:
     clock = tally.clock
-    async with AsyncExitStack() as stack:
+    async with leaving_calmly() as stack:
         stack.enter_context(one_error())
         _log_start(terms, store.bucket)
         contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))

@@ -6,7 +6,8 @@ that the manifest has: nobody else could tell that name.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,6 +58,19 @@ async def _awaited(task: "asyncio.Task[T]", tally: Tally) -> T:
     if cancelled is not None:
         _outlived()
     return result
+
+
+@asynccontextmanager
+async def leaving_calmly() -> AsyncIterator[AsyncExitStack]:
+    """A stack of what a run has open; when its block has ended well, so has the run: no stop disturbs the closing."""
+    async with AsyncExitStack() as stack:
+        yield stack
+        closing = asyncio.create_task(stack.pop_all().aclose(), name="closing")
+        try:
+            await outlast(closing)
+        except asyncio.CancelledError:
+            _outlived()
+            closing.result()
 
 
 class Tidied(NamedTuple):

@@ -115,7 +115,7 @@ class PlainFiles:
         named = (status.st_mode, status.st_uid, status.st_gid)
         common = self._common.get(named) or self._found(named, status)
         sized = b',"sz":%d' % size if size else b""
-        told = b"" if at is None else self._places.told(at)
+        told = b"" if at is None or not size else self._places.told(at)
         head = _HEAD.pack(b"f", unchanged, size > 0, number, size, sha, len(told))
         return path, b'%b{"typ":"f"%b,"sha":"%b","path":%b%b,"mt":%d%b}' % (
             *(head, sized, sha.hex().encode(), name, common),

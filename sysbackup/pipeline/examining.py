@@ -23,14 +23,14 @@ from sysbackup.errors import ProgramError
 from sysbackup.model import Problem, shown
 from sysbackup.pipeline.examiner_messages import Done, Examine, Merge, Merged, SetDown
 from sysbackup.pipeline.merging import Range, Runs, ranges, within
-from sysbackup.pipeline.picking import Batch
+from sysbackup.pipeline.picking import BATCH, Batch
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.seats import Lost, Seat
 
 log = structlog.get_logger()
 
 # So many paths must wait before another process is started: it costs what some hundred files do.
-CROWD = 512
+CROWD = 2 * BATCH
 
 # Processes that may end over one range of the manifest.
 _TRIES = 10

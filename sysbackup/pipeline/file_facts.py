@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sysbackup.files.reading import Replaced
@@ -31,6 +32,14 @@ def states_of(statuses: Iterable[os.stat_result]) -> list[FileState]:
         new(FileState, (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns, b""))
         for each in statuses
     ]
+
+
+def in_two_states(states: Sequence[FileState]) -> set[tuple[int, int]]:
+    """Those files that were met twice, under one name or two, and written to in between."""
+    if len({state[:2] for state in states}) == len(states):
+        return set()
+    met = Counter(state[:2] for state in {*states})
+    return {named for named, number in met.items() if number > 1}
 
 
 def settled(status: os.stat_result, begun: int) -> bool:

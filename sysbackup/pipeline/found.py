@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sysbackup.disk.sorting import Record
+from sysbackup.files.folders import missing
 from sysbackup.files.reading import Reading
 from sysbackup.formats import manifest
 from sysbackup.model import FileState, Problem
+from sysbackup.pipeline.file_facts import moves, unreadable
 
 
 class Unhashed(NamedTuple):
@@ -48,6 +50,16 @@ class Found:
     bytes_read: int = 0
     bytes_unchanged: int = 0
     sockets: int = 0
+
+    def settle(self, path: bytes, exc: Exception) -> bool:
+        """Note what an error at a path means; False where another look may find more."""
+        if not moves(exc):
+            self.problems.append(unreadable(path, exc))
+        elif missing(path):
+            self.vanished.append(path)
+        else:
+            return False
+        return True
 
     def add(self, found: "Found") -> None:
         """Add what a further look found; what it has read is dealt with."""

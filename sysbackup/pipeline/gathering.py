@@ -25,7 +25,7 @@ from sysbackup.pipeline.tally import Stage
 from sysbackup.programs.discovery import Program
 
 # Batches of paths that may wait for a worker, and paths of large files for a streamer.
-_WAITING = 32
+_WAITING = 16
 
 # Seconds after which a run that goes on publishes what it has stored.
 PUBLISH_EVERY = 300.0

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from sysbackup.contents.stowing import IN_MEMORY
 from sysbackup.disk.sorting import Record
 from sysbackup.files import xattrs
-from sysbackup.files.folders import LINKS_AT_MOST, Folder, Folders, Place, link_status, made_up, missing
+from sysbackup.files.folders import LINKS_AT_MOST, Folder, Folders, Place, link_status, made_up
 from sysbackup.files.nodes import bare, node
 from sysbackup.files.owners import Owners
 from sysbackup.files.reading import TRIES, Patience, Reading, Replaced, TooLarge, opened, read
 from sysbackup.formats import manifest
 from sysbackup.pipeline.entries import PlainFiles, spooled
-from sysbackup.pipeline.file_facts import describe_file, moves, settled, state_of, states_of, unreadable
+from sysbackup.pipeline.file_facts import describe_file, in_two_states, settled, state_of, states_of, unreadable
 from sysbackup.pipeline.found import Found, Unhashed
 from sysbackup.pipeline.remembered import Memory
 
@@ -73,7 +73,8 @@ class Looker:
                 self._look_at_all(folders, paths, found, out, missed)
                 left = allowance - sum(len(file.reading.content) for file in out.unhashed)
                 self._read_all(folders, found, left, out, missed)
-            moved = [(path, exc) for path, exc in missed if not self._settle(path, exc, out)]
+            moved = [(path, exc) for path, exc in missed if not out.settle(path, exc)]
+            missed.clear()  # each error holds on to the frame that it came from, and that to the list
             if not moved:
                 return out
             paths = [path for path, _ in moved]
@@ -97,7 +98,8 @@ class Looker:
             above, _, name = path.rpartition(b"/")
             try:
                 if above != before:
-                    before, folder = above, folders.known(above)
+                    # "//name" is another spelling of "/name"; every other one leads to a directory that is not known
+                    before, folder = above, None if above == b"/" else folders.known(above)
                 # Most are files in a directory that is open; all others take the long way.
                 if folder is not None and name not in _NO_NAMES:
                     status = look(name, dir_fd=folder.fd)
@@ -114,16 +116,6 @@ class Looker:
             # always, and before any of them is closed
             self._record_folders(folders, path, out, missed)
             folders.trim()
-
-    def _settle(self, path: bytes, exc: Exception, out: Found) -> bool:
-        """Note what an error means; False where another look may find more."""
-        if not moves(exc):
-            out.problems.append(unreadable(path, exc))
-        elif missing(path):
-            out.vanished.append(path)
-        else:
-            return False
-        return True
 
     def _look(self, folders: Folders, path: bytes, found: list[Seen], out: Found) -> None:
         """Record one path and, of a link that leads to a file, every link on the way (rule 8)."""
@@ -164,6 +156,8 @@ class Looker:
         return self._memory.knows_files and xattrs.none(folders.inside(folder) + name, follow=False)
 
     def _record(self, place: Place, status: os.stat_result, out: Found) -> None:
+        if not stat.S_ISDIR(status.st_mode):
+            self._memory.not_recorded(place.path)  # should it be a directory again
         entry = node(place, status, self._owners, out.problems)
         out.records.append(spooled(place.path, entry, out.number))
 
@@ -189,6 +183,7 @@ class Looker:
     ) -> None:
         for folder in folders.fresh():
             if made_up(folder.path) and not made_up(picked):
+                folders.close(folder)  # it may be picked yet
                 continue
             try:
                 self._record_once(folders, Place(folder, b""), None, out)
@@ -205,11 +200,13 @@ class Looker:
     ) -> None:
         """Read files, `left` bytes of them; `missed` is told of those that could not be."""
         patience = Patience(self._lock_timeout, self._stop)
-        known, places = self._memory.unchanged(states_of(status for _, status, _ in found))
+        states = states_of(status for _, status, _ in found)
+        known, places = self._memory.unchanged(states)
+        moving = in_two_states(states)
         quick, records, number = self._plain.spooled, out.records, out.number
         for path, status, plain in found:
             named = status.st_dev, status.st_ino
-            if (sha := known.get(named)) is not None:
+            if (sha := known.get(named)) is not None and named not in moving:
                 record = quick(path, status, sha, number, True, places.get(named)) if plain else None
                 if record is None:
                     try:

@@ -327,6 +327,17 @@ def test_a_path_picked_twice_is_in_the_manifest_once(store: MemoryStore, tmp_pat
     assert os.fsdecode(spelt + b"/d") in paths
 
 
+def test_two_slashes_at_the_beginning_are_one(store: MemoryStore, tmp_path: Path) -> None:
+    """POSIX lets them mean something else, Linux does not: also where the root is open already."""
+    config = backups.configured(tmp_path)
+    name = next(path.name for path in Path("/").iterdir() if path.is_file() or path.is_dir())
+    backups.picker(config, "/etc/hostname", f"//{name}", "//etc//hostname")
+    summary = backups.backed_up(config, store)
+    paths = {e.path for e in backups.entries(store, summary) if isinstance(e, manifest.Node)}
+    assert f"/{name}" in paths
+    assert not [path for path in paths if "//" in path]
+
+
 def test_the_manifest_is_in_the_order_of_paths_and_ends_with_its_counts(store: MemoryStore, tmp_path: Path) -> None:
     """Header first, paths sorted by their bytes, the end last, counting what is there."""
     config = backups.configured(tmp_path)

@@ -15,8 +15,9 @@ from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import AccessDenied, StoreUnavailable
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline import ending
+from sysbackup.pipeline import backup, ending
 from sysbackup.pipeline.backup import back_up
+from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.tally import Tally
 from sysbackup.recovery import stored_runs
 from sysbackup.store.delegating import Delegating
@@ -115,6 +116,26 @@ def test_a_stop_that_comes_too_late(stopped: Stopped, what: str) -> None:
     assert (stopped.summary.exit_code, stopped.summary.unseen) == (0, None)
     assert stopped.listed == [stopped.summary.run]
     assert stopped.reason == "stopped by SIGTERM"
+
+
+def test_a_stop_while_all_is_let_go_of(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest is stored, and the run's name is told: it has ended well."""
+
+    async def stop_then(run: RunContext) -> ending.Tidied:
+        found = await ending.tidied(run)
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        return found
+
+    monkeypatch.setattr(backup, "tidied", stop_then)
+
+    async def work() -> Summary:
+        return await back_up(stopped.config, MemoryStore(stopped.bucket), SystemClock())
+
+    summary = backups.run(work())
+    assert summary.exit_code == 0
+    assert stopped.listed == [summary.run]
 
 
 @pytest.mark.parametrize("twice", [False, True])

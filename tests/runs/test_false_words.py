@@ -191,6 +191,24 @@ def test_a_renewal_that_finds_a_locked_object_gone_doubts_all_others(
     assert alpha.restores(told)
 
 
+@pytest.mark.parametrize("setting", ["off", "sample", "first-use"])
+def test_nothing_is_stored_of_an_empty_file_whatever_others_say(tmp_path: Path, setting: str) -> None:
+    """Everybody knows its hash: who names a pack with that in it must not get into another's manifest."""
+    clock = ManualClock()
+    bucket = MemoryBucket(clock)
+    alpha = Machine(tmp_path, "alpha", bucket, clock, {"verify_shared": setting})
+    alpha.write("empty", b"")
+    alpha.write("mine", os.urandom(500))
+    alpha.back_up()
+    body = gzipping.member(b"")
+    kept = bucket.add(keys.pack_key(sha(body)), body, lock=Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=300)))
+    publish(bucket, line(kept, Member(sha(b""), 0, Span(0, len(body)))))
+    for _ in range(3):
+        told = alpha.back_up()
+        assert told.summary.unchanged == 2
+        assert alpha.places(told).keys() == {"mine"}
+
+
 def test_what_is_lost_after_a_file_was_found_unchanged_is_stored_again(tmp_path: Path) -> None:
     """One locked object that is gone raises doubts about all; what cannot be stored again, no manifest names."""
     clock = ManualClock()

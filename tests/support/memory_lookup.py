@@ -32,7 +32,7 @@ class MemoryQuestions:
                 seen = self._file.files.get(named)
                 if seen is None or seen.state != state._replace(sha=seen.state.sha):
                     continue
-                holder = self._holder(seen.state.sha)
+                holder = None if seen.state.sha == EMPTY else self._holder(seen.state.sha)
                 if holder is None and seen.state.sha != EMPTY:
                     continue
                 found.shas[named] = seen.state.sha

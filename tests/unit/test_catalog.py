@@ -204,6 +204,9 @@ def test_unchanged_is_not_enough_without_the_content(run: Session) -> None:
     full, empty = FileState(1, 2, 3, 4, 5, sha(1)), FileState(1, 3, 0, 4, 5, EMPTY)
     run.files.remember([full, empty])
     assert run.files.unchanged([full, empty]) == {(1, 3): EMPTY}
+    run.contents.confirm(pack("empty", until(1)), "gzip", [Member(EMPTY, 0, Span(0, 20))])
+    assert run.files.unchanged([empty]) == {(1, 3): EMPTY}
+    assert not run.renewals.collect()  # so nothing of it is to be seen to
     confirmed(run, pack("p", until(1)), 1)
     assert run.files.unchanged([full]) == {(1, 2): sha(1)}
     run.renewals.collect()

@@ -1,9 +1,11 @@
 """Looking: what lies at paths becomes entries and contents; what is known unchanged is not opened."""
 
+import gc
 import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
 from sysbackup.model import FileState
 from sysbackup.pipeline import file_facts, looking
-from sysbackup.pipeline.entries import line_in, noted
+from sysbackup.pipeline.entries import latest, line_in, noted
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker
 from sysbackup.pipeline.remembered import Contents, Locations
@@ -131,6 +133,71 @@ def test_a_directory_is_recorded_once(looker: Looker, tmp_path: Path) -> None:
     again = looked(looker, tmp_path / "in/file", tmp_path / "in")
     names = [path for path, _ in found.records + again.records]
     assert names.count(bytes(tmp_path / "in")) == names.count(bytes(tmp_path)) == 1
+
+
+def test_a_root_spelt_with_two_slashes_is_the_root(looker: Looker) -> None:
+    """What lies in it is open then; files are the only ones that are not looked up by their real path."""
+    files = [entry.path for entry in os.scandir("/") if entry.is_file(follow_symlinks=False)]
+    found = looker.look([b"/etc", *(os.fsencode(f"/{path}") for path in files), b"//etc"], 8 * MIB, 1)
+    looker.finish(found)
+    assert {path for path, _ in found.records} == {b"/", b"/etc", *map(os.fsencode, files)}
+
+
+def test_a_file_written_to_between_two_looks_at_it_is_read(memory: Remembering, tmp_path: Path) -> None:
+    """Of two names of one file in a batch: what was known is right for one state of it alone."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("old")
+    other.hardlink_to(one)
+
+    def at(path: bytes) -> None:
+        if path == bytes(other) and other.stat().st_size == 3:
+            other.write_text("newer")
+
+    state = file_facts.state_of(one.stat())
+    memory.states[state] = hashlib.sha256(b"old").digest()
+    found = looked(Looker(memory, Owners(), 0.1, threading.Event(), at), one, other)
+    said = entries(found)
+    for path in (one, other):
+        entry = said[bytes(path)]
+        assert isinstance(entry, manifest.File)
+        assert entry.sha == hashlib.sha256(b"newer").hexdigest()
+
+
+def test_a_directory_that_was_a_link_meanwhile_is_a_directory(looker: Looker, tmp_path: Path) -> None:
+    """The last look counts, also of what was recorded before."""
+    path = tmp_path / "current"
+    path.mkdir()
+    records = looked(looker, path).records
+    path.rmdir()
+    path.symlink_to(tmp_path)
+    records += looker.look([bytes(path)], MIB, 2).records
+    path.unlink()
+    path.mkdir()
+    records += looker.look([bytes(path)], MIB, 3).records
+    kinds = [noted(value).kind for name, value in latest(sorted(records, key=itemgetter(0))) if name == bytes(path)]
+    assert kinds == [b"d"]
+
+
+def test_what_leads_to_the_kernel_does_not_hide_it(looker: Looker, tmp_path: Path) -> None:
+    """A link into /proc brings nothing of it; what is picked there itself comes with its directories."""
+    link = tmp_path / "link"
+    link.symlink_to("/proc/version")
+    names = {path for path, _ in looker.look([bytes(link), b"/proc/version"], MIB, 1).records}
+    assert {b"/proc", bytes(link)} <= names
+
+
+def test_errors_are_let_go_of(looker: Looker, tmp_path: Path) -> None:
+    """Each holds on to what was read when it came: nothing may wait for the collector of circles."""
+    (tmp_path / "file").write_text("x")
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(20):
+            looked(looker, *(tmp_path / f"gone{m}" for m in range(5)), tmp_path / "file" / f"{n}")
+        held = [each for each in gc.get_objects() if isinstance(each, OSError)]
+    finally:
+        gc.enable()
+    assert not held
 
 
 def test_what_exceeds_the_allowance_waits(looker: Looker, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_a_place_that_is_known_ends_the_line(version: str | None, span: Span | N
     entry = manifest.decode(line)
     assert isinstance(entry, manifest.File)
     assert entry.location == at
+    nothing = status(0o644, 0, 0, 0, 1)
+    assert PLAIN.spooled(path, nothing, SHA, 3, at=at) == PLAIN.spooled(path, nothing, SHA, 3)
 
 
 def test_a_hard_link_takes_the_long_way(tmp_path: Path) -> None:
