@@ -196,6 +196,8 @@ class End(Struct, tag_field="typ", tag="end", kw_only=True):
 FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice
 Entry = RunHeader | File | Link | Directory | Fifo | CharDevice | BlockDevice | Snapshot | Log | End
 
+_DATED = (RunHeader, Snapshot, Log)  # a tuple: it is asked of every line, and `|` makes a new type each time
+
 _T = TypeVar("_T")
 
 _encoder = msgspec.json.Encoder()
@@ -218,7 +220,7 @@ def decoded(line: bytes, decoder: "msgspec.json.Decoder[_T]") -> _T:
         raise FormatError(f"a manifest holds a line of more names than an entry can have: {line[:_SAID]!r}")
     try:
         entry = decoder.decode(line)
-        if isinstance(entry, RunHeader | Snapshot | Log):
+        if isinstance(entry, _DATED):
             _check_dates(entry)
     except (*UNREADABLE, OverflowError) as exc:
         raise FormatError(f"a manifest holds a line that is none ({brief(str(exc))}): {line[:_SAID]!r}") from exc

@@ -3,8 +3,7 @@
 from msgspec import Struct
 
 from sysbackup.config.sections import MIB
-from sysbackup.formats import encodings, manifest
-from sysbackup.formats.manifest import File
+from sysbackup.formats import encodings
 from sysbackup.model import Span
 
 # A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
@@ -21,7 +20,7 @@ class Wanted(Struct):
 
     `span` is where its bytes are in the object; None: it is all of it. `encoding` names
     what the manifest says of them; of an object of its own they may be another.
-    `groups` holds for each file to be made its encoded entries: more than one
+    `groups` holds for each file to be made what was `planned`, encoded: more than one
     where they are hard links to one inode.
     """
 
@@ -83,14 +82,6 @@ class Fetch(Struct):
         return fetch
 
 
-def file_of(line: bytes) -> File:
-    """The file that a plan has set down as `line`."""
-    entry = manifest.decode(line)
-    if not isinstance(entry, File):
-        raise TypeError(entry)
-    return entry
-
-
 def begun(where: tuple[str, str | None], first: Wanted) -> Fetch:
     """A fetch of that object that begins with `first`, which is to be `join`ed to it."""
     span = first.span
@@ -112,9 +103,3 @@ def join(fetch: Fetch, wanted: Wanted) -> None:
     fetch.contents.append(wanted)
     if wanted.span is not None:
         fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
-
-
-def want(fetch: Fetch, lines: list[bytes]) -> None:
-    """Bring the content that was joined last for one more file, whose names `lines` are the entries of."""
-    fetch.contents[-1].groups.append(lines)
-    fetch.entry_bytes += sum(map(len, lines))
