@@ -18,6 +18,7 @@ from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.landing import Room, SharedRooms, private_room
 from sysbackup.recovery.placing import Placer
 from sysbackup.recovery.restore_report import Outcome
+from sysbackup.recovery.streamed import place_large
 
 
 class Order(Struct, frozen=True):
@@ -71,12 +72,14 @@ class TargetWork:
     What is done in the target; both block, and raise `RestoreError` where no more can be written.
 
     `look` finds what is there already, and returns what is still to be fetched.
-    `place` takes apart what a read has brought, so many bytes in a `room`, and writes its files.
+    `place` takes apart what a read has brought into a `room`, and writes its files; those of a
+    large content only with `takes_large`.
     """
 
     room: Callable[[int], AbstractContextManager[Room]]
     look: Callable[[Fetch], tuple[Outcome, Fetch]]
-    place: Callable[[Fetch, Room, int], Placed]
+    place: Callable[[Fetch, Room], Placed]
+    takes_large: bool
 
 
 def placing_pool(number: int, order: Order, root: int, slots: SharedSlots, stop: Flag) -> ProcessPool:
@@ -98,10 +101,10 @@ def by_processes(pool: ProcessPool, rooms: SharedRooms) -> TargetWork:
         answer = work(Job(fetch))
         return answer.outcome, answer.left or fetch.part([])
 
-    def place(fetch: Fetch, room: Room, length: int) -> Placed:
-        return work(Job(fetch, room.slot, length))
+    def place(fetch: Fetch, room: Room) -> Placed:
+        return work(Job(fetch, room.slot, room.length))
 
-    return TargetWork(rooms.room, look, place)
+    return TargetWork(rooms.room, look, place, takes_large=True)
 
 
 def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWork:
@@ -112,12 +115,12 @@ def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWor
             left = one.look(fetch)
             return one.outcome, left
 
-    def place(fetch: Fetch, room: Room, length: int) -> Placed:
+    def place(fetch: Fetch, room: Room) -> Placed:
         with placer() as one:
-            damaged = one.place_all(fetch, room.view[:length])
+            damaged = one.place_all(fetch, room.view[: room.length])
             return Placed(one.outcome, damaged)
 
-    return TargetWork(private_room, look, place)
+    return TargetWork(private_room, look, place, takes_large=False)
 
 
 def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
@@ -137,7 +140,13 @@ def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
             if job.slot is None:
                 left = placer.look(job.fetch)
                 return _encoder.encode(Placed(placer.outcome, left=left))
-            damaged = placer.place_all(job.fetch, slots.view(job.slot, job.length))
+            view = slots.view(job.slot, job.length)
+            if job.fetch.large:
+                damage = place_large(placer, job.fetch, view)
+                # of what is damaged nothing was placed: it is tried again, or failed, as a whole
+                placed = Placed(placer.outcome) if damage is None else Placed(Outcome(), {0: damage})
+                return _encoder.encode(placed)
+            damaged = placer.place_all(job.fetch, view)
         except RestoreError as exc:
             return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
         return _encoder.encode(Placed(placer.outcome, damaged))
