@@ -13,10 +13,9 @@ import pytest
 import uvloop
 
 from sysbackup.concurrency.flag import Flag
-from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.errors import ProgramError, RestoreError
 from sysbackup.recovery import stored_runs
-from sysbackup.recovery.placing_processes import Order, placing_pool
+from sysbackup.recovery.placing_processes import placing_pool
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import ObjectStore
@@ -45,7 +44,7 @@ def backup() -> Backup:
 
 def _helpers() -> list[int]:
     """The processes that help this one, whichever thread started them."""
-    return [pid for pid in children() if b"pool:serve" in command_line(pid)]
+    return [pid for pid in children() if b"pool_member:serve" in command_line(pid)]
 
 
 def test_the_same_with_helpers_and_without(backup: Backup, tmp_path: Path) -> None:
@@ -182,8 +181,7 @@ def test_killed_helper(backup: Backup, tmp_path: Path) -> None:
 def test_helpers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials in our environment do not reach the helpers, nor does Ctrl-C."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    order = Order(overwrite=False, numeric_owner=False)
-    with Flag() as stop, SharedSlots(1, 1) as slots, placing_pool(1, order, 2, slots, stop):
+    with Flag() as stop, placing_pool(1, stop):
         while not _helpers():  # exec(2) is not quite done when Popen returns
             time.sleep(0.01)
         (pid,) = _helpers()
