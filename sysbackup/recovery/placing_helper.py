@@ -65,7 +65,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
     """What such a process does."""
-    gc.freeze()
+    gc.disable()  # jobs are of many small things, and make no cycles: what they hold goes with them
     told = _settings.decode(setting)
     how = told.order
     root, shared = descriptors
