@@ -14,7 +14,7 @@ import uvloop
 from msgspec import UNSET
 
 from sysbackup.concurrency.flag import Flag
-from sysbackup.errors import ProgramError, RestoreError
+from sysbackup.errors import FormatError, ProgramError, RestoreError
 from sysbackup.recovery import stored_runs
 from sysbackup.recovery.placing_processes import placing_pool
 from sysbackup.recovery.restore_report import Options, Report
@@ -120,6 +120,15 @@ def test_each_name_of_a_damaged_large_content_fails_once(tmp_path: Path, helped:
     assert (report.counts.files, report.counts.failed, len(report.problems)) == (0, 3, 3)
     assert (tmp_path / "a").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_helpers_that_started_for_nothing(backup: Backup, tmp_path: Path) -> None:
+    """Where the manifest turns out to be damaged, those that started meanwhile leave, and nothing was written."""
+    backup.stored(cut=-100)
+    with pytest.raises(FormatError, match="cannot be used"):
+        uvloop.run(_restore(backup.store, tmp_path / "t"))
+    assert _helpers() == []
+    assert not (tmp_path / "t").exists()
 
 
 def test_problems_come_back(backup: Backup, tmp_path: Path) -> None:
