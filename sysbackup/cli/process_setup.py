@@ -7,8 +7,11 @@ import resource
 from contextlib import suppress
 
 # mallopt(3), malloc.h
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _THRESHOLD = 256 << 10
+_KEPT = (
+    8 << 20
+)  # of the heap's free end: else what a connection brings, 250 KiB at a time, lands in new pages each time
 
 
 def prepare() -> None:
@@ -28,4 +31,6 @@ def prepare() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+            mallopt(_M_TRIM_THRESHOLD, _KEPT)

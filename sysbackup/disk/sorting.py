@@ -84,7 +84,8 @@ class Sorter:
         with self._lock:
             for record in records:
                 self._held.append(record)
-                self._size += len(record[0]) + len(record[1]) + _OVERHEAD
+                key, value = record
+                self._size += len(key) + len(value) + _OVERHEAD
             if self._size >= self._memory:
                 self._set_down()
 
@@ -92,6 +93,8 @@ class Sorter:
         """All records by key. Nothing may be added afterwards; may be called once more to read again."""
         with self._lock:
             self._held.sort(key=itemgetter(0))
+            if not self._levels:
+                return iter(self._held)
             # Files come in the order in which they were written and merge() is stable: so are equal keys.
             files = chain.from_iterable(reversed(self._levels))
             return self._whole(heapq.merge(*(_read(file) for file in files), self._held, key=itemgetter(0)))

@@ -62,24 +62,23 @@ class Applier:
         bits = permissions.plain_bits(node, self._owners)
         return None if ids is None or bits is None else Plain(*ids, bits, self._setter.are_ours(*ids))
 
-    def apply_to_draft(self, draft: Draft, node: Node, plain: Plain | None, path: bytes) -> None:
+    def apply_to_draft(
+        self, draft: Draft, plain: Plain, attributes: dict[str, str] | None, mtime: int, path: bytes
+    ) -> None:
         """
-        Like `apply`, for a file under way; `plain` is what `plain` said of it.
+        Like `apply`, for a file under way of whose entry `plain` is all that there is to owner and permissions.
 
         No system call is made for what it has from its birth: of somebody who restores
         a machine's files as root most have their owner, and all their permissions.
         """
-        if plain is None:
-            self.apply(draft.fd, node, path)
-            return
         if not (plain.ours and draft.place.ours):
             self._setter.give(draft.fd, plain.uid, plain.gid, path, self._lack)
         # the umask does not hold where an ACL is inherited, and what that leaves nobody knows
         if draft.asked != plain.mode or plain.mode & self._umask or draft.place.inherits:
             os.chmod(draft.fd, plain.mode)
-        if node.xattrs is not UNSET:
-            xattrs.apply(draft.fd, node.xattrs, path, self._lack)
-        times.apply(draft.fd, node, path, self._lack)
+        if attributes is not None:
+            xattrs.apply(draft.fd, attributes, path, self._lack)
+        times.apply(draft.fd, mtime, path, self._lack)
 
     def apply(self, made: int | bytes, node: Node, path: bytes) -> None:
         """
@@ -93,7 +92,7 @@ class Applier:
         permissions.apply(made, node, self._owners, path, self._lack, owned=owned)
         if node.xattrs is not UNSET:
             xattrs.apply(made, node.xattrs, path, self._lack)
-        times.apply(made, node, path, self._lack)
+        times.apply(made, node.mtime, path, self._lack)
 
     def apply_over(self, made: bytes, node: Node, path: bytes) -> None:
         """Like `apply`, for what was there before: an ACL that the backup does not know goes, too."""
@@ -105,7 +104,7 @@ class Applier:
         self._setter.apply(made, node, path, self._lack)
         if node.xattrs is not UNSET:
             xattrs.apply(made, node.xattrs, path, self._lack)
-        times.apply(made, node, path, self._lack)
+        times.apply(made, node.mtime, path, self._lack)
 
     def matches(self, made: bytes, status: os.stat_result, node: Node, path: bytes) -> bool:
         """Whether what was there before, of that status, has all of it, but for an owner nobody here can set."""

@@ -8,9 +8,8 @@ symbolic link in the middle of a path is an obstacle, never a way (openat(2)).
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sysbackup.errors import RestoreError, UsageError
 from sysbackup.files import acl
@@ -22,7 +21,7 @@ _KEPT = 128  # open directories per walker
 UNNAMED = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 """Opens, for the name `.` in a directory, a file without a name in there (open(2), O_TMPFILE)."""
 
-_NO_NAMES = {b"", b".", b".."}
+_NO_NAMES = (b"", b".", b"..")
 
 
 class Obstacle(Exception):  # what is in the way, not an error of ours
@@ -33,8 +32,7 @@ class InTheWay(Obstacle):  # likewise
     """Something has an entry's name already, and was kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPlace:
+class TargetPlace(NamedTuple):
     """
     An open directory.
 
@@ -136,11 +134,21 @@ class Walker:
         `Obstacle` as `split` and `reach` raise it.
         """
         above, _, name = path.rpartition(b"/")
-        if above == self._last[0] and path[:1] == b"/" and name not in _NO_NAMES and b"\0" not in name:
-            return self._last[1], name
-        place = self.reach(split(path)[0])
-        self._last = (above, place)
+        last, place = self._last
+        if path[:1] != b"/" or name in _NO_NAMES or b"\0" in name:
+            split(path)  # which says what is wrong with it
+        if above != last:
+            # what is open was reached by plain names
+            place = self.reach(above[1:] if above[1:] in self._open else split(path)[0])
+            self._last = (above, place)
         return place, name
+
+    def opened(self, path: bytes) -> int:
+        """A descriptor of the directory that `reach` finds there, for the caller to close."""
+        if not path:
+            return os.dup(self._root.fd)
+        above, _, name = path.rpartition(b"/")
+        return self._step(self.reach(above).fd, name, path)
 
     def reach(self, path: bytes) -> TargetPlace:
         """

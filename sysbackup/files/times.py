@@ -13,10 +13,10 @@ def read(status: os.stat_result) -> int:
     return status.st_mtime_ns
 
 
-def apply(made: int | bytes, node: Node, path: bytes, lack: Lack) -> None:
+def apply(made: int | bytes, mtime: int, path: bytes, lack: Lack) -> None:
     """Set it on an open file, or what a `proc_path` leads to. Last of all: every other change moves it."""
     try:
-        os.utime(made, ns=(node.mtime, node.mtime))
+        os.utime(made, ns=(mtime, mtime))
     except (OSError, OverflowError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not a time that a file can have"
         lack(_NO_TIME.format(reason), path)

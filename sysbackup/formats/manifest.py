@@ -8,6 +8,7 @@ table before the end by which the manifest is read from its middle (`manifest_ta
 """
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -196,6 +197,8 @@ class End(Struct, tag_field="typ", tag="end", kw_only=True):
 FileNode = File | Link | Directory | Fifo | CharDevice | BlockDevice
 Entry = RunHeader | File | Link | Directory | Fifo | CharDevice | BlockDevice | Snapshot | Log | End
 
+_DATED = (RunHeader, Snapshot, Log)  # a tuple: it is asked of every line, and `|` makes a new type each time
+
 _T = TypeVar("_T")
 
 _encoder = msgspec.json.Encoder()
@@ -218,11 +221,24 @@ def decoded(line: bytes, decoder: "msgspec.json.Decoder[_T]") -> _T:
         raise FormatError(f"a manifest holds a line of more names than an entry can have: {line[:_SAID]!r}")
     try:
         entry = decoder.decode(line)
-        if isinstance(entry, RunHeader | Snapshot | Log):
+        if isinstance(entry, _DATED):
             _check_dates(entry)
     except (*UNREADABLE, OverflowError) as exc:
         raise FormatError(f"a manifest holds a line that is none ({brief(str(exc))}): {line[:_SAID]!r}") from exc
     return entry
+
+
+def all_decoded(lines: Sequence[bytes], decoder: "msgspec.json.Decoder[_T]") -> list[_T]:
+    """What a decoder makes of several lines, with the same care; for most, without asking anew for each of them."""
+    if max(map(len, lines), default=0) <= _LARGE:
+        try:
+            found = list(map(decoder.decode, lines))
+        except UNREADABLE:
+            pass  # one by one it is told which
+        else:
+            if not any(issubclass(kind, _DATED) for kind in set(map(type, found))):
+                return found
+    return [decoded(line, decoder) for line in lines]
 
 
 def _check_dates(entry: RunHeader | Snapshot | Log) -> None:

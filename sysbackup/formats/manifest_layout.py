@@ -55,9 +55,9 @@ _OF: dict[type, str] = {
 }
 
 
-def decode(line: bytes) -> Line:
-    """One line of a manifest of format 2. `FormatError` where it is none."""
-    return manifest.decoded(line, _decoder)
+def decode(lines: Sequence[bytes]) -> list[Line]:
+    """Some lines of a manifest of format 2. `FormatError` where one is none."""
+    return manifest.all_decoded(lines, _decoder)
 
 
 def sorted_behind(last: bytes, nodes: Sequence[FileNode]) -> bytes:

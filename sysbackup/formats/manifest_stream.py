@@ -89,7 +89,7 @@ class ManifestReader:
     def _entries(self, lines: list[bytes]) -> list[Entry]:
         if self._layout is None:
             return [self._checked(decode(line)) for line in lines]
-        entries = self._layout.take([manifest_layout.decode(line) for line in lines])
+        entries = self._layout.take(manifest_layout.decode(lines))
         if entries and isinstance(entries[-1], End):
             self._end = entries[-1]
         return entries

@@ -7,12 +7,10 @@ took with one: seven system calls for each file, and as many changes of hands.
 Messages go through a socket, which copies them twice: what is large belongs into `SharedSlots`.
 """
 
-import importlib
 import queue
 import socket
-import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -21,35 +19,35 @@ from sysbackup.concurrency.flag import Flag
 from sysbackup.errors import ProgramError
 from sysbackup.programs.children import environment
 from sysbackup.programs.own_python import own_python
+from sysbackup.programs.pool_member import give, receive, send
 
-_LENGTH = struct.Struct(">Q")
 _LEAVING = 10.0  # seconds that a process gets to leave after its last job
-
-Work = Callable[[bytes], bytes]
-"""Does one job, from what it is told; returns the answer."""
 
 
 class ProcessPool:
     """
     A few processes that do one kind of work. A context manager; leaving it ends them.
 
-    `kind` names a function, `module:function`, that each process calls once
-    with `order`, descriptors of its own for `descriptors`, and `stop`; it
-    returns the `Work` that is done from then on. `OSError` where they cannot be started.
+    `kind` names a function, `module:function`, whose module each process imports at
+    once. When they are told to `begin` each calls it with `order`, descriptors of its
+    own for `descriptors`, and `stop`; it returns the `Work` that is done from then on.
+    `OSError` where they cannot be started.
     """
 
-    def __init__(self, number: int, kind: str, order: bytes, descriptors: Sequence[int], stop: Flag) -> None:
+    def __init__(self, number: int, kind: str, stop: Flag) -> None:
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._all: list[_Process] = []
         try:
             for _ in range(number):
-                process = _Process(kind, descriptors, stop)
-                self._all.append(process)
-                process.send(order)
-                self._idle.put(process)
+                self._all.append(_Process(kind, stop))
         except BaseException:
             self._end()
             raise
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self._all)
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +55,15 @@ class ProcessPool:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()
 
+    def begin(self, order: bytes, descriptors: Sequence[int]) -> None:
+        """Tell them, once, what their work is. `ProgramError` where one has not lived to hear it."""
+        for process in self._all:
+            process.begin(order, descriptors)
+            self._idle.put(process)
+
     def work(self, job: bytes) -> bytes:
         """
-        Have one job done by the next process that is free; blocks until it is.
+        Once it was begun, have one job done by the next process that is free; blocks until it is.
 
         To be called by no more threads than there are processes. `ProgramError`
         where the process did not live to answer.
@@ -81,12 +85,12 @@ class ProcessPool:
 class _Process:
     """One process, seen from here."""
 
-    def __init__(self, kind: str, descriptors: Sequence[int], stop: Flag) -> None:
+    def __init__(self, kind: str, stop: Flag) -> None:
         self.channel, theirs = socket.socketpair()
         try:
-            passed = (theirs.fileno(), stop.descriptor, *descriptors)
+            passed = (theirs.fileno(), stop.descriptor)
             self._popen = subprocess.Popen(
-                own_python(f"{__name__}:serve", kind, ",".join(map(str, passed))),
+                own_python("sysbackup.programs.pool_member:serve", kind, *map(str, passed)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=passed,
@@ -99,15 +103,22 @@ class _Process:
         finally:
             theirs.close()
 
+    def begin(self, order: bytes, descriptors: Sequence[int]) -> None:
+        try:
+            give(self.channel, descriptors)
+        except OSError as exc:
+            raise self._lost() from exc
+        self.send(order)
+
     def send(self, message: bytes) -> None:
         try:
-            _send(self.channel, message)
+            send(self.channel, message)
         except OSError as exc:
             raise self._lost() from exc
 
     def answer(self) -> bytes:
         try:
-            found = _receive(self.channel)
+            found = receive(self.channel)
         except OSError as exc:
             raise self._lost() from exc
         if found is None:
@@ -129,40 +140,3 @@ class _Process:
         return ProgramError(
             f"a helper process of sysbackup ended unexpectedly (status {status}; was it killed for want of memory?)"
         )
-
-
-def serve(kind: str, numbers: str) -> None:
-    """The life of one process: jobs until nobody sends any more."""
-    channel_number, flag, *descriptors = map(int, numbers.split(","))
-    module, _, function = kind.partition(":")
-    with socket.socket(fileno=channel_number) as channel, Flag(flag) as stop:
-        order = _receive(channel)
-        if order is None:
-            return
-        work: Work = getattr(importlib.import_module(module), function)(order, descriptors, stop)
-        while (job := _receive(channel)) is not None:
-            try:
-                _send(channel, work(job))
-            except BrokenPipeError:  # whoever asked has gone
-                return
-
-
-def _send(channel: socket.socket, message: bytes) -> None:
-    channel.sendall(_LENGTH.pack(len(message)) + message)
-
-
-def _receive(channel: socket.socket) -> bytes | None:
-    """The next message; None where the other side has closed."""
-    length = _exactly(channel, _LENGTH.size)
-    return None if length is None else _exactly(channel, *_LENGTH.unpack(length))
-
-
-def _exactly(channel: socket.socket, length: int) -> bytes | None:
-    data = bytearray(length)
-    view = memoryview(data)
-    while view:
-        got = channel.recv_into(view)
-        if not got:
-            return None
-        view = view[got:]
-    return bytes(data)

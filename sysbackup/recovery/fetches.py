@@ -3,16 +3,17 @@
 from msgspec import Struct
 
 from sysbackup.config.sections import MIB
-from sysbackup.formats import encodings, manifest
-from sysbackup.formats.manifest import File
+from sysbackup.formats import encodings
 from sysbackup.model import Span
 
-# A content up to this size is held in memory whole, checked, and written at once; a larger one streams.
+# A content up to this size is held in memory whole, checked, and written at once; a larger one goes by in pieces.
 HELD = 8 * MIB
 
 _GAP = MIB  # what lies between two members is read too, if it is no more than this: cheaper than a request
 RANGE = 32 * MIB
 """No single read into memory is longer."""
+
+_PIECES = 8 * MIB  # of a content that goes by in pieces: what is under way
 
 
 class Wanted(Struct):
@@ -21,7 +22,7 @@ class Wanted(Struct):
 
     `span` is where its bytes are in the object; None: it is all of it. `encoding` names
     what the manifest says of them; of an object of its own they may be another.
-    `groups` holds for each file to be made its encoded entries: more than one
+    `groups` holds for each file to be made what was `planned`, encoded: more than one
     where they are hard links to one inode.
     """
 
@@ -53,24 +54,25 @@ class Fetch(Struct):
     entry_bytes: int = 0
 
     @property
-    def streams(self) -> bool:
-        """Whether its one content is too large to be held."""
+    def large(self) -> bool:
+        """Whether its one content is too large to be held: it is by itself then."""
         return len(self.contents) == 1 and self.contents[0].size > HELD
 
     @property
     def cost(self) -> int:
-        """The most bytes it holds in memory."""
-        if self.streams:
-            return 8 * MIB + self.entry_bytes
+        """The most bytes it holds in memory; of a large content without those that were read."""
+        if self.large:
+            return _PIECES + self.entry_bytes
         largest = max(wanted.size for wanted in self.contents)
         return self.entry_bytes + largest + self.read_most
 
     @property
     def read_most(self) -> int:
-        """The most bytes that the read brings; no more than `RANGE` of what does not stream."""
+        """The most bytes that are to be read into memory; of a large content there may be more."""
         if not self.key:
             return 0
-        return self.contents[0].stored_most if self.length is None else self.length
+        most = self.contents[0].stored_most if self.length is None else self.length
+        return min(most, RANGE) if self.large else most
 
     def part(self, contents: list[Wanted]) -> "Fetch":
         """A read of some of its contents, no longer than it must be; what it may cost is not more."""
@@ -83,14 +85,6 @@ class Fetch(Struct):
         return fetch
 
 
-def file_of(line: bytes) -> File:
-    """The file that a plan has set down as `line`."""
-    entry = manifest.decode(line)
-    if not isinstance(entry, File):
-        raise TypeError(entry)
-    return entry
-
-
 def begun(where: tuple[str, str | None], first: Wanted) -> Fetch:
     """A fetch of that object that begins with `first`, which is to be `join`ed to it."""
     span = first.span
@@ -101,7 +95,7 @@ def joins(fetch: Fetch, where: tuple[str, str | None], wanted: Wanted) -> bool:
     """Whether one read can bring `wanted` too, which lies behind all that the fetch has."""
     if (fetch.key, fetch.version) != where or fetch.length is None or wanted.span is None:
         return False
-    if fetch.streams or wanted.size > HELD:
+    if fetch.large or wanted.size > HELD:
         return False
     near = wanted.span.offset <= fetch.start + fetch.length + _GAP
     return near and wanted.span.end - fetch.start <= RANGE
@@ -112,9 +106,3 @@ def join(fetch: Fetch, wanted: Wanted) -> None:
     fetch.contents.append(wanted)
     if wanted.span is not None:
         fetch.length = max(fetch.length or 0, wanted.span.end - fetch.start)
-
-
-def want(fetch: Fetch, lines: list[bytes]) -> None:
-    """Bring the content that was joined last for one more file, whose names `lines` are the entries of."""
-    fetch.contents[-1].groups.append(lines)
-    fetch.entry_bytes += sum(map(len, lines))

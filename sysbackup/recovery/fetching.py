@@ -1,12 +1,12 @@
 """
 Contents on their way from the bucket to the disk: several objects at once, within a bound of memory.
 
-What is small arrives whole and is taken apart by a worker thread, one job for
-all of a read; what is large streams.
+What a read brings arrives whole and is taken apart by a helper, one job for all of
+a read; what is too large for that streams.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
 
 from sysbackup.concurrency.budget import Budget, Hold
@@ -14,6 +14,7 @@ from sysbackup.concurrency.task_groups import tasks
 from sysbackup.concurrency.threads import Threads
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.recovery.fetches import Fetch
+from sysbackup.recovery.landing import Room
 from sysbackup.recovery.placing import Placer, where
 from sysbackup.recovery.placing_processes import TargetWork
 from sysbackup.recovery.refusals import reason
@@ -70,7 +71,8 @@ class Fetcher:
         async with tasks() as group:
             while (fetch := await planner.run(next, fetches, None)) is not None:
                 await self._reads.acquire()
-                group.create_task(self._one(fetch, await self._memory.take(fetch.cost)))
+                more = fetch.read_most if fetch.large and self._target.takes_large else 0
+                group.create_task(self._one(fetch, await self._memory.take(fetch.cost + more)))
         if self._denied and not self._read:
             raise self._denied[0]
 
@@ -81,35 +83,42 @@ class Fetcher:
                 self._report(outcome)
             if not fetch.contents:
                 return
-            if fetch.streams:
-                await self._stream(fetch)
+            if fetch.large and not self._target.takes_large:
+                await self._stream(fetch, self._chunks(fetch))
             else:
-                await self._hold(fetch)
+                await self._hold(fetch, hold)
         finally:
             hold.release()
             self._reads.release()
 
-    async def _hold(self, fetch: Fetch) -> None:
+    async def _hold(self, fetch: Fetch, hold: Hold) -> None:
         """What does not fit is read once more, before it is called damaged: it may have been the way."""
-        damaged = await self._try(fetch)
+        damaged = await self._try(fetch, hold)
         if damaged and fetch.key:
             fetch = fetch.part([fetch.contents[number] for number in damaged])
-            damaged = await self._try(fetch)
+            damaged = await self._try(fetch, hold)
         if damaged:
             self._report(await self._threads.run(self._fail, fetch, damaged))
 
-    async def _try(self, fetch: Fetch) -> dict[int, str]:
+    async def _try(self, fetch: Fetch, hold: Hold) -> dict[int, str]:
         """Read and place; returns the numbers of contents that do not fit, and why."""
         with self._target.room(fetch.read_most) as room:
-            try:
-                length = await self._whole(fetch, room.view)
-            except FormatError as exc:
-                return dict.fromkeys(range(len(fetch.contents)), str(exc))
-            except StoreError as exc:
-                reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
-                self._report(await self._threads.run(self._fail, fetch, reasons))
-                return {}
-            placed = await self._placing.run(self._target.place, fetch, room, length)
+            async with aclosing(self._chunks(fetch)) as chunks:
+                try:
+                    over = await self._fill(room, chunks) if fetch.key else None
+                except StoreError as exc:
+                    reasons = dict.fromkeys(range(len(fetch.contents)), self._judged(exc))
+                    self._report(await self._threads.run(self._fail, fetch, reasons))
+                    return {}
+                if over is not None and fetch.large:
+                    await self._stream(fetch, _continued(room, over, chunks))
+                    return {}
+            if over is not None:
+                why = "the object is larger than what was stored there"
+                return dict.fromkeys(range(len(fetch.contents)), why)
+            if fetch.large:
+                hold.shrink(fetch.cost + room.length)
+            placed = await self._placing.run(self._target.place, fetch, room)
         self._report(placed.outcome)
         return placed.damaged
 
@@ -119,31 +128,29 @@ class Fetcher:
                 placer.fail(fetch.contents[number], f"{why} ({where(fetch)})")
             return placer.outcome
 
-    async def _whole(self, fetch: Fetch, view: memoryview) -> int:
-        """Read what a fetch asks for; how many bytes came: fewer where the object ends early."""
-        if not fetch.key:
-            return 0
-        length = 0
-        async with aclosing(self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)) as chunks:
-            async for chunk in chunks:
-                begin, length = length, length + len(chunk)
-                if length > len(view):
-                    raise FormatError("the object is larger than what was stored there")
-                view[begin:length] = chunk
-        self._read += 1
-        return length
+    def _chunks(self, fetch: Fetch) -> AsyncGenerator[bytes, None]:
+        """What a fetch asks for."""
+        return self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)
 
-    async def _stream(self, fetch: Fetch) -> None:
+    async def _fill(self, room: Room, chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+        """Read it, fewer bytes where the object ends early; returns the first chunk for which there is no room."""
+        async for chunk in chunks:
+            if not room.take(chunk):
+                return chunk
+        self._read += 1
+        return None
+
+    async def _stream(self, fetch: Fetch, chunks: AsyncGenerator[bytes, None]) -> None:
         with self._placer() as placer:
-            if not await self._streamed(fetch, Streamed(placer, fetch), last=False):
-                await self._streamed(fetch, Doubted(placer, fetch), last=True)
+            if not await self._streamed(Streamed(placer, fetch), chunks, last=False):
+                await self._streamed(Doubted(placer, fetch), self._chunks(fetch), last=True)
             self._report(placer.outcome)
 
-    async def _streamed(self, fetch: Fetch, stream: Streamed | Doubted, *, last: bool) -> bool:
+    async def _streamed(self, stream: Streamed | Doubted, chunks: AsyncGenerator[bytes, None], *, last: bool) -> bool:
         """Whether the content is dealt with. Not so where it does not fit and this was not the last try."""
         try:
             if await self._threads.run(stream.begin):
-                await self._feed(fetch, stream)
+                await self._feed(stream, chunks)
         except FormatError as exc:
             if not last:
                 return False
@@ -156,12 +163,11 @@ class Fetcher:
             stream.close()
         return True
 
-    async def _feed(self, fetch: Fetch, stream: Streamed | Doubted) -> None:
+    async def _feed(self, stream: Streamed | Doubted, read: AsyncGenerator[bytes, None]) -> None:
         """Read the next bytes while a thread unpacks, hashes and writes the last ones."""
         feeding: asyncio.Task[None] | None = None
         waiting: list[bytes] = []
         size = 0
-        read = self._store.read(fetch.key, fetch.version, fetch.start, fetch.length)
         async with aclosing(read) as chunks, tasks() as group:
             async for chunk in chunks:
                 waiting.append(chunk)
@@ -186,3 +192,12 @@ class Fetcher:
             if len(self._denied) >= _DENIED:
                 raise exc
         return str(exc)
+
+
+async def _continued(room: Room, over: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """What has landed, then what did not fit, then the rest."""
+    for at in range(0, room.length, _FEED):
+        yield bytes(room.view[at : min(at + _FEED, room.length)])
+    yield over
+    async for chunk in chunks:
+        yield chunk

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from sysbackup.concurrency.shared_slots import SharedSlots
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Room:
-    """Memory for one read. `slot` is the number by which helpers know it; -1 where they do not."""
+    """
+    Memory for one read, of which the first `length` bytes have arrived.
+
+    `slot` is the number by which helpers know it; -1 where they do not.
+    """
 
     view: memoryview
     slot: int = -1
+    length: int = 0
+
+    def take(self, chunk: bytes) -> bool:
+        """Set down what has arrived; False where it does not fit: then nothing of it is."""
+        end = self.length + len(chunk)
+        if end > len(self.view):
+            return False
+        self.view[self.length : end] = chunk
+        self.length = end
+        return True
 
 
 @contextmanager
@@ -40,10 +54,11 @@ class SharedRooms:
         """A slot with at least `size` bytes, no more than a slot has."""
         slot = min(self._free, key=lambda number: (self._held[number] < size, abs(self._held[number] - size)))
         self._free.remove(slot)
-        self._held[slot] = max(self._held[slot], size)
+        room = Room(self._slots.view(slot, size), slot)
         try:
-            yield Room(self._slots.view(slot, size), slot)
+            yield room
         finally:
+            self._held[slot] = max(self._held[slot], room.length)
             if sum(self._held[number] for number in self._free) + self._held[slot] > self._memory:
                 self._slots.trim(slot)
                 self._held[slot] = 0

@@ -11,11 +11,14 @@ from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import Obstacle, Walker, split
 from sysbackup.files.writing import Draft, check_free
 from sysbackup.formats import encodings
-from sysbackup.formats.manifest import File
-from sysbackup.recovery.fetches import Fetch, Wanted, file_of
+from sysbackup.recovery.fetches import Fetch, Wanted
+from sysbackup.recovery.planned import PlannedFile, entry_of, planned
 from sysbackup.recovery.present import Present
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
+
+_KINDS = 1024  # of owners and permissions that are remembered
+_LONGEST = 1024  # bytes of what is said of them
 
 _NOT_LINKED = "hard links could not be made, the files were restored as copies"
 
@@ -32,6 +35,7 @@ class Placer:
         self.outcome = Outcome()
         self._walker = walker
         self._applier = Applier(owners, self.outcome.lack, umask)
+        self._known: dict[bytes, Plain | None] = {}
         self._stop = stop
         self._overwrite = overwrite
         self._present = Present(self._walker, self._applier, self.outcome, overwrite=overwrite)
@@ -75,15 +79,15 @@ class Placer:
             if self._stop.is_set():
                 return
             if ready is None and len(group) == 1:
-                self._make(group[0], content)
+                self._make(group[0], wanted.size, content)
             else:
-                self._make_linked(group, content, ready)
+                self._make_linked(group, wanted.size, content, ready)
                 ready = None
 
     def fail(self, wanted: Wanted, reason: str) -> None:
         """Count all files that want a content that cannot be had."""
         for group in wanted.groups:
-            self.outcome.fail_all((file_of(line).path_bytes for line in group), reason)
+            self.outcome.fail_all((planned(line).path for line in group), reason)
 
     def begin(self, wanted: Wanted) -> Draft | None:
         """
@@ -93,7 +97,7 @@ class Placer:
         """
         for group in wanted.groups:
             while group:
-                path = file_of(group[0]).path_bytes
+                path = planned(group[0]).path
                 try:
                     place, name = self._walker.find(path)
                     if not self._overwrite:
@@ -108,47 +112,45 @@ class Placer:
         wanted.groups = []
         return None
 
-    def _make(self, line: bytes, content: Iterable[bytes]) -> None:
+    def _make(self, line: bytes, size: int, content: Iterable[bytes]) -> None:
         """One file that has one name, as most have."""
-        entry = file_of(line)
-        path = entry.path_bytes
+        file = planned(line)
         try:
-            draft, name, plain = self._write(entry, path, content)
+            draft, name, plain = self._write(file, content)
             try:
-                self._finish(draft, name, plain, entry, path)
+                self._finish(draft, name, plain, file, size)
             finally:
                 draft.close()
         except (OSError, Obstacle, FormatError) as exc:
-            refused(self.outcome, path, exc)
+            refused(self.outcome, file.path, exc)
 
-    def _make_linked(self, group: list[bytes], content: Iterable[bytes], ready: Draft | None) -> None:
+    def _make_linked(self, group: list[bytes], size: int, content: Iterable[bytes], ready: Draft | None) -> None:
         """One file under all its names. `ready` stays open: it may be what others are copied from."""
         made: list[Draft] = []
         linked: Draft | None = None
         try:
             for line in group:
-                entry = file_of(line)
-                path = entry.path_bytes
+                file = planned(line)
                 try:
-                    if linked is not None and self._link(linked, path):
+                    if linked is not None and self._link(linked, file.path):
                         continue
                     if ready is None:
-                        draft, name, plain = self._write(entry, path, content)
+                        draft, name, plain = self._write(file, content)
                         made.append(draft)
                     else:
-                        draft, name, plain, ready = ready, split(path)[1], self._applier.plain(entry), None
-                    self._finish(draft, name, plain, entry, path)
+                        draft, name, plain, ready = ready, split(file.path)[1], self._plain(file.rights), None
+                    self._finish(draft, name, plain, file, size)
                     linked = draft
                 except (OSError, Obstacle, FormatError) as exc:
-                    refused(self.outcome, path, exc)
+                    refused(self.outcome, file.path, exc)
         finally:
             for draft in made:
                 draft.close()
 
-    def _write(self, entry: File, path: bytes, content: Iterable[bytes]) -> tuple[Draft, bytes, Plain | None]:
+    def _write(self, file: PlannedFile, content: Iterable[bytes]) -> tuple[Draft, bytes, Plain | None]:
         """A draft with all its bytes, the name that it is to have, and what else it is to be given."""
-        place, name = self._walker.find(path)
-        plain = self._applier.plain(entry)
+        place, name = self._walker.find(file.path)
+        plain = self._plain(file.rights)
         draft = Draft(place) if plain is None else Draft(place, plain.mode)
         try:
             for piece in content:
@@ -158,13 +160,28 @@ class Placer:
             raise
         return draft, name, plain
 
-    def _finish(self, draft: Draft, name: bytes, plain: Plain | None, entry: File, path: bytes) -> None:
+    def _plain(self, rights: bytes) -> Plain | None:
+        """What they say, if that is no more than a `Plain` holds; of few kinds most files are."""
+        try:
+            return self._known[rights]
+        except KeyError:
+            plain = self._applier.plain(entry_of(rights))
+            if len(rights) <= _LONGEST:
+                if len(self._known) >= _KINDS:
+                    self._known.clear()
+                self._known[rights] = plain
+            return plain
+
+    def _finish(self, draft: Draft, name: bytes, plain: Plain | None, file: PlannedFile, size: int) -> None:
         """Give a complete draft all that its entry says, and its name."""
         draft.settle()
-        self._applier.apply_to_draft(draft, entry, plain, path)
+        if plain is None or file.mtime is None:
+            self._applier.apply(draft.fd, file.entry(), file.path)
+        else:
+            self._applier.apply_to_draft(draft, plain, file.xattrs, file.mtime, file.path)
         draft.publish(name, overwrite=self._overwrite)
         self.outcome.files += 1
-        self.outcome.size += entry.size
+        self.outcome.size += size
 
     def _link(self, draft: Draft, path: bytes) -> bool:
         """Give a published file another name; False where only a copy will do."""

@@ -1,66 +1,21 @@
-"""Placing in processes of our own: what they are told, and what they answer."""
+"""Who places what was read: processes of our own where there is much of it, else the thread that asks."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
-from msgspec import Struct
 
 from sysbackup.concurrency.flag import Flag
 from sysbackup.concurrency.shared_slots import SharedSlots
 from sysbackup.errors import RestoreError
-from sysbackup.files.owners import Owners
-from sysbackup.files.target_tree import Walker
-from sysbackup.programs.pool import ProcessPool, Work
+from sysbackup.programs.pool import ProcessPool
 from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.landing import Room, SharedRooms, private_room
 from sysbackup.recovery.placing import Placer
+from sysbackup.recovery.placing_helper import Job, Order, Placed, Setting
 from sysbackup.recovery.restore_report import Outcome
 
-
-class Order(Struct, frozen=True):
-    """How all is to be placed."""
-
-    overwrite: bool
-    numeric_owner: bool
-
-
-class _Setting(Struct, frozen=True):
-    """What a helper is told in the beginning: its order, and the slots that bytes come in."""
-
-    order: Order
-    slots: int
-    slot_size: int
-
-
-class Placed(Struct, frozen=True):
-    """
-    What came of one job.
-
-    `damaged` are contents that do not fit their digests, by their numbers in
-    the fetch, and how: nothing was done about these. `left` is what a look
-    found to be still missing. `fatal` says why no other
-    job can go better.
-    """
-
-    outcome: Outcome
-    damaged: dict[int, str] = {}
-    left: Fetch | None = None
-    fatal: str | None = None
-
-
-class Job(Struct, frozen=True):
-    """One read's worth: to be looked for in the target, or to be placed from the first `length` bytes of `slot`."""
-
-    fetch: Fetch
-    slot: int | None = None
-    length: int = 0
-
-
-_settings = msgspec.msgpack.Decoder(_Setting)
-_jobs = msgspec.msgpack.Decoder(Job)
 _answers = msgspec.msgpack.Decoder(Placed)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -71,22 +26,29 @@ class TargetWork:
     What is done in the target; both block, and raise `RestoreError` where no more can be written.
 
     `look` finds what is there already, and returns what is still to be fetched.
-    `place` takes apart what a read has brought, so many bytes in a `room`, and writes its files.
+    `place` takes apart what a read has brought into a `room`, and writes its files; those of a
+    large content only with `takes_large`.
     """
 
     room: Callable[[int], AbstractContextManager[Room]]
     look: Callable[[Fetch], tuple[Outcome, Fetch]]
-    place: Callable[[Fetch, Room, int], Placed]
+    place: Callable[[Fetch, Room], Placed]
+    takes_large: bool
 
 
-def placing_pool(number: int, order: Order, root: int, slots: SharedSlots, stop: Flag) -> ProcessPool:
-    """Processes that place beneath an open target what they find in `slots`."""
-    setting = _encoder.encode(_Setting(order, slots.number, slots.size))
-    return ProcessPool(number, f"{__name__}:helper", setting, (root, slots.descriptor), stop)
+def placing_pool(number: int, stop: Flag) -> ProcessPool:
+    """Processes that will place, when they know where."""
+    return ProcessPool(number, "sysbackup.recovery.placing_helper:helper", stop)
 
 
-def by_processes(pool: ProcessPool, rooms: SharedRooms) -> TargetWork:
-    """Looking and placing by the processes of a `placing_pool`, whose slots the rooms are in."""
+def by_processes(pool: ProcessPool, order: Order, root: int, slots: SharedSlots, memory: int) -> TargetWork:
+    """
+    Looking and placing beneath an open target by the processes of a `placing_pool`.
+
+    They find in `slots` what was read; of what is not in use there no more than `memory` is kept.
+    """
+    pool.begin(_encoder.encode(Setting(order, slots.number, slots.size)), (root, slots.descriptor))
+    rooms = SharedRooms(slots, memory)
 
     def work(job: Job) -> Placed:
         answer = _answers.decode(pool.work(_encoder.encode(job)))
@@ -98,10 +60,10 @@ def by_processes(pool: ProcessPool, rooms: SharedRooms) -> TargetWork:
         answer = work(Job(fetch))
         return answer.outcome, answer.left or fetch.part([])
 
-    def place(fetch: Fetch, room: Room, length: int) -> Placed:
-        return work(Job(fetch, room.slot, length))
+    def place(fetch: Fetch, room: Room) -> Placed:
+        return work(Job(fetch, room.slot, room.length))
 
-    return TargetWork(rooms.room, look, place)
+    return TargetWork(rooms.room, look, place, takes_large=True)
 
 
 def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWork:
@@ -112,34 +74,9 @@ def by_caller(placer: Callable[[], AbstractContextManager[Placer]]) -> TargetWor
             left = one.look(fetch)
             return one.outcome, left
 
-    def place(fetch: Fetch, room: Room, length: int) -> Placed:
+    def place(fetch: Fetch, room: Room) -> Placed:
         with placer() as one:
-            damaged = one.place_all(fetch, room.view[:length])
+            damaged = one.place_all(fetch, room.view[: room.length])
             return Placed(one.outcome, damaged)
 
-    return TargetWork(private_room, look, place)
-
-
-def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
-    """What such a process does."""
-    told = _settings.decode(setting)
-    how = told.order
-    root, shared = descriptors
-    slots = SharedSlots(told.slots, told.slot_size, shared)
-    owners = Owners(numeric=how.numeric_owner)
-    walker = Walker(root)  # neighbours in one object are in the same directories as those in the next
-    os.umask(umask := os.umask(0o077))
-
-    def work(encoded: bytes) -> bytes:
-        placer = Placer(walker, owners, stop, overwrite=how.overwrite, umask=umask)
-        try:
-            job = _jobs.decode(encoded)
-            if job.slot is None:
-                left = placer.look(job.fetch)
-                return _encoder.encode(Placed(placer.outcome, left=left))
-            damaged = placer.place_all(job.fetch, slots.view(job.slot, job.length))
-        except RestoreError as exc:
-            return _encoder.encode(Placed(placer.outcome, fatal=str(exc)))
-        return _encoder.encode(Placed(placer.outcome, damaged))
-
-    return work
+    return TargetWork(private_room, look, place, takes_large=False)

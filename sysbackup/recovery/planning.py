@@ -20,9 +20,22 @@ from sysbackup.contents.reading_back import encoding_at
 from sysbackup.disk.sorting import Record, Sorter
 from sysbackup.errors import FormatError
 from sysbackup.formats import encodings, keys, manifest
-from sysbackup.formats.manifest import Directory, Entry, File, FileNode, Log, RunHeader, Snapshot
+from sysbackup.formats.manifest import (
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Entry,
+    Fifo,
+    File,
+    FileNode,
+    Link,
+    Log,
+    RunHeader,
+    Snapshot,
+)
 from sysbackup.model import Location, Span, brief
-from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins, want
+from sysbackup.recovery.fetches import Fetch, Wanted, begun, join, joins
+from sysbackup.recovery.planned import Encoding
 from sysbackup.recovery.restore_report import Outcome
 from sysbackup.recovery.selecting import Selection, check_length
 
@@ -67,6 +80,7 @@ class Plan:
         self._directories = Sorter(spool, 16 * MIB)
         self._contents = Sorter(spool, 32 * MIB)
         self._keys = _Keys()
+        self._encoding = Encoding()
         self._others = Sorter(spool, 16 * MIB)
 
     def __enter__(self) -> Self:
@@ -85,21 +99,28 @@ class Plan:
                 if isinstance(entry, _NO_NODES):
                     continue
                 try:
-                    self._take(entry, files)
+                    if isinstance(entry, File):
+                        self._take_file(entry, files)
+                    else:
+                        self._take(entry)
                 except (FormatError, struct.error) as exc:
                     self.outcome.fail(entry.path.encode(), f"its entry in the manifest makes no sense: {exc}")
             self._contents.add_all(files)
 
-    def _take(self, entry: FileNode, files: list[Record]) -> None:
+    def _take_file(self, entry: File, files: list[Record]) -> None:
+        path = entry.path.encode() if entry.pathb is UNSET else entry.path_bytes
+        check_length(path)
+        if path in self._selection:
+            files.append((self._keys.of(entry), self._encoding.encoded(entry, path)))
+            self.files += 1
+            self.bytes += entry.size
+
+    def _take(self, entry: Link | Directory | Fifo | CharDevice | BlockDevice) -> None:
         path = entry.path_bytes
         check_length(path)
         if path not in self._selection and not (isinstance(entry, Directory) and self._selection.leads_to(path)):
             return
-        if isinstance(entry, File):
-            files.append((self._keys.of(entry), manifest.encode(entry)))
-            self.files += 1
-            self.bytes += entry.size
-        elif isinstance(entry, Directory):
+        if isinstance(entry, Directory):
             self._directories.add(path, manifest.encode(entry))
         else:
             self._others.add(path, manifest.encode(entry))
@@ -121,27 +142,36 @@ class Plan:
     def fetches(self) -> Iterator[Fetch]:
         """All reads that bring all contents: one for an object, more where gaps or bounds divide it."""
         fetch: Fetch | None = None
-        last = where = b""
+        last = content = where = b""
         place: tuple[str, str | None] = ("", None)
-        paths = 0
-        for key, lines in _groups(self._contents.sorted()):
-            content = key[:_CONTENT]
-            full = paths >= _PATHS or (fetch is not None and fetch.entry_bytes >= _ENTRIES)
-            if fetch is None or full or content != last:
-                last = content
-                if key[:_PLACE] != where:
-                    where = key[:_PLACE]
-                    place = _place(where)
-                wanted = _wanted(key)
-                if fetch is None or full or not joins(fetch, place, wanted):
-                    if fetch is not None:
-                        yield fetch
-                    fetch = begun(place, wanted)
-                    paths = 0
-                join(fetch, wanted)
-            want(fetch, lines)
-            paths += len(lines)
+        groups: list[list[bytes]] = []
+        paths = size = linked = 0  # of the fetch, and of its last group: the bytes of its entries
+        for key, line in self._contents.sorted():
+            if key == last and not key.endswith(_NO_LINK) and len(groups[-1]) < _LINKS and linked < _LINKED:
+                groups[-1].append(line)  # one more name of the same file
+            else:
+                last, linked = key, 0
+                full = paths >= _PATHS or size >= _ENTRIES
+                if fetch is None or full or key[:_CONTENT] != content:
+                    content = key[:_CONTENT]
+                    if key[:_PLACE] != where:
+                        where = key[:_PLACE]
+                        place = _place(where)
+                    wanted = _wanted(key)
+                    if fetch is None or full or not joins(fetch, place, wanted):
+                        if fetch is not None:
+                            fetch.entry_bytes = size
+                            yield fetch
+                        fetch = begun(place, wanted)
+                        paths = size = 0
+                    join(fetch, wanted)
+                    groups = wanted.groups
+                groups.append([line])
+            paths += 1
+            size += len(line)
+            linked += len(line)
         if fetch is not None:
+            fetch.entry_bytes = size
             yield fetch
 
 
@@ -221,25 +251,6 @@ def _digest(sha: str) -> bytes:
     if len(digest) != 32:
         raise FormatError(f"{sha[:80]!r} is no SHA-256")
     return digest
-
-
-def _groups(records: Iterable[Record]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """For each file to be made its key and its entries: one, or those of all its hard links."""
-    last = b""
-    lines: list[bytes] = []
-    size = 0
-    for key, line in records:
-        if lines and (key != last or len(lines) >= _LINKS or size >= _LINKED):
-            yield last, lines
-            lines, size = [], 0
-        if key.endswith(_NO_LINK):
-            yield key, [line]
-        else:
-            last = key
-            lines.append(line)
-            size += len(line)
-    if lines:
-        yield last, lines
 
 
 def _place(where: bytes) -> tuple[str, str | None]:

@@ -16,8 +16,9 @@ from sysbackup.files.applying import Applier
 from sysbackup.files.folders import proc_path
 from sysbackup.files.target_tree import InTheWay, Obstacle, TargetPlace, Walker, split
 from sysbackup.files.writing import cannot_link, in_the_way, put_link
-from sysbackup.formats.manifest import CharDevice, Fifo, File, FileNode, Link
-from sysbackup.recovery.fetches import Wanted, file_of
+from sysbackup.formats.manifest import CharDevice, Fifo, FileNode, Link
+from sysbackup.recovery.fetches import Wanted
+from sysbackup.recovery.planned import PlannedFile, planned
 from sysbackup.recovery.refusals import refused
 from sysbackup.recovery.restore_report import Outcome
 
@@ -47,18 +48,17 @@ class Present:
         names = 0
         try:
             for line in group:
-                entry = file_of(line)
-                path = entry.path_bytes
+                file = planned(line)
                 try:
-                    fd = self._found(entry, path, wanted)
+                    fd = self._found(file, wanted)
                 except (OSError, Obstacle, FormatError) as exc:
-                    refused(self._outcome, path, exc)
+                    refused(self._outcome, file.path, exc)
                     continue
                 if fd < 0:
                     rest.append(line)
                     continue
                 self._outcome.present += 1
-                self._outcome.present_size += entry.size
+                self._outcome.present_size += wanted.size
                 if kept < 0:
                     kept, names = fd, 1
                 else:
@@ -71,14 +71,14 @@ class Present:
                 os.close(kept)
         return rest
 
-    def _found(self, entry: File, path: bytes, wanted: Wanted) -> int:
+    def _found(self, file: PlannedFile, wanted: Wanted) -> int:
         """A descriptor of the file, there and right in all it has; -1 where it is to be made."""
-        above, name = split(path)
+        above, name = split(file.path)
         place = self._walker.reach(above)
         fd = self._equal(place, name, wanted)
         settled = False
         try:
-            settled = fd >= 0 and self._settle(fd, place, name, entry, path)
+            settled = fd >= 0 and self._settle(fd, place, name, file.entry(), file.path)
         finally:
             if fd >= 0 and not settled:
                 os.close(fd)
@@ -147,7 +147,7 @@ class Present:
 
     def _link(self, fd: int, line: bytes) -> bool:
         """Give a file that is there one more of its names; False where only a copy will do."""
-        path = file_of(line).path_bytes
+        path = planned(line).path
         try:
             above, name = split(path)
             put_link(proc_path(fd), self._walker.reach(above), name, overwrite=self._overwrite)

@@ -1,5 +1,6 @@
 """What a restore is asked to do, what it says while it works, and what came of it."""
 
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -43,6 +44,11 @@ class Options:
     fetches: int = 16
     many: int = 2000
     workers: int | None = None
+
+    @property
+    def helpers(self) -> int:
+        """How many processes may help."""
+        return len(os.sched_getaffinity(0)) if self.workers is None else self.workers
 
 
 @dataclass(slots=True)

@@ -20,12 +20,13 @@ from sysbackup.errors import SysbackupError
 from sysbackup.files.owners import Owners
 from sysbackup.files.target_tree import holds_something, open_target
 from sysbackup.model import Problem
+from sysbackup.programs.pool import ProcessPool
 from sysbackup.recovery.fetches import RANGE
 from sysbackup.recovery.fetching import Fetcher
 from sysbackup.recovery.judging import StoredRun
-from sysbackup.recovery.landing import SharedRooms
 from sysbackup.recovery.placing import placing_in
-from sysbackup.recovery.placing_processes import Order, by_caller, by_processes, placing_pool
+from sysbackup.recovery.placing_helper import Order
+from sysbackup.recovery.placing_processes import by_caller, by_processes, placing_pool
 from sysbackup.recovery.planning import Plan
 from sysbackup.recovery.restore_report import EVENT, Counts, Options, Outcome, Report, RestoreWatcher, Silent
 from sysbackup.recovery.selecting import Selection
@@ -33,6 +34,7 @@ from sysbackup.recovery.skeleton import Skeleton
 from sysbackup.recovery.stored_runs import batches
 from sysbackup.store.port import ObjectStore
 
+_ENTRY = 64  # bytes of a manifest in which there is a file, or more than one
 _STREAMS = 2  # threads for large contents: hashing and unpacking them leaves the interpreter to others
 
 
@@ -60,12 +62,16 @@ async def restore(
         planner = stack.enter_context(Threads(1, stop))
         plan = stack.enter_context(Plan(selection, options.spool))
         wanted = selection.stretches(above=True)
+        # helpers that will surely be needed start while the manifest is read
+        pool = None
+        if wanted is None and run.size >= options.many * _ENTRY and (workers := options.helpers):
+            pool = stack.enter_context(placing_pool(workers, stop))
         async with aclosing(batches(store, run, options.spool, wanted)) as entries:
             async for batch in entries:
                 await planner.run(plan.take, batch)
         fd, made = await planner.run(open_target, target)
         stack.callback(os.close, fd)
-        job = _Restore(plan, fd, options, progress or Silent(), stop)
+        job = _Restore(plan, fd, options, progress or Silent(), stop, pool)
         for path in selection.unmatched:
             job.unmatched(path)
         await job.run(store, planner, target_made=made)
@@ -75,12 +81,21 @@ async def restore(
 class _Restore:
     """One restore, from its plan on."""
 
-    def __init__(self, plan: Plan, root: int, options: Options, progress: RestoreWatcher, stop: Flag) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        root: int,
+        options: Options,
+        progress: RestoreWatcher,
+        stop: Flag,
+        pool: ProcessPool | None,
+    ) -> None:
         self._plan = plan
         self._root = root
         self._options = options
         self._progress = progress
         self._stop = stop
+        self._pool = pool
         self._outcome = Outcome()
         self._owners = Owners(numeric=options.numeric_owner)
 
@@ -112,17 +127,18 @@ class _Restore:
     def _fetching(self, store: ObjectStore, threads: Threads, *, looks: bool) -> Iterator[Fetcher]:
         """What brings contents. Processes of our own place them where there are many, a thread where there are few."""
         options = self._options
-        workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         placer = partial(placing_in, self._root, self._owners, self._stop, overwrite=options.overwrite)
         with ExitStack() as stack:
             target = by_caller(placer)
             writers = 1
-            if workers and self._plan.files >= options.many:
-                order = Order(options.overwrite, options.numeric_owner)
-                writers = workers
+            pool = self._pool
+            if pool is None and options.helpers and self._plan.files >= options.many:
+                pool = stack.enter_context(placing_pool(options.helpers, self._stop))
+            if pool is not None:
+                writers = pool.number
                 slots = stack.enter_context(SharedSlots(options.fetches, RANGE))
-                pool = stack.enter_context(placing_pool(workers, order, self._root, slots, self._stop))
-                target = by_processes(pool, SharedRooms(slots, options.memory))
+                order = Order(options.overwrite, options.numeric_owner)
+                target = by_processes(pool, order, self._root, slots, options.memory)
             placing = stack.enter_context(Threads(writers, self._stop))
             memory = Budget(options.memory)
             yield Fetcher(

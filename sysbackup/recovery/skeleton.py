@@ -101,8 +101,11 @@ class Skeleton:
                     raise TypeError(entry)
                 path = entry.path_bytes
                 try:
-                    place = walker.reach(b"" if path == b"/" else path[1:])
-                    self._applier.apply(place.path, entry, path)
+                    fd = walker.opened(path[1:])
+                    try:
+                        self._applier.apply(proc_path(fd), entry, path)
+                    finally:
+                        os.close(fd)
                 except (OSError, Obstacle) as exc:
                     self.outcome.fail(path, f"its rights could not be set: {reason(exc)}")
 

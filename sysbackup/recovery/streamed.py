@@ -13,6 +13,7 @@ from sysbackup.formats import encodings
 from sysbackup.formats.encodings import Encoding
 from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.placing import Placer, where
+from sysbackup.recovery.refusals import reason
 
 _PIECE = 1 << 20
 
@@ -147,6 +148,34 @@ class Doubted:
         for draft in self._drafts:
             draft.close()
         self._drafts.clear()
+
+
+def place_large(placer: Placer, fetch: Fetch, data: memoryview) -> str | None:
+    """
+    Place the one content of a fetch, too large to be unpacked in memory, from its stored bytes.
+
+    Returns what is wrong with it where it does not fit in any encoding that it may have: then nothing was placed.
+    """
+    wanted = fetch.contents[0]
+    said = encodings.named(wanted.encoding)
+    reasons = {}
+    for encoding in encodings.candidates(said.name) if wanted.span is None else [said]:
+        taken = replace(fetch, contents=[replace(wanted, encoding=encoding.name)])
+        stream = Streamed(placer, taken)
+        try:
+            if stream.begin():
+                stream.feed(bytes(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE))
+                stream.finish()
+        except FormatError as exc:
+            reasons[encoding.name] = str(exc)
+        except OSError as exc:
+            stream.fail(reason(exc))
+            return None
+        else:
+            return None
+        finally:
+            stream.close()
+    return reasons[said.name]
 
 
 def _pieces(fd: int) -> Iterator[bytes]:

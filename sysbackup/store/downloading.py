@@ -14,6 +14,7 @@ from sysbackup.store.answers import NoAnswer
 from sysbackup.store.wire import Wire
 
 if TYPE_CHECKING:
+    from aiobotocore.response import StreamingBody
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -42,7 +43,7 @@ async def read(
             params["IfMatch"] = answer["ETag"]
         try:
             async with answer["Body"] as body:
-                while at < end and (chunk := await body.read(wire.chunk)):
+                while at < end and (chunk := await _next(body, wire.chunk)):
                     at, breaks = at + len(chunk), 0
                     yield chunk
         except _BROKEN as exc:
@@ -56,6 +57,16 @@ async def read(
                     f"Reading {key!r} (version {version or 'current'}) from {wire.place} broke off at byte {at} "
                     f"{breaks} times in a row: {broken or 'the connection ended'}."
                 ) from broken
+
+
+async def _next(body: "StreamingBody", most: int | None) -> bytes:
+    """Of what has arrived the next bytes; without a bound as they came, for to put pieces together is to copy all."""
+    if most is not None:
+        return await body.read(most)
+    arrived, more = b"", True
+    while more and not arrived:  # of a body in HTTP's own chunks each ends with nothing
+        arrived, more = await body.raw_stream.content.readchunk()
+    return arrived
 
 
 async def _ask(

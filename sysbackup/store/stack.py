@@ -20,9 +20,9 @@ from sysbackup.store.retrying import Retried
 from sysbackup.store.s3 import S3Adapter
 from sysbackup.store.wire import Asking, Wire
 
-# Bytes read from a connection at a time. Those that a limit may hold up are few: of several reads side by side each
-# gets its turn soon then, before a server takes its connection for dead (S3 does after about 20 s).
-_CHUNK, _HELD_UP = 256 << 10, 16 << 10
+# Bytes read from a connection at a time where a limit may hold them up. They are few: of several reads side by side
+# each gets its turn soon then, before a server takes its connection for dead (S3 does after about 20 s).
+_HELD_UP = 16 << 10
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -51,5 +51,5 @@ def s3_store(client: "S3Client", bucket: str, config: Config, clock: Clock, zone
     count_requests(client, requests)
     send_in_slices(client, limit)
     retried = Retried(Asking(place), place, config.run.give_up_after)
-    adapter = S3Adapter(Wire(client, bucket, place, retried, _HELD_UP if limit.ever else _CHUNK), config.s3, requests)
+    adapter = S3Adapter(Wire(client, bucket, place, retried, _HELD_UP if limit.ever else None), config.s3, requests)
     return Limited(Metered(Guarded(adapter)), limit)

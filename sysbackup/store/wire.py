@@ -113,14 +113,14 @@ class Wire:
     """
     One bucket at the end of one client, which serves no other bucket, and how requests to it are made.
 
-    `chunk`: bytes that are read from a connection at a time.
+    `chunk`: bytes that are read from a connection at a time; None: as they come.
     """
 
     client: "S3Client"
     bucket: str
     place: BucketAddress
     requester: Requester
-    chunk: int
+    chunk: int | None
 
     async def make(self, action: Action, send: Callable[[], Awaitable[T]], expected: Collection[str] = ()) -> T:
         """See `Requester.make`."""

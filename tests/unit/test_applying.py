@@ -287,7 +287,10 @@ def _given(walker: Walker, applier: Applier, entry: File) -> os.stat_result:
     place, _ = walker.find(b"/x")
     draft = Draft(place) if plain is None else Draft(place, plain.mode)
     try:
-        applier.apply_to_draft(draft, entry, plain, b"/x")
+        if plain is None:
+            applier.apply(draft.fd, entry, b"/x")
+        else:
+            applier.apply_to_draft(draft, plain, entry.xattrs or None, entry.mtime, b"/x")
         return os.fstat(draft.fd)
     finally:
         draft.close()

@@ -1,5 +1,6 @@
 """Where reads land: each in memory of its own, which is used again, and of which no more stays than was said."""
 
+import mmap
 import os
 
 from sysbackup.concurrency.shared_slots import SharedSlots
@@ -15,7 +16,7 @@ def _resident(slots: SharedSlots) -> int:
 def _filled(rooms: SharedRooms, size: int) -> int:
     """Have one read land; in which slot it did."""
     with rooms.room(size) as room:
-        room.view[:] = b"x" * size
+        assert room.take(b"x" * size)
         return room.slot
 
 
@@ -35,11 +36,13 @@ def test_memory_is_used_again() -> None:
     """One read after another takes no more memory than the largest, wherever the small ones were."""
     with SharedSlots(8, 4 * MIB) as slots:
         rooms = SharedRooms(slots, 32 * MIB)
-        with rooms.room(1), rooms.room(1):
+        with rooms.room(1) as one, rooms.room(1) as two:
+            assert one.take(b"1")
+            assert two.take(b"2")
             large = _filled(rooms, 4 * MIB)
         for size in (4 * MIB, 3 * MIB, 4 * MIB):
             assert _filled(rooms, size) == large
-        assert _resident(slots) == 4 * MIB
+        assert _resident(slots) == 4 * MIB + 2 * mmap.PAGESIZE
         assert _filled(rooms, 1) != large
 
 
@@ -49,7 +52,7 @@ def test_what_is_not_in_use_stays_within_its_bound() -> None:
         rooms = SharedRooms(slots, 9 * MIB)
         held = [rooms.room(4 * MIB) for _ in range(8)]
         for room in held:
-            room.__enter__().view[:] = b"x" * (4 * MIB)
+            assert room.__enter__().take(b"x" * (4 * MIB))
         assert _resident(slots) == 32 * MIB
         for room in held:
             room.__exit__(None, None, None)

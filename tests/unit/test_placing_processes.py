@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from msgspec import UNSET
 
 from sysbackup.concurrency.flag import Flag
-from sysbackup.concurrency.shared_slots import SharedSlots
-from sysbackup.errors import ProgramError, RestoreError
+from sysbackup.errors import FormatError, ProgramError, RestoreError
 from sysbackup.recovery import stored_runs
-from sysbackup.recovery.placing_processes import Order, placing_pool
+from sysbackup.recovery.placing_processes import placing_pool
 from sysbackup.recovery.restore_report import Options, Report
 from sysbackup.recovery.restoring import restore
 from sysbackup.store.port import ObjectStore
+from tests.support.garbling import GarblingStore
 from tests.support.processes import children, command_line
 from tests.support.recovering import MTIME, RUN, Backup, reasons, restored, tree
 
@@ -45,7 +46,7 @@ def backup() -> Backup:
 
 def _helpers() -> list[int]:
     """The processes that help this one, whichever thread started them."""
-    return [pid for pid in children() if b"pool:serve" in command_line(pid)]
+    return [pid for pid in children() if b"pool_member:serve" in command_line(pid)]
 
 
 def test_the_same_with_helpers_and_without(backup: Backup, tmp_path: Path) -> None:
@@ -61,6 +62,73 @@ def test_the_same_with_helpers_and_without(backup: Backup, tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / "helped/d").stat().st_mode) == 0o700
     assert len({(tmp_path / f"helped/h/{n}").stat().st_ino for n in range(3)}) == 1
     assert _helpers() == []
+
+
+def test_a_content_larger_than_a_slot_goes_on_as_a_stream(tmp_path: Path) -> None:
+    """Helped or not, what lands and what does not comes back, with all names, by one request for each object."""
+    backup = Backup()
+    dice = random.Random(5)
+    larger = dice.randbytes(33 * MIB)
+    first = backup.file(b"/larger/0", larger, link="1")
+    assert first.location is not None
+    backup.file(b"/larger/1", link="1", size=first.size, sha=first.sha).place(first.location)
+    backup.file(b"/large", larger[: 9 * MIB])
+    backup.file(b"/packs well", bytes(range(256)) * (40 * MIB // 256))
+    backup.stored()
+    for helped in (False, True):
+        store = GarblingStore(backup.bucket, "nothing/")
+        target = tmp_path / str(helped)
+        report = restored(store, target, helped=helped)
+        assert (report.exit_code, report.counts.files, report.counts.hard_links) == (0, 3, 1)
+        assert {key: reads for (key, _), reads in store.reads.items() if reads > 1} == {}
+        assert (target / "larger/0").read_bytes() == larger
+        assert (target / "larger/1").stat().st_ino == (target / "larger/0").stat().st_ino
+        assert (target / "packs well").stat().st_size == 40 * MIB
+    assert tree(tmp_path / "True") == tree(tmp_path / "False")
+
+
+def test_a_content_larger_than_a_slot_damaged_on_its_way(tmp_path: Path) -> None:
+    """It is read once more, and comes back."""
+    backup = Backup()
+    backup.file(b"/larger", content := random.Random(6).randbytes(33 * MIB))
+    backup.stored()
+    store = GarblingStore(backup.bucket, "content/", at=20 * MIB)
+    assert restored(store, tmp_path, helped=True).exit_code == 0
+    assert (tmp_path / "larger").read_bytes() == content
+    assert max(store.reads.values()) == 2
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_what_a_large_content_is_stored_in_its_bytes_say(tmp_path: Path, helped: bool) -> None:
+    """It comes back though the manifest is wrong about that."""
+    backup = Backup()
+    entry = backup.file(b"/large", random.Random(7).randbytes(9 * MIB))
+    entry.encoding = UNSET
+    assert restored(backup, tmp_path, helped=helped).exit_code == 0
+    assert (tmp_path / "large").stat().st_size == 9 * MIB
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_each_name_of_a_damaged_large_content_fails_once(tmp_path: Path, helped: bool) -> None:
+    """Also one in whose place something else is, which is kept."""
+    backup = Backup()
+    for name in (b"/a", b"/b", b"/c"):
+        entry = backup.file(name, random.Random(8).randbytes(9 * MIB))
+        entry.sha = "00" * 32
+    (tmp_path / "a").write_text("mine")
+    report = restored(backup, tmp_path, helped=helped)
+    assert (report.counts.files, report.counts.failed, len(report.problems)) == (0, 3, 3)
+    assert (tmp_path / "a").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_helpers_that_started_for_nothing(backup: Backup, tmp_path: Path) -> None:
+    """Where the manifest turns out to be damaged, those that started meanwhile leave, and nothing was written."""
+    backup.stored(cut=-100)
+    with pytest.raises(FormatError, match="cannot be used"):
+        uvloop.run(_restore(backup.store, tmp_path / "t"))
+    assert _helpers() == []
+    assert not (tmp_path / "t").exists()
 
 
 def test_problems_come_back(backup: Backup, tmp_path: Path) -> None:
@@ -182,8 +250,7 @@ def test_killed_helper(backup: Backup, tmp_path: Path) -> None:
 def test_helpers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials in our environment do not reach the helpers, nor does Ctrl-C."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    order = Order(overwrite=False, numeric_owner=False)
-    with Flag() as stop, SharedSlots(1, 1) as slots, placing_pool(1, order, 2, slots, stop):
+    with Flag() as stop, placing_pool(1, stop):
         while not _helpers():  # exec(2) is not quite done when Popen returns
             time.sleep(0.01)
         (pid,) = _helpers()
