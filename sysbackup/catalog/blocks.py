@@ -23,6 +23,9 @@ _HEAD = struct.Struct("<3q")
 ENTRY = struct.Struct(f"<B3q{KEY}sH")
 """One file: its inode's last bits, its size and times, the first bytes of its content's digest, the day it was met."""
 
+_LOOK = struct.Struct("<B3q")  # what an entry begins with, and
+_REST = struct.Struct(f"<{KEY}sH")  # what it ends with
+
 Entry = tuple[int, int, int, int, bytes, int]
 """The same in Python."""
 
@@ -46,13 +49,20 @@ def alike(states: Sequence[FileState], db: sqlite3.Connection) -> Iterator[tuple
         if (blocks := asked.get(state[0])) is None:
             blocks = asked[state[0]] = defaultdict(list)
         blocks[state[1] >> _BITS].append(state)
+    pack, size = _LOOK.pack, ENTRY.size
     for device, blocks in asked.items():
         for number, _, entries in _read(db, device, blocks):
-            known = {entry[0]: entry for entry in ENTRY.iter_unpack(entries)}
             for state in blocks[number]:
-                entry = known.get(state[1] & _INODES)
-                if entry is not None and (entry[1:4] == state[2:5] or entry[1:4] == _wrapped(state)):
-                    yield state, entry[4], entry[5]
+                try:
+                    look = pack(state[1] & _INODES, state[2], state[3], state[4])
+                except struct.error:
+                    look = pack(state[1] & _INODES, *_wrapped(state))
+                at = entries.find(look)
+                while at > 0 and at % size:
+                    at = entries.find(look, at + 1)
+                if at >= 0:
+                    key, seen = _REST.unpack_from(entries, at + _LOOK.size)
+                    yield state, key, seen
 
 
 def remember(db: sqlite3.Connection, states: Iterable[FileState], today: int) -> None:

@@ -41,7 +41,7 @@ class Places:
         if len(left) > 2 * _EVERY:
             # What is asked for together was often stored together: in the pieces where some of it lies.
             found |= opened.at_any(hints.written(db, left[::_EVERY]))
-            found |= opened.at(opened.nearby(left))
+            found |= opened.nearby(left)
             left = [key for key in left if key not in found]
         hinted = hints.written(db, left)
         found |= opened.at_any(hinted)
@@ -110,12 +110,20 @@ class _Opened:
             found |= self.at({key: refs[turn] for key, refs in hints.items() if turn < len(refs) and key not in found})
         return found
 
-    def nearby(self, keys: Iterable[bytes]) -> dict[bytes, int]:
-        """Which of these contents lie in a piece that has been read."""
-        there: dict[bytes, int] = {}
+    def nearby(self, keys: Iterable[bytes]) -> dict[bytes, Place]:
+        """Those of these contents that lie in a piece that has been read."""
+        refs: dict[bytes, int] = {}
         for _, piece, _, _ in self._pieces.values():
-            there.update(piece.refs(KEY))
-        return {key: ref for key in keys if (ref := there.get(key[:KEY])) is not None}
+            refs.update(piece.refs(KEY))
+        found = {}
+        for key in keys:
+            if (ref := refs.get(key[:KEY])) is not None:
+                holder, piece, members, size = self._pieces[ref >> PLACES]
+                start = 1 + (ref & _LAST) * size
+                sha = members[start : start + _DIGEST]
+                if sha.startswith(key):
+                    found[key] = sha, holder, piece, ref
+        return found
 
     def _open(self, numbers: set[int]) -> dict[int, tuple[ObjectRow, Piece, bytes, int]]:
         known, holders = _proven(self._db, numbers - self._pieces.keys())

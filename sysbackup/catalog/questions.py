@@ -49,9 +49,10 @@ class Questions:
         same = list(blocks.alike(states, db))
         places = self._places.find(db, {key for _, key, _ in same} - {EMPTY[:KEY]})
         short = self._staying(db, places)
+        nothing, oldest = EMPTY[:KEY], self.today - _FRESH
         for state, key, seen in same:
             named = state[:2]
-            if key == EMPTY[:KEY]:  # of which nothing is stored, whatever another host says
+            if key == nothing:  # of which nothing is stored, whatever another host says
                 sha = EMPTY
             elif (place := places.get(key)) is not None and (needy := short.get(place[1].number)) is not None:
                 sha = place[0]
@@ -62,7 +63,7 @@ class Questions:
             else:
                 continue
             found.shas[named] = sha
-            if seen < self.today - _FRESH:
+            if seen < oldest:
                 found.met.append(named)
         return found
 
