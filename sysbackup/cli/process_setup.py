@@ -9,9 +9,8 @@ from contextlib import suppress
 # mallopt(3), malloc.h
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _THRESHOLD = 256 << 10
-_KEPT = (
-    8 << 20
-)  # of the heap's free end: else what a connection brings, 250 KiB at a time, lands in new pages each time
+# Bytes of the heap's free end that stay: what a connection brings, 250 KiB at a time, else lands in new pages again.
+_KEPT = 8 << 20
 
 
 def prepare() -> None:

@@ -105,15 +105,11 @@ class PlainFiles:
 
         Its line says that the content lies `at` a place, where that is known.
         """
-        size, mtime = status.st_size, status.st_mtime_ns
-        if mtime == -1 or status.st_nlink > 1:  # -1: as good as none
+        words = self._words(path, status)
+        if words is None or status.st_nlink > 1:
             return None
-        try:
-            name = _encode(path.decode())
-        except UnicodeDecodeError:
-            return None
-        named = (status.st_mode, status.st_uid, status.st_gid)
-        common = self._common.get(named) or self._found(named, status)
+        name, common, mtime = words
+        size = status.st_size
         sized = b',"sz":%d' % size if size else b""
         told = b"" if at is None or not size else self._places.told(at)
         head = _HEAD.pack(b"f", unchanged, size > 0, number, size, sha, len(told))
@@ -124,17 +120,24 @@ class PlainFiles:
 
     def directory(self, path: bytes, status: os.stat_result, number: int) -> Record | None:
         """The same of a directory: its `manifest.Directory`, or None."""
+        words = self._words(path, status)
+        if words is None:
+            return None
+        name, common, mtime = words
+        head = _HEAD.pack(b"d", False, False, number, 0, _NO_HASH, 0)
+        return path, b'%b{"typ":"d","path":%b%b,"mt":%d}' % (head, name, common, mtime)
+
+    def _words(self, path: bytes, status: os.stat_result) -> tuple[bytes, bytes, int] | None:
+        """Its name, its owner and rights, both encoded, and its time; None where one of them is unusual."""
         mtime = status.st_mtime_ns
-        if mtime == -1:
+        if mtime == -1:  # as good as none
             return None
         try:
             name = _encode(path.decode())
         except UnicodeDecodeError:
             return None
         named = (status.st_mode, status.st_uid, status.st_gid)
-        common = self._common.get(named) or self._found(named, status)
-        head = _HEAD.pack(b"d", False, False, number, 0, _NO_HASH, 0)
-        return path, b'%b{"typ":"d","path":%b%b,"mt":%d}' % (head, name, common, mtime)
+        return name, self._common.get(named) or self._found(named, status), mtime
 
     def _found(self, named: tuple[int, int, int], status: os.stat_result) -> bytes:
         if len(self._common) >= _KEPT:

@@ -65,7 +65,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 def helper(setting: bytes, descriptors: Sequence[int], stop: Flag) -> Work:
     """What such a process does."""
-    gc.disable()  # jobs are of many small things, and make no cycles: what they hold goes with them
+    # Jobs are of many small things and make next to no circles: they are looked for less often.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     told = _settings.decode(setting)
     how = told.order
     root, shared = descriptors

@@ -200,7 +200,7 @@ def test_errors_are_let_go_of(looker: Looker, tmp_path: Path) -> None:
         before = errors()  # of other tests
         for n in range(20):
             looked(looker, *(tmp_path / f"gone{m}" for m in range(5)), tmp_path / "file" / f"{n}")
-        assert errors() == before
+        assert errors() < before + 20  # one for each look; others in this process may come and go
     finally:
         gc.enable()
 
