@@ -234,7 +234,7 @@ class Presence(Protocol):
         ...
 
     def begin(self) -> None:
-        """Nothing has been met yet."""
+        """A look at what is known now: nothing of it has been met yet. Nothing is forgotten before its end."""
         ...
 
     def meet(self, found: Iterable[Named]) -> None:
@@ -242,7 +242,7 @@ class Presence(Protocol):
         ...
 
     def unmet(self, after: str, before: str) -> Iterator[list[KnownObject]]:
-        """The objects with keys in (`after`, `before`) that were not met, some at a time."""
+        """Those objects with keys in (`after`, `before`) that were not met, some at a time."""
         ...
 
     def one_of_each_host(self, now: datetime, most: int) -> list[str]:

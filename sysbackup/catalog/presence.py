@@ -15,6 +15,7 @@ class BucketPresence:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._last = -1
 
     def turned_to(self) -> str:
         """See `interface.Presence`."""
@@ -39,6 +40,8 @@ class BucketPresence:
         with self._connection.held() as db:
             db.execute("DROP TABLE IF EXISTS run.met")
             db.execute("CREATE TABLE run.met (object INTEGER PRIMARY KEY)")
+            # numbers only grow while nothing is forgotten: what comes later may have missed the listing
+            self._last = db.execute("SELECT coalesce(max(id), -1) FROM objects").fetchone()[0]
 
     def meet(self, found: Iterable[Named]) -> None:
         """See `interface.Presence`."""
@@ -52,9 +55,9 @@ class BucketPresence:
             with self._connection.held() as db:
                 rows = db.execute(
                     f"SELECT {OBJECT} FROM objects"
-                    " WHERE key > ? AND key < ? AND id > ? AND id NOT IN (SELECT object FROM run.met)"
+                    " WHERE key > ? AND key < ? AND id > ? AND id <= ? AND id NOT IN (SELECT object FROM run.met)"
                     " ORDER BY id LIMIT ?",
-                    (after, before, last, _AT_ONCE),
+                    (after, before, last, self._last, _AT_ONCE),
                 ).fetchall()
             if not rows:
                 return

@@ -5,19 +5,23 @@ A lock in force is proof that an object exists, as long as the bucket is the one
 that it was and nobody with the right to bypass locks was at work. So each run
 lists the versions of a stretch of keys, a thousand for a request, and turns
 through all of them in time. Where one is gone, all are looked for at once,
-before anything is reused.
+before anything is promised.
+
+The look goes on beside the run's own work. What it misses is forgotten when that
+has ended, so that whatever is known stays as it is while examiners ask for it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
 
-from sysbackup.catalog.interface import Named, Session
+from sysbackup.catalog.interface import KnownObject, Named, Session
 from sysbackup.contents.account import Account
-from sysbackup.model import Clock, LockMode, Problem
+from sysbackup.model import Clock, Lock, LockMode, Problem
 from sysbackup.store.port import PAGE, ObjectStore, Version
 
 log = structlog.get_logger()
@@ -43,43 +47,84 @@ class _Missing:
     others: int = 0
     example: str = ""
 
+    @property
+    def number(self) -> int:
+        return self.locked + self.others
+
 
 class Census:
-    """Looks for what `known` says is in the bucket; what it finds to be gone is a problem of the run's `account`."""
+    """
+    Looks for what `known` says is in the bucket, for a run that promises until `promise`.
 
-    def __init__(self, store: ObjectStore, known: Session, account: Account, clock: Clock) -> None:
+    What it finds to be gone is a problem of the run's `account`.
+    """
+
+    def __init__(self, store: ObjectStore, known: Session, promise: Lock, account: Account, clock: Clock) -> None:
         self._store = store
+        self._promise = promise
         self._known = known
         self._presence = known.presence
         self._account = account
         self._clock = clock
+        # what was looked through: of the keys between two, all versions were listed
+        self._stretches: list[tuple[str, str]] = []
+        self._missing = _Missing()
 
-    async def count(self) -> None:
+    async def look(self) -> None:
         """
-        Look for a portion of what is known, and for all of it where some is gone.
+        Look for a portion of what is known at this time, and for all of it where samples are gone.
 
-        What is gone is forgotten, so that this run stores it again; a problem of the
-        run where it was locked.
+        Nothing is forgotten yet (`settle`, `forget_ended`): the run may go on meanwhile.
         """
-        missing = _Missing()
-        await asyncio.to_thread(self._presence.begin)
+        await self._begin()
         asked, suspicious = await self._samples()
-        if not suspicious:
-            after = await asyncio.to_thread(self._presence.turned_to)
-            after = await self._count(missing, after, PAGES - asked)
-            await asyncio.to_thread(self._presence.turn_to, after)
-        if suspicious or missing.locked:
-            await self._count(missing, "", None)
-        self._report(missing)
+        if suspicious:
+            await self._look("", None)
+            return
+        after = await asyncio.to_thread(self._presence.turned_to)
+        after = await self._look(after, PAGES - asked)
+        await asyncio.to_thread(self._presence.turn_to, after)
 
-    async def count_all(self, gone: str, number: int) -> None:
+    async def settle(self) -> bool:
+        """
+        Forget what was missed of what the run could rely on without another look; returns whether that was anything.
+
+        Then the run is to store again what it referred to. A problem of the run where it
+        was locked, and a reason to look for all that is known. What is not locked
+        any more can wait for `forget_ended`: where the run refers to it, it has to be renewed.
+        """
+        before = self._missing.number
+        await asyncio.to_thread(self._forget_missing, ended=False)
+        if self._missing.number == before:
+            return False
+        if self._missing.locked:
+            await self._look_for_all()
+        self._report()
+        return True
+
+    async def look_for_all(self, gone: str, number: int) -> None:
         """Look for all that is known: `number` objects, one with the key `gone`, are not there although locked."""
-        missing = _Missing(locked=number, example=gone)
-        await asyncio.to_thread(self._presence.begin)
-        await self._count(missing, "", None)
-        self._report(missing)
+        self._missing = _Missing(locked=number, example=gone)
+        await self._look_for_all()
+        self._report()
 
-    def _report(self, missing: _Missing) -> None:
+    async def forget_ended(self) -> None:
+        """Forget what was missed and is not locked any more: for when all that the run refers to is."""
+        await asyncio.to_thread(self._forget_missing, ended=True)
+        self._report()
+
+    async def _begin(self) -> None:
+        self._stretches.clear()
+        await asyncio.to_thread(self._presence.begin)
+
+    async def _look_for_all(self) -> None:
+        await self._begin()
+        await self._look("", None)
+        await asyncio.to_thread(self._forget_missing, ended=False)
+        await asyncio.to_thread(self._forget_missing, ended=True)
+
+    def _report(self) -> None:
+        missing, self._missing = self._missing, _Missing()
         if missing.others:
             log.info("objects.forgotten", objects=missing.others, reason="they are not in the bucket (any more)")
         if missing.locked:
@@ -111,7 +156,7 @@ class Census:
                     return len(samples), True
         return len(samples), False
 
-    async def _count(self, missing: _Missing, after: str, pages: int | None) -> str:
+    async def _look(self, after: str, pages: int | None) -> str:
         """Look behind the key `after`, for no more than `pages` requests; returns where the next look begins."""
         left = pages
         if left is not None and left <= 0:
@@ -124,9 +169,9 @@ class Census:
             seen, last = await self._meet(prefix, begin, most)
             if most is not None and seen >= most:
                 # the last key's versions may go on behind what was listed: they come first the next time
-                await asyncio.to_thread(self._forget_missing, missing, begin, last)
+                self._stretches.append((begin, last))
                 return last[:-1] if last[:-1] > begin else last
-            await asyncio.to_thread(self._forget_missing, missing, begin, prefix + _END)
+            self._stretches.append((begin, prefix + _END))
             left = None if left is None else left - max(1, -(-seen // PAGE))
             if left == 0:
                 return prefix + _END
@@ -147,26 +192,32 @@ class Census:
         await asyncio.to_thread(self._presence.meet, page)
         return seen, last
 
-    def _forget_missing(self, missing: _Missing, after: str, before: str) -> None:
+    def _forget_missing(self, *, ended: bool) -> None:
+        """Forget what was missed, of what is `ended` and was not to be relied on without a renewal, or of the rest."""
         now = self._clock.now()
-        for absent in self._presence.unmet(after, before):
-            for gone in absent:
-                lock = gone.stored.lock
-                in_force = lock.mode is not LockMode.NONE and lock.until > now
-                if gone.checked and in_force:
-                    missing.locked += 1
-                    missing.example = missing.example or gone.stored.key
-                    if missing.locked <= _NAMED:
-                        reason = "it was locked, and is not in the bucket"
-                        log.warning(
-                            "object.gone", key=gone.stored.key, version=gone.stored.version or "", reason=reason
-                        )
-                    continue
-                missing.others += 1
-                if in_force:
-                    # one false word of a host is enough to believe none that nobody has checked
-                    self._known.renewals.forget_host(gone.host)
-            self._known.renewals.forget(gone.number for gone in absent)
+        # a run may go on for longer than it promises
+        last = min(now, self._promise.until - timedelta(seconds=1))
+        for after, before in self._stretches:
+            for absent in self._presence.unmet(after, before):
+                missed = [gone for gone in absent if ended is (gone.stored.lock.until <= last)]
+                for gone in missed:
+                    self._miss(gone, now)
+                self._known.renewals.forget(gone.number for gone in missed)
+
+    def _miss(self, gone: KnownObject, now: datetime) -> None:
+        lock, missing = gone.stored.lock, self._missing
+        in_force = lock.mode is not LockMode.NONE and lock.until > now
+        if gone.checked and in_force:
+            missing.locked += 1
+            missing.example = missing.example or gone.stored.key
+            if missing.locked <= _NAMED:
+                reason = "it was locked, and is not in the bucket"
+                log.warning("object.gone", key=gone.stored.key, version=gone.stored.version or "", reason=reason)
+            return
+        missing.others += 1
+        if in_force:
+            # one false word of a host is enough to believe none that nobody has checked
+            self._known.renewals.forget_host(gone.host)
 
 
 async def _some(versions: AsyncIterator[Version], most: int | None) -> AsyncIterator[Version]:

@@ -113,7 +113,7 @@ class ContentStore:
         self._clock = clock
         self._trust = Trust(terms.host, config.content.share, doubt.any, seal)
         self.bounds = bounds = Bounds.of(config)
-        self._census = Census(store, session, account, clock)
+        self._census = Census(store, session, terms.promise, account, clock)
         self._renewing = Renewing(store, session.renewals, terms, account, clock, doubt, bounds.uploads)
         self.budget = Budget(bounds.memory, reserve=bounds.open_packs)
         # each examiner's open pack, what waits for an uploader, and what one is sending
@@ -165,12 +165,15 @@ class ContentStore:
 
     async def learn(self) -> None:
         """
-        Bring what is known up to date: with what others have published, and with what lies in the bucket.
+        Bring what is known up to date with what others have published.
 
         The first request of a run: finds out, too, whether the bucket is there and lets us in.
         """
         await learn_all(self._store, self._session.indexes, self._trust, self._clock)
-        await self._census.count()
+
+    async def look(self) -> None:
+        """Look whether what is known lies in the bucket: beside examiners and uploads; `promise` draws conclusions."""
+        await self._census.look()
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[Keeper]:
@@ -192,17 +195,19 @@ class ContentStore:
         """
         See to it that all that the run refers to is locked until its promise.
 
-        What that finds to be gone or false `store_lost` is to store again. One object
-        that must be there and is not raises doubts about all others.
+        What that, or `look`, finds to be gone or false `store_lost` is to store again. One
+        object that must be there and is not raises doubts about all others.
         """
         known, looked = self._session.contents, False
-        while await self._renewing.see_to_all() or known.refuted or self.claims.abandoned:
+        gone = await self._census.settle()
+        while gone or await self._renewing.see_to_all() or known.refuted or self.claims.abandoned:
             self._losses = True
-            known.refuted = self.claims.abandoned = False
+            gone = known.refuted = self.claims.abandoned = False
             if self._renewing.missed and not looked:
                 looked = True
-                await self._census.count_all(self._renewing.missed_key, self._renewing.missed)
+                await self._census.look_for_all(self._renewing.missed_key, self._renewing.missed)
             await store_lost()
+        await self._census.forget_ended()
 
     @property
     def gaps(self) -> bool:

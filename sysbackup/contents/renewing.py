@@ -121,7 +121,7 @@ class Renewing:
         doubted = not due.checked and self._doubts(due)
         if doubted and not await self._check(due):
             return
-        short = not stored.lock.covers(self._terms.promise)
+        short = self._falls_short(due)
         hardly_used = keys.pack_sha(stored.key) is not None and due.used * _LIVING < due.holds
         if short and hardly_used and not due.leaving:
             await asyncio.to_thread(self._renewals.leave, due.number)
@@ -144,6 +144,13 @@ class Renewing:
         else:
             await asyncio.to_thread(self._renewals.renewed, due.number, lock, checked=checked)
             self._account.renewed += lock != stored.lock
+
+    def _falls_short(self, due: Due) -> bool:
+        """Whether an object's lock ends too early, or, where nothing is promised, nothing says that it is there."""
+        promise, lock = self._terms.promise, due.stored.lock
+        if promise.mode is LockMode.NONE:
+            return lock.until < promise.until and not self._must_be_there(due)
+        return not lock.covers(promise)
 
     def _doubts(self, due: Due) -> bool:
         if self._doubt.setting == "first-use":

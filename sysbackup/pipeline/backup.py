@@ -133,7 +133,9 @@ async def _run(
         await contents.learn()
         for problem in found.problems:
             tally.problem(problem)
-        snapshots = await gather(run, examining, found.pickers, found.snapshotters)
+        async with asyncio.TaskGroup() as beside:
+            beside.create_task(contents.look())
+            snapshots = await gather(run, examining, found.pickers, found.snapshotters)
         tally.stage = Stage.RENEWING
         await contents.promise(partial(_store_lost, run, examining))
         tally.stage = Stage.WRITING

@@ -1,8 +1,11 @@
 """Nothing that was learnt is relied on before it was proven, and what is known is looked for in the bucket."""
 
+import asyncio
 import gzip
 import os
 import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from sysbackup.contents import census, rebuilding
 from sysbackup.errors import StoreError
 from sysbackup.formats import gzipping, index, keys
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
+from sysbackup.store.port import Version
 from tests.support import backups
 from tests.support.catalogs import held
 from tests.support.clock import ManualClock
@@ -225,6 +229,107 @@ def test_the_census_turns_through_everything(
         assert told.summary.first_problems[0]["path"] == gone
         assert alpha.restores(told)
         bucket.objects.setdefault(gone, kept)
+
+
+def test_nobody_waits_for_the_census(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """It goes on beside pickers and examiners; what it finds still counts before anything is promised."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    picked = tmp_path / "picked"
+    backups.program(alpha.config.pickers, "find", f"#!/bin/sh\nfind '{alpha.tree}' -print0 && touch '{picked}'\n")
+    gone = min(contents(bucket))
+    del bucket.objects[gone]
+
+    class Slow(MemoryStore):
+        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+            async with asyncio.timeout(20):
+                while not picked.exists():
+                    await asyncio.sleep(0.01)
+            async with aclosing(super().versions(prefix, after)) as versions:
+                async for version in versions:
+                    yield version
+
+    told = alpha.back_up(Slow(bucket))
+    assert told.summary.first_problems[0]["path"] == gone
+    assert alpha.restores(told)
+
+
+def test_what_this_run_stores_is_not_missed(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """The bucket may have been listed before that came."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    alpha.write("new", os.urandom(3 << 19))
+    alpha.write("new small", os.urandom(2000))
+    listed = {prefix: [*bucket.listed(prefix)] for prefix in ("content/", "packs/")}
+
+    class Stale(MemoryStore):
+        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+            for kept, latest in listed.get(prefix) or bucket.listed(prefix):
+                yield Version(kept.key, kept.version, len(kept.body), kept.etag, kept.modified, latest, kept.marker)
+
+    told = alpha.back_up(Stale(bucket))
+    assert told.summary.exit_code == 0
+    assert told.kinds["content"] == told.kinds["packs"] == 1
+    assert not told.said("objects.forgotten")
+    assert alpha.back_up().kinds == {"manifests": 1}
+
+
+def test_what_no_lock_holds_any_more_is_forgotten_in_passing(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Nothing relies on it: no file is read again for it."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    (alpha.tree / "large").unlink()
+    clock.turn(days=20)
+    alpha.back_up()
+    clock.turn(days=20)
+    assert bucket.expire("content/") == 1
+    told = alpha.back_up()
+    assert [said["objects"] for said in told.said("objects.forgotten")] == [1]
+    assert told.summary.read == 0
+    assert alpha.restores(told)
+    assert not alpha.back_up().said("objects.forgotten")
+
+
+def test_a_run_that_outlives_its_promise_loses_nothing(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path
+) -> None:
+    """All that it had found stored is deleted before the census comes there, and is stored again."""
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    slept: list[str] = []
+
+    class Sleepy(MemoryStore):
+        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+            if not slept:
+                slept.append(prefix)
+                clock.turn(days=40)
+                assert bucket.expire("content/")
+                assert bucket.expire("packs/")
+            async with aclosing(super().versions(prefix, after)) as versions:
+                async for version in versions:
+                    yield version
+
+    told = alpha.back_up(Sleepy(bucket))
+    assert told.summary.exit_code == 0
+    assert not told.said("catalog.set_aside")
+    assert alpha.restores(told)
+
+
+def test_what_is_not_locked_is_looked_for_when_nothing_is_promised(
+    bucket: MemoryBucket, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `lock_mode = none` too, a manifest refers to nothing that lifecycle rules have deleted."""
+    monkeypatch.setattr(census, "PAGES", 0)
+    alpha = machine(tmp_path, bucket, "alpha", lock_mode=LockMode.NONE)
+    for mode in (LockMode.NONE, LockMode.GOVERNANCE):
+        alpha.back_up(lock_mode=mode, rescan=True)
+        clock.turn(days=40)
+        assert bucket.expire("packs/")
+        told = alpha.back_up()
+        assert told.summary.exit_code == 0
+        assert not alpha.restored(told).problems
 
 
 def test_an_unchanged_run_stays_within_twelve_requests(bucket: MemoryBucket, tmp_path: Path) -> None:

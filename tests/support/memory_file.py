@@ -114,8 +114,8 @@ class MemoryFile:
         """An object and contents of it; returns whether what others had said is in it turned out not to be."""
         known, refuted = self.find(stored.key, stored.version), False
         if checked and known is not None and not known.checked:
-            told = {member.sha for member in self.members(known.number)}
-            refuted = not told <= {member.sha for member in contents}
+            told = {(member.sha, member.span) for member in self.members(known.number)}
+            refuted = not told <= {(member.sha, member.span) for member in contents}
             self.forget(lambda o: o is known)
             known = None
         if known is None:

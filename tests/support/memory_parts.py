@@ -238,6 +238,7 @@ class MemoryPresence:
     def __init__(self, file: MemoryFile) -> None:
         self._file = file
         self._met: set[Named] = set()
+        self._known: set[int] = set()
 
     def turned_to(self) -> str:
         return self._file.turned_to
@@ -251,6 +252,8 @@ class MemoryPresence:
 
     def begin(self) -> None:
         self._met = set()
+        with self._file.lock:
+            self._known = {*self._file.objects}
 
     def meet(self, found: Iterable[Named]) -> None:
         self._met |= {*found}
@@ -260,7 +263,8 @@ class MemoryPresence:
             with self._file.lock:
                 stored = known.stored
                 met = (stored.key, stored.version or "") in self._met
-                if known.number not in self._file.objects or met or not after < stored.key < before:
+                there = known.number in self._file.objects and known.number in self._known
+                if met or not there or not after < stored.key < before:
                     continue
                 page = [known.known]
             yield page
