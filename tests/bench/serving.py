@@ -29,7 +29,8 @@ class Served:
 class Server:
     """A running server. Each bucket is a folder."""
 
-    def __init__(self, folder: Path, log: Path, port: int, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, rclone: str, folder: Path, log: Path, port: int, process: "subprocess.Popen[bytes]") -> None:
+        self._rclone = rclone
         self.endpoint = f"http://127.0.0.1:{port}"
         self._folder = folder
         self._log = log
@@ -44,6 +45,19 @@ class Server:
         path = self._folder / name
         path.mkdir()
         return path
+
+    def settle(self) -> None:
+        """
+        List all objects, so that none of them is read for it later, in somebody's turn.
+
+        S3 knows ETags from uploads; rclone reads an object through when it is listed first.
+        """
+        access = ["--s3-access-key-id", ACCESS_KEY, "--s3-secret-access-key", SECRET_KEY]
+        remote = ["--s3-provider", "Rclone", "--s3-endpoint", self.endpoint, *access, "--config", ""]
+        for bucket in self._folder.iterdir():
+            subprocess.run(
+                [self._rclone, "lsf", "-R", *remote, f":s3:{bucket.name}"], stdout=subprocess.DEVNULL, check=True
+            )
 
     @contextmanager
     def watched(self) -> Iterator[list[Served]]:
@@ -81,7 +95,7 @@ def serving(rclone: str, work: Path) -> Iterator[Server]:
     )
     try:
         _await_answer(port, process)
-        yield Server(folder, log, port, process)
+        yield Server(rclone, folder, log, port, process)
     finally:
         process.terminate()
         process.wait()

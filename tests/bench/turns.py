@@ -57,6 +57,7 @@ def in_turns(
 def _step(step: str, tool: Contender, server: Server, source: Path, home: Path) -> Result:
     target = home / "restored"
     argv = tool.restore(target) if step == "restore" else tool.backup()
+    server.settle()
     with server.watched() as served:
         cost = measured(argv, tool.env, home / f"{step}.log")
     objects, size = stored(tool.bucket)

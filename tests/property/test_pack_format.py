@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import random
 
 import pytest
 from hypothesis import example, given, settings
@@ -141,6 +142,18 @@ def test_size_must_be_right(content: bytes, wrong: int) -> None:
                 gzipping.inflate(made, size)
         else:
             assert gzipping.inflate(made, size) == content
+
+
+@pytest.mark.parametrize("size", [0, 1, 96, 97, 65_535, 65_536, 131_070, 131_071])
+def test_what_gzip_would_not_make_smaller_is_stored_in_blocks(size: int) -> None:
+    """As zlib reads them; any others it refuses. The smallest contents are not tried at all."""
+    content = random.Random(size).randbytes(size)
+    blocks = max(1, -(-size // 65_535))
+    made = gzipping.stored(content)
+    assert len(made) == size + 18 + 5 * blocks
+    assert gzip.decompress(made) == content
+    assert gzipping.member(content) == made
+    assert (gzipping.member(bytes(size)) == gzipping.stored(bytes(size))) is (size <= 96)
 
 
 @unhurried

@@ -212,7 +212,9 @@ def test_a_run_has_the_workers_that_were_asked_for(tmp_path: Path, workers: int 
     """By its configuration, which the command accepts."""
     (tmp_path / "served").mkdir()
     with subprocess.Popen(["sleep", "60"]) as idle:
-        tool = Sysbackup(Server(tmp_path / "served", tmp_path / "log", 9, idle), tmp_path, tmp_path / "home", workers)
+        tool = Sysbackup(
+            Server("rclone", tmp_path / "served", tmp_path / "log", 9, idle), tmp_path, tmp_path / "home", workers
+        )
         idle.kill()
     tool.prepare()
     done = subprocess.run(
