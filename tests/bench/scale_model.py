@@ -24,6 +24,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sysbackup import logs
+from sysbackup.cli import process_setup
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents.crossing import member_to_bytes
 from sysbackup.contents.stowing import Full
@@ -133,6 +134,7 @@ async def model(base: Path, number: int, files: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure, and tell."""
+    process_setup.prepare()  # as `sysbackup run` does
     logs.configure("warning")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examiners", type=int, default=8)
