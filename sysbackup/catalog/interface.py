@@ -234,7 +234,7 @@ class Presence(Protocol):
         ...
 
     def begin(self) -> None:
-        """A look at what is known now: nothing of it has been met yet. Nothing is forgotten before its end."""
+        """A look at what is known now: nothing of it has been met yet."""
         ...
 
     def meet(self, found: Iterable[Named]) -> None:

@@ -66,24 +66,29 @@ class Census:
         self._presence = known.presence
         self._account = account
         self._clock = clock
+        self._prefixes: list[str] = []
+        self._samples: list[str] = []
         # what was looked through: of the keys between two, all versions were listed
         self._stretches: list[tuple[str, str]] = []
+        self._whole = False
+        self._next: str | None = None
         self._missing = _Missing()
+
+    async def begin(self) -> None:
+        """Set down what is known now: that alone is looked for."""
+        await asyncio.to_thread(self._begin)
+        self._samples = await asyncio.to_thread(self._sampled)
 
     async def look(self) -> None:
         """
-        Look for a portion of what is known at this time, and for all of it where samples are gone.
+        Look for a portion of what was known at the beginning, and for all of it where samples are gone.
 
         Nothing is forgotten yet (`settle`, `forget_ended`): the run may go on meanwhile.
         """
-        await self._begin()
-        asked, suspicious = await self._samples()
-        if suspicious:
-            await self._look("", None)
-            return
-        after = await asyncio.to_thread(self._presence.turned_to)
-        after = await self._look(after, PAGES - asked)
-        await asyncio.to_thread(self._presence.turn_to, after)
+        suspicious = await self._lacks_samples()
+        begin = "" if suspicious else await asyncio.to_thread(self._presence.turned_to)
+        self._next = await self._look(begin, None if suspicious else PAGES - len(self._samples))
+        self._whole = begin == self._next == ""
 
     async def settle(self) -> bool:
         """
@@ -93,11 +98,13 @@ class Census:
         was locked, and a reason to look for all that is known. What is not locked
         any more can wait for `forget_ended`: where the run refers to it, it has to be renewed.
         """
-        before = self._missing.number
         await asyncio.to_thread(self._forget_missing, ended=False)
-        if self._missing.number == before:
+        if self._next is not None:
+            # not before: of a run that fails, the next one looks there again
+            await asyncio.to_thread(self._presence.turn_to, self._next)
+        if not self._missing.number:
             return False
-        if self._missing.locked:
+        if self._missing.locked and not self._whole:
             await self._look_for_all()
         self._report()
         return True
@@ -113,12 +120,18 @@ class Census:
         await asyncio.to_thread(self._forget_missing, ended=True)
         self._report()
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
         self._stretches.clear()
-        await asyncio.to_thread(self._presence.begin)
+        self._presence.begin()
+        self._prefixes = [prefix for prefix in _PREFIXES if self._presence.any_known(prefix)]
+
+    def _sampled(self) -> list[str]:
+        """Some keys; only where nothing was published yet: else our own last index has been looked for (`learning`)."""
+        now = self._clock.now()
+        return [] if self._known.indexes.still_locked(now) else self._presence.one_of_each_host(now, _HOSTS)
 
     async def _look_for_all(self) -> None:
-        await self._begin()
+        await asyncio.to_thread(self._begin)
         await self._look("", None)
         await asyncio.to_thread(self._forget_missing, ended=False)
         await asyncio.to_thread(self._forget_missing, ended=True)
@@ -140,29 +153,21 @@ class Census:
                 )
             )
 
-    async def _samples(self) -> tuple[int, bool]:
-        """
-        How many objects were asked for, and whether one is gone.
-
-        Only where nothing was published yet: else our own last index has been looked for (`learning`).
-        """
-        now = self._clock.now()
-        if await asyncio.to_thread(self._known.indexes.still_locked, now) is not None:
-            return 0, False
-        samples = await asyncio.to_thread(self._presence.one_of_each_host, now, _HOSTS)
-        for key in samples:
+    async def _lacks_samples(self) -> bool:
+        """Whether one of the samples is gone."""
+        for key in self._samples:
             async with aclosing(self._store.versions(key)) as versions:
                 if not [v async for v in _some(versions, PAGE) if v.key == key and not v.marker]:
-                    return len(samples), True
-        return len(samples), False
+                    return True
+        return False
 
     async def _look(self, after: str, pages: int | None) -> str:
         """Look behind the key `after`, for no more than `pages` requests; returns where the next look begins."""
         left = pages
         if left is not None and left <= 0:
             return after
-        for prefix in _PREFIXES:
-            if after >= prefix + _END or not await asyncio.to_thread(self._presence.any_known, prefix):
+        for prefix in self._prefixes:
+            if after >= prefix + _END:
                 continue
             begin = after if after.startswith(prefix) else prefix
             most = None if left is None else left * PAGE

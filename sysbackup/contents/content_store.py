@@ -170,6 +170,7 @@ class ContentStore:
         The first request of a run: finds out, too, whether the bucket is there and lets us in.
         """
         await learn_all(self._store, self._session.indexes, self._trust, self._clock)
+        await self._census.begin()
 
     async def look(self) -> None:
         """Look whether what is known lies in the bucket: beside examiners and uploads; `promise` draws conclusions."""

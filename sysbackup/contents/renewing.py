@@ -143,7 +143,7 @@ class Renewing:
             await self._mourn(due)
         else:
             await asyncio.to_thread(self._renewals.renewed, due.number, lock, checked=checked)
-            self._account.renewed += lock != stored.lock
+            self._account.renewed += lock != stored.lock and lock.mode is not LockMode.NONE
 
     def _falls_short(self, due: Due) -> bool:
         """Whether an object's lock ends too early, or, where nothing is promised, nothing says that it is there."""

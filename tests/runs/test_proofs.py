@@ -332,6 +332,58 @@ def test_what_is_not_locked_is_looked_for_when_nothing_is_promised(
         assert not alpha.restored(told).problems
 
 
+def test_what_is_missed_by_a_run_that_fails_the_next_one_misses(
+    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The census goes on where its findings were drawn conclusions from, not where it has looked."""
+    monkeypatch.setattr(census, "PAGE", 2)
+    monkeypatch.setattr(census, "PAGES", 1)
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    gone = min(contents(bucket))
+    kept = bucket.objects.pop(gone)
+
+    class Failing(MemoryStore):
+        async def put(self, key: str, *args: Any, **more: Any) -> StoredObject:
+            raise StoreError("made to fail by the test")
+
+    alpha.write("new", os.urandom(100))
+    with pytest.raises(StoreError, match="made to fail"):
+        alpha.back_up(Failing(bucket))
+    told = alpha.back_up()
+    assert told.summary.first_problems[0]["path"] == gone
+    assert alpha.restores(told)
+    assert kept
+
+
+@pytest.mark.parametrize("pages", [1, 9])
+def test_where_one_is_gone_all_are_looked_for_once(
+    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    """Beyond what the portion covers; and no second time where it covered everything."""
+    monkeypatch.setattr(census, "PAGE", 2)
+    monkeypatch.setattr(census, "PAGES", pages)
+    alpha = machine(tmp_path, bucket, "alpha")
+    alpha.back_up()
+    first, last = min(contents(bucket)), max(contents(bucket))
+    for gone in (first, last):
+        del bucket.objects[gone]
+    listed: list[str] = []
+
+    class Noting(MemoryStore):
+        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+            listed.append(prefix)
+            async with aclosing(super().versions(prefix, after)) as versions:
+                async for version in versions:
+                    yield version
+
+    told = alpha.back_up(Noting(bucket))
+    assert {said["key"] for said in told.said("object.gone")} == {first, last}
+    assert [problem["path"] for problem in told.summary.first_problems] == [first]
+    assert listed.count("packs/") == 1
+    assert alpha.restores(told)
+
+
 def test_an_unchanged_run_stays_within_twelve_requests(bucket: MemoryBucket, tmp_path: Path) -> None:
     """Proofs included, in a bucket with more versions than the census of one run looks at."""
     alpha = machine(tmp_path, bucket, "alpha")
