@@ -4,6 +4,7 @@ Names of objects in the bucket.
 ===========================================  ==========================================
 ``content/<sha256 of the content>``          one content, or its gzip
 ``packs/<sha256 of the body>``               many small contents
+``packs/<32 digits, drawn>``                 chunks of large contents, sent while it fills
 ``snapshots/<host>/<run>-<program>``         what a snapshotter wrote
 ``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
 ``index/<host>/<run>.jsonl.gz``              what the run stored or renewed
@@ -42,6 +43,11 @@ def content_key(sha: bytes) -> str:
 def pack_key(sha: bytes) -> str:
     """The key of a pack; `sha` is the 32-byte digest of its whole body."""
     return f"packs/{sha.hex()}"
+
+
+def stream_pack_key(drawn: bytes) -> str:
+    """The key of a pack that is sent while it fills; `drawn` are 16 random bytes."""
+    return f"packs/{drawn.hex()}"
 
 
 def snapshot_key(host: str, run: str, program: bytes) -> str:
@@ -93,6 +99,11 @@ def pack_sha(key: str) -> bytes | None:
     return _digest(key, "packs/")
 
 
+def is_stream_pack(key: str) -> bool:
+    """Whether a key is that of a pack that was sent while it filled."""
+    return _digest(key, "packs/", 16) is not None
+
+
 def possible(key: str, version: str | None) -> bool:
     """
     Whether an object of ours could lie there.
@@ -107,9 +118,9 @@ def possible(key: str, version: str | None) -> bool:
     return len(key.encode()) <= 1024 and len((version or "").encode()) <= 1024
 
 
-def _digest(key: str, prefix: str) -> bytes | None:
+def _digest(key: str, prefix: str, size: int = 32) -> bytes | None:
     name = key.removeprefix(prefix)
-    if name == key or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+    if name == key or len(name) != 2 * size or not set(name) <= set("0123456789abcdef"):
         return None
     return bytes.fromhex(name)
 

@@ -78,10 +78,15 @@ class PackWriter:
     def finish(self) -> Pack:
         """Append the list and close; the writer must not be used again."""
         index = self._length
-        packed = gzipping.compress(b"".join(map(_row, self._contents)))
+        packed = packed_list(self._contents)
         body = self._memory[: index + len(packed)]
         body[index:] = packed
         return Pack(hashlib.sha256(body).digest(), body, index, tuple(self._contents))
+
+
+def packed_list(contents: Iterable[Member]) -> bytes:
+    """The list of a pack that holds these contents, in their order: its last member."""
+    return gzipping.compress(b"".join(map(_row, contents)))
 
 
 def read_index(packed: bytes, index: int) -> list[Member]:
