@@ -24,6 +24,12 @@ from sysbackup.model import Location, Span
 
 FORMAT = 1
 
+NAME = "chunks"
+"""What stands for the encoding of a content where a list lies in its place."""
+
+CHUNK_AT_MOST = 16 << 20
+"""Bytes of a chunk, so that a reader can hold some."""
+
 LEVELS_AT_MOST = 3
 """Lists of lists of lists: of chunks of 128 KiB and lists cut where they pass 32 MiB, more than S3 can hold."""
 
@@ -184,8 +190,10 @@ class ChunkListReader:
     def _chunk(self, row: _Row) -> Chunk:
         digest = bytes.fromhex(row.sha)
         whole = (row.offset, row.length) == (-1, -1)
-        possible = len(digest) == 32 and 0 < row.size <= _LARGEST - self.size and 0 <= row.object < len(self._objects)
-        if not possible or not (whole or (0 <= row.offset <= _LARGEST - row.length and row.length > 0)):
+        # a gzip member has 18 bytes, and none of ours is much longer than what is in it
+        ranged = 0 <= row.offset <= _LARGEST - row.length and 18 <= row.length <= encodings.largest(row.size)
+        possible = len(digest) == 32 and 0 < row.size <= CHUNK_AT_MOST and 0 <= row.object < len(self._objects)
+        if not possible or not (whole or ranged):
             raise FormatError(f"a list of chunks names a chunk that cannot be: {row.sha[:80]!r}")
         self._chunks += 1
         self.size += row.size

@@ -168,6 +168,7 @@ class Snapshot(Struct, tag_field="typ", tag="s", omit_defaults=True, kw_only=Tru
     name: str
     key: str = field(name="dat")
     version: str | None = field(name="ver", default=None)
+    encoding: str | None = field(name="enc", default=None)
     size: int = field(name="sz")
     sha: str
     description: str = ""

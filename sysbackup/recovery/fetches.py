@@ -3,7 +3,8 @@
 from msgspec import Struct
 
 from sysbackup.config.sections import MIB
-from sysbackup.formats import encodings
+from sysbackup.contents import assembling
+from sysbackup.formats import chunk_list, encodings
 from sysbackup.model import Span
 
 # A content up to this size is held in memory whole, checked, and written at once; a larger one goes by in pieces.
@@ -54,15 +55,20 @@ class Fetch(Struct):
     entry_bytes: int = 0
 
     @property
+    def chunked(self) -> bool:
+        """Whether it brings a list of the chunks that make its one content."""
+        return len(self.contents) == 1 and self.contents[0].encoding == chunk_list.NAME
+
+    @property
     def large(self) -> bool:
-        """Whether its one content is too large to be held: it is by itself then."""
-        return len(self.contents) == 1 and self.contents[0].size > HELD
+        """Whether its one content is too large to be held, or comes in chunks: it is by itself then."""
+        return self.chunked or (len(self.contents) == 1 and self.contents[0].size > HELD)
 
     @property
     def cost(self) -> int:
         """The most bytes it holds in memory; of a large content without those that were read."""
         if self.large:
-            return _PIECES + self.entry_bytes
+            return (assembling.MEMORY if self.chunked else _PIECES) + self.entry_bytes
         largest = max(wanted.size for wanted in self.contents)
         return self.entry_bytes + largest + self.read_most
 

@@ -9,10 +9,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
 
+from msgspec.structs import replace
+
 from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.task_groups import tasks
 from sysbackup.concurrency.threads import Threads
+from sysbackup.contents.assembling import assembled
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
+from sysbackup.model import Location
 from sysbackup.recovery.fetches import Fetch
 from sysbackup.recovery.landing import Room
 from sysbackup.recovery.placing import Placer, where
@@ -71,7 +75,7 @@ class Fetcher:
         async with tasks() as group:
             while (fetch := await planner.run(next, fetches, None)) is not None:
                 await self._reads.acquire()
-                more = fetch.read_most if fetch.large and self._target.takes_large else 0
+                more = fetch.read_most if fetch.large and not fetch.chunked and self._target.takes_large else 0
                 group.create_task(self._one(fetch, await self._memory.take(fetch.cost + more)))
         if self._denied and not self._read:
             raise self._denied[0]
@@ -83,7 +87,9 @@ class Fetcher:
                 self._report(outcome)
             if not fetch.contents:
                 return
-            if fetch.large and not self._target.takes_large:
+            if fetch.chunked:
+                await self._assemble(fetch)
+            elif fetch.large and not self._target.takes_large:
                 await self._stream(fetch, self._chunks(fetch))
             else:
                 await self._hold(fetch, hold)
@@ -144,6 +150,15 @@ class Fetcher:
         with self._placer() as placer:
             if not await self._streamed(Streamed(placer, fetch), chunks, last=False):
                 await self._streamed(Doubted(placer, fetch), self._chunks(fetch), last=True)
+            self._report(placer.outcome)
+
+    async def _assemble(self, fetch: Fetch) -> None:
+        """What does not fit was read twice already, chunk by chunk."""
+        wanted = fetch.contents[0]
+        chunks = assembled(self._store, Location(fetch.key, fetch.version))
+        whole = replace(fetch, contents=[replace(wanted, encoding=None)])
+        with self._placer() as placer:
+            await self._streamed(Streamed(placer, whole), chunks, last=True)
             self._report(placer.outcome)
 
     async def _streamed(self, stream: Streamed | Doubted, chunks: AsyncGenerator[bytes, None], *, last: bool) -> bool:

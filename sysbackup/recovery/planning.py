@@ -19,7 +19,7 @@ from sysbackup.config.sections import MIB
 from sysbackup.contents.reading_back import encoding_at
 from sysbackup.disk.sorting import Record, Sorter
 from sysbackup.errors import FormatError
-from sysbackup.formats import encodings, keys, manifest
+from sysbackup.formats import chunk_list, encodings, keys, manifest
 from sysbackup.formats.manifest import (
     BlockDevice,
     CharDevice,
@@ -46,7 +46,7 @@ _LINKS = 65_536  # paths of one inode that stay together (ext4 and btrfs allow f
 
 # offset in the object + 1, length there; digest, size, number of the encoding, digest of the link's id (zero: none)
 _TAIL = struct.Struct(">QQ32sQB16s")
-_ENCODINGS = tuple(encodings.ENCODINGS)
+_ENCODINGS = (*encodings.ENCODINGS, chunk_list.NAME)
 _WHOLE = (0, 0)  # offset and length of what is all of its object: it comes before what is not
 _NO_LINK = bytes(16)
 _PLACE = -_TAIL.size  # a key up to there: the object and its version
@@ -226,10 +226,12 @@ class _Keys:
 
 def _head(at: Location) -> tuple[bytes, int]:
     """The first part of a key, and the number of the encoding. `FormatError` where there can be no such place."""
-    if not keys.possible(at.key, at.version) or not encodings.is_known(at.encoding):
+    # a list of chunks is an object of its own
+    known = encodings.is_known(at.encoding) or (at.encoding == chunk_list.NAME and at.span is None)
+    if not keys.possible(at.key, at.version) or not known:
         version, name = brief(at.version or "none", 80), brief(at.encoding or "none", 80)
         raise FormatError(f"no such place: {brief(at.key)!r}, version {version!r}, encoding {name!r}")
-    encoding = encoding_at(at).name
+    encoding = at.encoding if at.encoding == chunk_list.NAME else encoding_at(at).name
     return at.key.encode() + b"\0" + (at.version or "").encode() + b"\0", _ENCODINGS.index(encoding)
 
 

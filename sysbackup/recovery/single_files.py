@@ -6,13 +6,14 @@ from contextlib import aclosing
 
 from msgspec import UNSET
 
+from sysbackup.contents.assembling import assembled
 from sysbackup.contents.reading_back import DIFFERS, ReadingBack, read_back
 from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats import encodings, gzipping, manifest
 from sysbackup.formats.encodings import Encoding
 from sysbackup.formats.manifest import Directory, File, FileNode, Link, Node
 from sysbackup.formats.manifest_search import exactly
-from sysbackup.model import shown
+from sysbackup.model import Location, shown
 from sysbackup.recovery.fetches import HELD, Fetch
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.planning import fetch_of
@@ -55,7 +56,7 @@ async def content(store: ObjectStore, file: File) -> AsyncGenerator[bytes, None]
     """
     try:
         fetch = fetch_of(file)
-        if fetch.contents[0].size > HELD:
+        if fetch.chunked or fetch.contents[0].size > HELD:
             async with aclosing(_streamed(store, fetch)) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -91,7 +92,7 @@ async def _streamed(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, N
     """The pieces of a large content, each handed out when the next is there."""
     held, begun = b"", False
     try:
-        async with aclosing(_decoded(store, fetch)) as pieces:
+        async with aclosing(_assembled(store, fetch) if fetch.chunked else _decoded(store, fetch)) as pieces:
             async for piece in pieces:
                 if held:
                     begun = True
@@ -101,6 +102,17 @@ async def _streamed(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, N
         also = "; its end was held back, do not use what came before it" if begun else ""
         raise FormatError(f"{exc}{also}") from exc
     yield held
+
+
+async def _assembled(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, None]:
+    """All pieces of a content that comes in chunks; the same."""
+    wanted = fetch.contents[0]
+    reading = ReadingBack(wanted.sha, wanted.size, encodings.PLAIN)
+    async with aclosing(assembled(store, Location(fetch.key, fetch.version))) as chunks:
+        async for chunk in chunks:
+            for piece in await asyncio.to_thread(list, reading.feed(chunk)):
+                yield piece
+    reading.finish()
 
 
 async def _decoded(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, None]:

@@ -5,11 +5,12 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from sysbackup.contents.assembling import assembled
 from sysbackup.errors import FormatError, RestoreError
-from sysbackup.formats import keys
+from sysbackup.formats import chunk_list, keys
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.formats.manifest_search import SNAPSHOT_LINES
-from sysbackup.model import brief
+from sysbackup.model import Location, brief
 from sysbackup.recovery.judging import StoredRun
 from sysbackup.recovery.stored_runs import batches
 from sysbackup.store.port import ObjectStore
@@ -34,6 +35,9 @@ async def find_snapshot(store: ObjectStore, run: StoredRun, name: str) -> Snapsh
         if snapshot.name == name:
             if not keys.possible(snapshot.key, snapshot.version):
                 raise FormatError(f"snapshot {name!r} of run {run.run} of {run.host} lies where no object can be")
+            if snapshot.encoding not in (None, chunk_list.NAME):
+                encoding = brief(snapshot.encoding, 80)
+                raise FormatError(f"snapshot {name!r} of run {run.run} of {run.host} is stored as {encoding!r}")
             return snapshot
     others = ", ".join(repr(brief(s.name)) for s in found[:_NAMED]) or "none at all"
     others += ", …" if len(found) > _NAMED else ""
@@ -51,29 +55,38 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
     hashed = hashlib.sha256()
     size = 0
     held = b""
-    async with aclosing(store.read(snapshot.key, snapshot.version)) as chunks:
-        async for chunk in chunks:
-            if not chunk:
-                continue  # after which what is held back would not be the end
-            size += len(chunk)
-            if size > snapshot.size:
-                break
-            # hashing a large chunk on the loop would keep everything else waiting
-            if len(chunk) < _STEP:
-                hashed.update(chunk)
-            else:
-                await asyncio.to_thread(hashed.update, chunk)
-            if held:
-                yield held
-            held = chunk
+    why = "what the bucket holds is not what was backed up"
+    try:
+        async with aclosing(_body(store, snapshot)) as chunks:
+            async for chunk in chunks:
+                if not chunk:
+                    continue  # after which what is held back would not be the end
+                size += len(chunk)
+                if size > snapshot.size:
+                    break
+                # hashing a large chunk on the loop would keep everything else waiting
+                if len(chunk) < _STEP:
+                    hashed.update(chunk)
+                else:
+                    await asyncio.to_thread(hashed.update, chunk)
+                if held:
+                    yield held
+                held = chunk
+    except FormatError as exc:
+        size, why = -1, str(exc)
     if size != snapshot.size or hashed.hexdigest() != snapshot.sha:
         raise FormatError(
-            f"snapshot {snapshot.name!r} is damaged: what the bucket holds is not what was backed up"
-            f" (object {snapshot.key}, version {snapshot.version}). Its end was held back; do not use what came"
-            " before it"
+            f"snapshot {snapshot.name!r} is damaged: {why} (object {snapshot.key}, version {snapshot.version})."
+            " Its end was held back; do not use what came before it"
         )
     if held:
         yield held
+
+
+def _body(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
+    if snapshot.encoding == chunk_list.NAME:
+        return assembled(store, Location(snapshot.key, snapshot.version))
+    return store.read(snapshot.key, snapshot.version)
 
 
 async def is_whole(store: ObjectStore, snapshot: Snapshot) -> bool:

@@ -21,7 +21,7 @@ from sysbackup.model import Location, Span
 
 unhurried = settings(deadline=None)  # the machine may be busy with other things
 
-spans = st.none() | st.builds(Span, st.integers(0, 1 << 40), st.integers(1, 1 << 30))
+spans = st.none() | st.builds(Span, st.integers(0, 1 << 40), st.integers(18, 4096))
 locations = st.builds(
     Location,
     st.sampled_from([keys.stream_pack_key(bytes(16)), keys.content_key(bytes(32))]),
@@ -29,7 +29,7 @@ locations = st.builds(
     spans,
     st.sampled_from([None, "gzip"]),
 )
-lists = st.lists(st.builds(Chunk, st.binary(min_size=32, max_size=32), st.integers(1, 1 << 40), locations), max_size=30)
+lists = st.lists(st.builds(Chunk, st.binary(min_size=32, max_size=32), st.integers(1, 1 << 24), locations), max_size=30)
 
 
 def written(chunks: list[Chunk], levels: int = 1) -> bytes:
@@ -101,7 +101,9 @@ _SHA = "00" * 32
 @example(_BEGIN + f'["{_SHA}",1,0,5]\n{{"typ":"end","chunks":1,"sz":1}}\n')
 @example(_BEGIN + f'["{_SHA[2:]}",1,0]\n{{"typ":"end","chunks":1,"sz":1}}\n')
 @example(_BEGIN + f'["{"zz" * 32}",1,0]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",{1 << 62},0]\n["{_SHA}",{1 << 62},0]\n{{"typ":"end","chunks":2,"sz":{1 << 63}}}\n')
+@example(_BEGIN + f'["{_SHA}",{1 + (1 << 24)},0]\n{{"typ":"end","chunks":1,"sz":{1 + (1 << 24)}}}\n')
+@example(_BEGIN + f'["{_SHA}",1,0,0,17]\n{{"typ":"end","chunks":1,"sz":1}}\n')
+@example(_BEGIN + f'["{_SHA}",1,0,0,5000]\n{{"typ":"end","chunks":1,"sz":1}}\n')
 @example(_BEGIN + "[" * 5000 + "]" * 5000 + "\n")
 def test_what_is_no_list_is_refused(text: str) -> None:
     """With the one error there is."""

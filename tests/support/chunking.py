@@ -1,0 +1,60 @@
+"""Contents in chunks, put into a bucket as the formats say."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+
+from sysbackup.contents.cutting import Cutter
+from sysbackup.formats import chunk_list, keys, pack
+from sysbackup.formats.chunk_list import Chunk, ChunkListWriter
+from sysbackup.formats.stream_pack import StreamPackWriter
+from sysbackup.model import Location
+from tests.support.memory_store import Kept, MemoryBucket
+
+
+def cut(content: bytes, average: int) -> list[bytes]:
+    """A content in chunks."""
+    cutter = Cutter(average)
+    return [*cutter.feed(content), *cutter.end()]
+
+
+def stream_pack(bucket: MemoryBucket, contents: Iterable[bytes]) -> list[Chunk]:
+    """Chunks in one pack."""
+    writer, body, added = StreamPackWriter(), bytearray(), []
+    for content in contents:
+        body += (member := pack.encode(content))
+        added.append(writer.add(hashlib.sha256(content).digest(), len(member), len(content)))
+    kept = bucket.add(keys.stream_pack_key(os.urandom(16)), bytes(body) + writer.end())
+    return [Chunk(m.sha, m.size, Location(kept.key, kept.version, m.span, "gzip")) for m in added]
+
+
+def packed(bucket: MemoryBucket, contents: Sequence[bytes], each: int) -> list[Chunk]:
+    """
+    Chunks in packs of so many each.
+
+    One that comes again is stored once.
+    """
+    distinct = [*dict.fromkeys(contents)]
+    places: dict[bytes, Chunk] = {}
+    for at in range(0, len(distinct), each):
+        some = distinct[at : at + each]
+        places |= dict(zip(some, stream_pack(bucket, some), strict=True))
+    return [places[content] for content in contents]
+
+
+def listed(bucket: MemoryBucket, key: str, chunks: Iterable[Chunk], levels: int = 1) -> Kept:
+    """
+    A list of these chunks.
+
+    With more `levels` than one, it is cut itself, and the list of its chunks too.
+    """
+    body = written(chunks)
+    for level in range(2, levels + 1):
+        body = written(packed(bucket, cut(body, 4096), 3), level)
+    return bucket.add(key, body, metadata={keys.ENCODING: chunk_list.NAME})
+
+
+def written(chunks: Iterable[Chunk], levels: int = 1) -> bytes:
+    """The list itself."""
+    writer = ChunkListWriter(levels)
+    return b"".join([*map(writer.add, chunks), writer.end()])
