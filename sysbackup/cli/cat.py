@@ -1,6 +1,7 @@
 """`sysbackup cat`: one file of a backup, on standard output."""
 
 import sys
+from contextlib import aclosing
 
 import click
 
@@ -39,4 +40,5 @@ def cat_command(
 async def _cat(invocation: Invocation, choice: Choice, path: bytes) -> None:
     async with Restorer.of(invocation.config()).backups() as backups:
         file = await backups.file(await choice.find(backups, invocation), path)
-        await into_output(backups.file_content(file))
+        async with aclosing(backups.file_content(file)) as data:
+            await into_output(data)

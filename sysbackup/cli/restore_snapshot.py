@@ -1,6 +1,7 @@
 """`sysbackup restore-snapshot`: what a snapshotter wrote, back again."""
 
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import click
@@ -79,12 +80,15 @@ async def _pour(config: Config, found: Snapshot, output: Path | None, *, through
 
 
 async def _pour_once(backups: Backups, found: Snapshot, output: Path | None, *, through: bool, force: bool) -> None:
-    data = backups.snapshot_data(found)
-    if output is not None:
-        await into_file(data, output, overwrite=force)
-    elif not through:
-        await into_output(data)
-    elif status := await pipe_into(found.restore or "", data):
+    async with aclosing(backups.snapshot_data(found)) as data:
+        if output is not None:
+            await into_file(data, output, overwrite=force)
+            return
+        if not through:
+            await into_output(data)
+            return
+        status = await pipe_into(found.restore or "", data)
+    if status:
         raise ProgramError(
             f"the restore command of {found.name!r} ended with status {status}: what it did is not complete"
         )

@@ -1,10 +1,11 @@
 """
 Assembling: contents that were cut, put together again from their chunks.
 
-The list comes first, piece by piece; ranges of objects in which chunks lie one
+The list comes first, some of it at a time; ranges of objects in which chunks lie one
 behind the other are read several at a time, and given out in the order of the content.
 Each chunk is proven by its digest before any byte of it goes on. Neither the size of
-the content nor the length of its list costs memory.
+the content nor the length of its list costs memory, and no connection is held while
+another one is waited for.
 """
 
 import asyncio
@@ -12,22 +13,23 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sysbackup.concurrency.task_groups import tasks
 from sysbackup.contents.reading_back import encoding_at, read_back
 from sysbackup.errors import FormatError
 from sysbackup.formats import encodings
-from sysbackup.formats.chunk_list import LEVELS_AT_MOST, Chunk, ChunkListReader
+from sysbackup.formats.chunk_list import Chunk, ChunkListReader, longest
 from sysbackup.model import Location
 from sysbackup.store.port import ObjectStore
 
-_RANGE = 4 << 20  # bytes that one request brings, unless one chunk takes more
-_GAP = 256 << 10  # what lies between two chunks is read too, if it is no more than this
-_CHUNKS = 512  # in one range: a hole is one chunk, again and again
-_AHEAD = 6  # ranges that are read while the one before them is put together
+_RANGE = 4 << 20  # bytes that one request brings
+_SPARE = 64 << 10  # so much more than what is wanted, and as much again, may be read with it: cheaper than a request
+_CHUNKS = 512  # in one range: a hole is one chunk, again and again; and lines of a list that are understood at a time
+_AHEAD = 4  # ranges that are read while the one before them is put together; of a list's own chunks, one
 
-MEMORY = (_AHEAD + 2) * _RANGE
-"""About as much as one content takes while it is put together, in bytes, if its chunks are of the usual sizes."""
+MEMORY = 48 << 20
+"""Bytes that one content takes at the most while it is put together: ranges, and a chunk of each level unpacked."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class _Range:
     at: Location
     start: int
     end: int | None
+    wanted: int
     chunks: list[Chunk] = field(default_factory=list)
 
     def takes(self, chunk: Chunk) -> bool:
@@ -45,126 +48,150 @@ class _Range:
         if (chunk.at.key, chunk.at.version) != (self.at.key, self.at.version) or len(self.chunks) >= _CHUNKS:
             return False
         if span is None or self.end is None:
-            return span is None and self.end is None and chunk.sha == self.chunks[0].sha
-        begin, end = min(self.start, span.offset), max(self.end, span.end)
-        if end - begin > _RANGE or end - begin - (self.end - self.start) > span.length + _GAP:
+            return span is None and self.end is None and chunk[:2] == self.chunks[0][:2]
+        if self.start <= span.offset and span.end <= self.end:
+            return True
+        begin, end, wanted = min(self.start, span.offset), max(self.end, span.end), self.wanted + span.length
+        if end - begin > min(_RANGE, 2 * wanted + _SPARE):
             return False
-        self.start, self.end = begin, end
+        self.start, self.end, self.wanted = begin, end, wanted
         return True
 
 
-async def assembled(store: ObjectStore, at: Location) -> AsyncGenerator[bytes, None]:
+async def assembled(store: ObjectStore, at: Location, size: int) -> AsyncGenerator[bytes, None]:
     """
-    The content of which a list of chunks lies there, chunk by chunk.
+    The content of `size` bytes of which a list of chunks lies there, chunk by chunk.
 
-    `FormatError` where the list or a chunk is damaged; whatever the store raises
-    (`ObjectGone`) where one is not to be had. The digest of the whole is for the caller to compare.
+    `FormatError` where the list or a chunk is damaged, or the list is of another size;
+    whatever the store raises (`ObjectGone`) where one is not to be had. The digest of
+    the whole is for the caller to compare.
     """
     async with (
         aclosing(_read(store, at)) as packed,
-        aclosing(_taken_apart(store, packed, None)) as chunks,
-        aclosing(_joined(store, chunks)) as contents,
+        aclosing(_understood(store, packed, size, None)) as chunks,
+        aclosing(_joined(store, chunks, _AHEAD)) as contents,
     ):
         async for content in contents:
             yield content
 
 
-async def _read(store: ObjectStore, at: Location) -> AsyncGenerator[bytes, None]:
-    begin, length = at.span or (0, None)
-    async with aclosing(store.read(at.key, at.version, begin, length)) as pieces:
-        async for piece in pieces:
-            yield piece
-
-
-async def _taken_apart(
-    store: ObjectStore, packed: AsyncIterator[bytes], levels: int | None
-) -> AsyncGenerator[Chunk, None]:
-    """The chunks of a list, or of the list that its chunks make; it must have so many `levels` where that is known."""
-    reader = ChunkListReader()
-    listed = _fed(reader, packed)
-    async with aclosing(listed):
-        first = await anext(listed, None)
-        if not 1 <= reader.levels <= LEVELS_AT_MOST or levels not in (None, reader.levels):
-            raise FormatError("a list of chunks is not of what it is said to be of")
-        chunks = _with(first, listed)
-        if reader.levels == 1:
-            async for chunk in chunks:
-                yield chunk
+async def _read(store: ObjectStore, at: Location) -> AsyncGenerator[bytearray, None]:
+    """An object, in requests one after the other: none goes on while what came is dealt with."""
+    begin = 0
+    while True:
+        data = await _bytes_of(store, at, begin, _RANGE)
+        if data:
+            yield data
+        if len(data) < _RANGE:
             return
-        inner = _joined(store, chunks)
-        async with aclosing(inner), aclosing(_taken_apart(store, inner, reader.levels - 1)) as deeper:
-            async for chunk in deeper:
-                yield chunk
+        begin += len(data)
 
 
-async def _fed(reader: ChunkListReader, packed: AsyncIterator[bytes]) -> AsyncGenerator[Chunk, None]:
+async def _understood(
+    store: ObjectStore, packed: AsyncIterator[bytes | bytearray], size: int, levels: int | None
+) -> AsyncGenerator[list[Chunk], None]:
+    """The chunks of a list, or of the list that its chunks make, some at a time; `levels` where these are known."""
+    reader = ChunkListReader()
+    async with aclosing(_fed(reader, packed)) as listed:
+        first = await anext(listed, list[Chunk]())
+        if levels not in (None, reader.levels):
+            raise FormatError("a list of chunks is not of what it is said to be of")
+        if reader.levels == 1:
+            if reader.promised != size:
+                raise FormatError(f"a list of chunks is of {reader.promised} bytes, and not of {size}")
+            yield first
+            async for some in listed:
+                yield some
+            return
+        if reader.promised > longest(size, reader.levels - 1):
+            raise FormatError("a list of chunks is longer than that of any such content")
+        async with (
+            aclosing(_with(first, listed)) as chunks,
+            aclosing(_joined(store, chunks, 1)) as inner,
+            aclosing(_understood(store, inner, size, reader.levels - 1)) as deeper,
+        ):
+            async for some in deeper:
+                yield some
+
+
+async def _fed(reader: ChunkListReader, packed: AsyncIterator[bytes | bytearray]) -> AsyncGenerator[list[Chunk], None]:
+    """What the reader makes of it; nothing before its first line is known."""
     async for piece in packed:
-        for chunk in reader.feed(piece):
-            yield chunk
+        chunks = reader.feed(piece)
+        while some := await asyncio.to_thread(lambda of: list(islice(of, _CHUNKS)), chunks):
+            yield some
+        if reader.complete:
+            break
     reader.finish()
 
 
-async def _with(first: Chunk | None, rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
-    if first is not None:
-        yield first
-    async for chunk in rest:
-        yield chunk
+async def _with(first: list[Chunk], rest: AsyncIterator[list[Chunk]]) -> AsyncGenerator[list[Chunk], None]:
+    yield first
+    async for some in rest:
+        yield some
 
 
-async def _joined(store: ObjectStore, chunks: AsyncIterator[Chunk]) -> AsyncGenerator[bytes, None]:
+async def _joined(store: ObjectStore, chunks: AsyncIterator[list[Chunk]], ahead: int) -> AsyncGenerator[bytes, None]:
     """What the chunks make, one at a time."""
-    waiting: deque[tuple[_Range, asyncio.Task[bytes | Exception]]] = deque()
-    async with tasks() as group:
+    waiting: deque[tuple[_Range, asyncio.Task[bytearray | Exception]]] = deque()
+    async with tasks() as group, aclosing(_ranges(chunks)) as ranges:
         try:
-            async for some in _ranges(chunks):
+            async for some in ranges:
                 waiting.append((some, group.create_task(_brought(store, some))))
-                if len(waiting) > _AHEAD:
-                    async for content in _proven(store, *waiting.popleft()):
-                        yield content
+                if len(waiting) > ahead:
+                    async with aclosing(_proven(store, *waiting.popleft())) as contents:
+                        async for content in contents:
+                            yield content
             while waiting:
-                async for content in _proven(store, *waiting.popleft()):
-                    yield content
+                async with aclosing(_proven(store, *waiting.popleft())) as contents:
+                    async for content in contents:
+                        yield content
         finally:
-            for _, reading in waiting:  # nobody wants the rest
+            for _, reading in waiting:  # nobody wants the rest, even where all ends well
                 reading.cancel()
 
 
-async def _ranges(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[_Range, None]:
+async def _ranges(chunks: AsyncIterator[list[Chunk]]) -> AsyncGenerator[_Range, None]:
     some: _Range | None = None
-    async for chunk in chunks:
-        if some is None or not some.takes(chunk):
-            if some is not None:
-                yield some
-            span = chunk.at.span
-            some = _Range(chunk.at, span.offset, span.end) if span else _Range(chunk.at, 0, None)
-        some.chunks.append(chunk)
+    async for listed in chunks:
+        for chunk in listed:
+            if some is None or not some.takes(chunk):
+                if some is not None:
+                    yield some
+                span = chunk.at.span
+                some = _Range(chunk.at, *((span.offset, span.end, span.length) if span else (0, None, 0)))
+            some.chunks.append(chunk)
     if some is not None:
         yield some
 
 
-async def _bytes_of(store: ObjectStore, some: _Range) -> bytes:
-    """What the range of the object holds."""
-    most = encodings.largest(some.chunks[0].size) if some.end is None else some.end - some.start
+async def _bytes_of(store: ObjectStore, at: Location, begin: int, length: int) -> bytearray:
+    """That range of an object, or what there is of it."""
     data = bytearray()
-    length = None if some.end is None else most
-    async with aclosing(store.read(some.at.key, some.at.version, some.start, length)) as pieces:
+    async with aclosing(store.read(at.key, at.version, begin, length)) as pieces:
         async for piece in pieces:
             data += piece
-            if len(data) > most:
-                raise FormatError(f"the object {some.at.key} is larger than what was stored there")
-    return bytes(data)
+            if len(data) > length:
+                raise FormatError(f"more came of the object {at.key} than was asked for")
+    return data
 
 
-async def _brought(store: ObjectStore, some: _Range) -> bytes | Exception:
+async def _range(store: ObjectStore, some: _Range) -> bytearray:
+    # one byte more than there can be: a longer object is another one
+    most = encodings.largest(some.chunks[0].size) + 1 if some.end is None else some.end - some.start
+    return await _bytes_of(store, some.at, some.start, most)
+
+
+async def _brought(store: ObjectStore, some: _Range) -> bytearray | Exception:
     """The same, or why not: the error is to be raised when it is its turn, and to disturb nobody before."""
     try:
-        return await _bytes_of(store, some)
+        return await _range(store, some)
     except Exception as exc:  # noqa: BLE001  # raised again by `_proven`
         return exc
 
 
 async def _proven(
-    store: ObjectStore, some: _Range, reading: "asyncio.Task[bytes | Exception]"
+    store: ObjectStore, some: _Range, reading: "asyncio.Task[bytearray | Exception]"
 ) -> AsyncGenerator[bytes, None]:
     """The contents of the chunks. What does not fit is read once more: it may have been the way."""
     data = await reading
@@ -183,7 +210,7 @@ async def _proven(
                     f"the chunk {chunk.sha.hex()} is damaged: {exc} (object {some.at.key}, version {some.at.version})"
                 ) from exc
             again = True
-            contents = _Contents(some, await _bytes_of(store, some))
+            contents = _Contents(some, await _range(store, some))
             continue
         yield content
         number += 1
@@ -192,7 +219,7 @@ async def _proven(
 class _Contents:
     """The contents in the bytes of a range; one that comes again is unpacked once."""
 
-    def __init__(self, some: _Range, data: bytes) -> None:
+    def __init__(self, some: _Range, data: bytearray) -> None:
         self._range = some
         self._data = memoryview(data)
         self._last: tuple[bytes, bytes] | None = None
@@ -200,10 +227,11 @@ class _Contents:
     def of(self, number: int) -> bytes:
         """That of a chunk. `FormatError` where it is not what it should be."""
         chunk = self._range.chunks[number]
-        if self._last is None or self._last[0] != chunk.sha or len(self._last[1]) != chunk.size:
+        if self._last is None or (self._last[0], len(self._last[1])) != chunk[:2]:
             span = chunk.at.span
             begin = 0 if span is None else span.offset - self._range.start
             encoded = self._data[begin:] if span is None else self._data[begin : begin + span.length]
+            self._last = None
             content = read_back(encoded, chunk.sha, chunk.size, encoding_at(chunk.at), alone=span is None)
             self._last = chunk.sha, content
         return self._last[1]

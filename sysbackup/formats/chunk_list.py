@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import encodings, gzipping, keys
@@ -27,18 +27,28 @@ FORMAT = 1
 NAME = "chunks"
 """What stands for the encoding of a content where a list lies in its place."""
 
-CHUNK_AT_MOST = 16 << 20
+CHUNK_AT_MOST = 4 << 20
 """Bytes of a chunk, so that a reader can hold some."""
 
 LEVELS_AT_MOST = 3
 """Lists of lists of lists: of chunks of 128 KiB and lists cut where they pass 32 MiB, more than S3 can hold."""
 
+OBJECTS_AT_MOST = 65_536
+"""Objects that one list names: a reader keeps them."""
+
 _LINE_LIMIT = 4096
-# A chunk's line has a digest, which gzip makes no shorter than its 32 bytes: what unpacks to more is none of ours.
-_RATIO = 16
-_FREE = 1 << 20
-_LARGEST = (1 << 63) - 1
+_VERSION_LIMIT = 1024
 _BATCH = 256 << 10  # bytes of lines that are packed at a time
+
+
+def chunks_at_most(size: int) -> int:
+    """How many chunks a list of `size` bytes can have: more would cost a reader time, and nobody any less room."""
+    return size // 1024 + 1024
+
+
+def longest(size: int, levels: int) -> int:
+    """The most bytes of a list of so many levels, for a content of `size`."""
+    return size if not levels else longest(512 * chunks_at_most(size), levels - 1)
 
 
 class Chunk(NamedTuple):
@@ -50,25 +60,25 @@ class Chunk(NamedTuple):
 
 
 class _Header(Struct, tag_field="typ", tag="chunks", omit_defaults=True, kw_only=True):
-    """The first line. `levels` above 1: what the chunks make is a list with one level less."""
+    """The first line: how many bytes the chunks make. `levels` above 1: that is a list with one level less."""
 
     format: int
+    size: int = field(name="sz")
     levels: int = 1
 
 
 class _Object(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=True):
     """An object, numbered from 0 on in the order in which they come."""
 
-    key: str = msgspec.field(name="dat")
-    version: str | None = msgspec.field(name="ver", default=None)
-    encoding: str | None = msgspec.field(name="enc", default=None)
+    key: str = field(name="dat")
+    version: str | None = field(name="ver", default=None)
+    encoding: str | None = field(name="enc", default=None)
 
 
 class _End(Struct, tag_field="typ", tag="end", kw_only=True):
-    """The last line: how many chunks there were, and how many bytes they make."""
+    """The last line: how many chunks there were."""
 
     chunks: int
-    size: int = msgspec.field(name="sz")
 
 
 class _Row(Struct, array_like=True):
@@ -77,8 +87,8 @@ class _Row(Struct, array_like=True):
     sha: str
     size: int
     object: int
-    offset: int = -1
-    length: int = -1
+    offset: int | None = None
+    length: int | None = None
 
 
 _lines: msgspec.json.Decoder[_Header | _Object | _End] = msgspec.json.Decoder(_Header | _Object | _End)
@@ -87,14 +97,18 @@ _encoder = msgspec.json.Encoder()
 
 
 class ChunkListWriter:
-    """Makes a list; the bytes that come are to be written one behind the other."""
+    """Makes a list of a content of `size` bytes; what comes is to be written one behind the other."""
 
-    def __init__(self, levels: int = 1) -> None:
+    def __init__(self, size: int, levels: int = 1) -> None:
         self._packer = gzipping.compressor()
-        self._waiting = bytearray(_encoder.encode(_Header(format=FORMAT, levels=levels)) + b"\n")
+        self._waiting = bytearray(_encoder.encode(_Header(format=FORMAT, size=size, levels=levels)) + b"\n")
         self._objects: dict[tuple[str, str | None, str | None], int] = {}
         self._chunks = 0
-        self._size = 0
+
+    @property
+    def objects(self) -> int:
+        """How many objects are named; no more than `OBJECTS_AT_MOST` may be."""
+        return len(self._objects)
 
     def add(self, chunk: Chunk) -> bytes:
         """The next chunk; returns what is to be written by now, which may be nothing."""
@@ -106,12 +120,11 @@ class ChunkListWriter:
         self._waiting += b'["%s",%d,%d' % (chunk.sha.hex().encode(), chunk.size, number)
         self._waiting += b"]\n" if at.span is None else b",%d,%d]\n" % at.span
         self._chunks += 1
-        self._size += chunk.size
         return self._packed() if len(self._waiting) >= _BATCH else b""
 
     def end(self) -> bytes:
         """The rest; the writer must not be used again."""
-        self._waiting += _encoder.encode(_End(chunks=self._chunks, size=self._size)) + b"\n"
+        self._waiting += _encoder.encode(_End(chunks=self._chunks)) + b"\n"
         return self._packed() + self._packer.flush()
 
     def _packed(self) -> bytes:
@@ -124,27 +137,29 @@ class ChunkListReader:
     """
     Takes a list apart: feed pieces of any size, then `finish`. `FormatError` where it is damaged.
 
-    `levels` are known with the first chunk. What comes is a claim until the chunks have been hashed.
+    With the first chunk `levels` are known, and the size that is `promised`. What comes is a
+    claim until the chunks have been hashed. The objects that were named are all that is kept.
     """
 
     def __init__(self) -> None:
         self._inflater = gzipping.Inflater(alone=True)
         self._rest = bytearray()
         self._objects: list[_Object] = []
+        self._named = False  # just now: its chunk must follow
         self._chunks = 0
-        self._packed = 0
-        self._unpacked = 0
+        self._size = 0
         self._ended = False
         self.levels = 0
-        self.size = 0
+        self.promised = 0
 
-    def feed(self, packed: bytes) -> Iterator[Chunk]:
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has come."""
+        return self._ended and self._inflater.complete
+
+    def feed(self, packed: bytes | bytearray) -> Iterator[Chunk]:
         """Yield the chunks that `packed` completes."""
-        self._packed += len(packed)
         for piece in self._inflater.feed(packed):
-            self._unpacked += len(piece)
-            if self._unpacked > _FREE + _RATIO * self._packed:
-                raise FormatError("a list of chunks unpacks to more than any that holds hashes")
             self._rest += piece
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
@@ -161,7 +176,7 @@ class ChunkListReader:
             raise FormatError("a list of chunks ends in the middle")
 
     def _understood(self, line: bytes) -> Chunk | None:
-        if self._ended or len(line) > _LINE_LIMIT:
+        if self._ended or len(line) > _LINE_LIMIT or (self._named and not line.startswith(b"[")):
             raise FormatError(f"a list of chunks holds a line that cannot be: {line[:120]!r}")
         try:
             if line.startswith(b"["):
@@ -172,31 +187,54 @@ class ChunkListReader:
             raise FormatError(f"a list of chunks holds a line that is none ({exc}): {line[:120]!r}") from exc
         if isinstance(said, _Header) is bool(self.levels):
             raise FormatError("a list of chunks does not begin with its one header")
-        if isinstance(said, _Header):
-            refuse_later(line, FORMAT, "a list of chunks")
-            if said.format != FORMAT or not 1 <= said.levels <= LEVELS_AT_MOST:
-                raise FormatError(f"a list of chunks cannot begin like this: {line[:120]!r}")
-            self.levels = said.levels
-        elif isinstance(said, _Object):
-            if not keys.possible(said.key, said.version) or not encodings.is_known(said.encoding):
-                raise FormatError(f"a list of chunks names an object that cannot be: {line[:120]!r}")
-            self._objects.append(said)
-        else:
-            if (said.chunks, said.size) != (self._chunks, self.size):
-                raise FormatError("a list of chunks has other chunks than it says at its end")
-            self._ended = True
+        match said:
+            case _Header():
+                self._begin(said, line)
+            case _Object():
+                self._name(said)
+            case _:
+                if (said.chunks, self.promised) != (self._chunks, self._size):
+                    raise FormatError("a list of chunks has others than it says")
+                self._ended = True
         return None
+
+    def _begin(self, said: _Header, line: bytes) -> None:
+        refuse_later(line, FORMAT, "a list of chunks")
+        if said.format != FORMAT or not 1 <= said.levels <= LEVELS_AT_MOST or said.size < 0:
+            raise FormatError(f"a list of chunks cannot begin like this: {line[:120]!r}")
+        self.levels, self.promised = said.levels, said.size
+
+    def _name(self, said: _Object) -> None:
+        version = said.version or ""
+        ours = keys.content_sha(said.key) or keys.pack_sha(said.key) or keys.is_stream_pack(said.key)
+        fits = version.isascii() and len(version) <= _VERSION_LIMIT and keys.possible(said.key, version)
+        if not ours or not fits or not encodings.is_known(said.encoding) or len(self._objects) >= OBJECTS_AT_MOST:
+            raise FormatError(f"a list of chunks names an object that cannot be: {said.key[:120]!r}")
+        said.version = version or None
+        self._objects.append(said)
+        self._named = True
 
     def _chunk(self, row: _Row) -> Chunk:
         digest = bytes.fromhex(row.sha)
-        whole = (row.offset, row.length) == (-1, -1)
-        # a gzip member has 18 bytes, and none of ours is much longer than what is in it
-        ranged = 0 <= row.offset <= _LARGEST - row.length and 18 <= row.length <= encodings.largest(row.size)
-        possible = len(digest) == 32 and 0 < row.size <= CHUNK_AT_MOST and 0 <= row.object < len(self._objects)
-        if not possible or not (whole or ranged):
-            raise FormatError(f"a list of chunks names a chunk that cannot be: {row.sha[:80]!r}")
+        number = len(self._objects)
+        known = number - 1 <= row.object < number if self._named else 0 <= row.object < number
+        possible = len(digest) == 32 and digest.hex() == row.sha and 0 < row.size <= CHUNK_AT_MOST and known
+        span = None
+        if possible and (row.offset, row.length) != (None, None):
+            span = _span(row, self._objects[row.object])
+            possible = span is not None
         self._chunks += 1
-        self.size += row.size
+        self._size += row.size
+        if not possible or self._size > self.promised or self._chunks > chunks_at_most(self.promised):
+            raise FormatError(f"a list of chunks names a chunk that cannot be: {row.sha[:80]!r}")
+        self._named = False
         named = self._objects[row.object]
-        span = None if whole else Span(row.offset, row.length)
         return Chunk(digest, row.size, Location(named.key, named.version, span, named.encoding))
+
+
+def _span(row: _Row, of: _Object) -> Span | None:
+    """The range of a chunk; None where it cannot be that. Ranges are gzip members, of 18 bytes at the least."""
+    if row.offset is None or row.length is None or of.encoding != encodings.GZIP.name:
+        return None
+    possible = 0 <= row.offset < 1 << 62 and 18 <= row.length <= encodings.largest(row.size)
+    return Span(row.offset, row.length) if possible else None

@@ -139,18 +139,23 @@ class Inflater:
         self._unpacker = _fast.decompressobj(_GZIP)
         self._inside = False
 
-    def feed(self, packed: bytes) -> Iterator[bytes]:
+    def feed(self, packed: bytes | bytearray) -> Iterator[bytes]:
         """Yield what `packed` adds to the content. `FormatError` where it is no gzip."""
         for content, _ in self._steps(packed):
             if content:
                 yield content
 
+    @property
+    def complete(self) -> bool:
+        """Whether the last member has come to its end."""
+        return self._unpacker.eof and not self._inside
+
     def close(self) -> None:
         """`FormatError` where the last member was cut short, or there was none."""
-        if self._inside or not self._unpacker.eof:
+        if not self.complete:
             raise FormatError("gzip data end before their end")
 
-    def _steps(self, packed: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    def _steps(self, packed: bytes | bytearray) -> Iterator[tuple[bytes, memoryview]]:
         """Each piece of the content, which may be empty, and the bytes that were taken for it: all of one member."""
         left = memoryview(packed)
         full = False

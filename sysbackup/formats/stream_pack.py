@@ -61,7 +61,7 @@ def list_begins(tail: bytes, size: int) -> int:
     end = tail[-END_LENGTH:]
     if len(end) == END_LENGTH:
         *fixed, index, block, rest = _END.unpack(end)
-        longest = pack.LIST_AT_MOST + END_LENGTH
-        if fixed == [_HEADER, 12, _NAME, 8] and (block, rest) == _NOTHING and max(0, size - longest) <= index < size:
+        possible = END_LENGTH + 18 <= size - index <= END_LENGTH + pack.LIST_AT_MOST
+        if fixed == [_HEADER, 12, _NAME, 8] and (block, rest) == _NOTHING and possible:
             return int(index)
     raise FormatError("its last bytes do not say where its list is")

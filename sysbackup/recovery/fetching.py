@@ -153,12 +153,14 @@ class Fetcher:
             self._report(placer.outcome)
 
     async def _assemble(self, fetch: Fetch) -> None:
-        """What does not fit was read twice already, chunk by chunk."""
+        """A list that does not fit is read once more, too; chunks were."""
         wanted = fetch.contents[0]
-        chunks = assembled(self._store, Location(fetch.key, fetch.version))
         whole = replace(fetch, contents=[replace(wanted, encoding=None)])
         with self._placer() as placer:
-            await self._streamed(Streamed(placer, whole), chunks, last=True)
+            for last in (False, True):
+                chunks = assembled(self._store, Location(fetch.key, fetch.version), wanted.size)
+                if await self._streamed(Streamed(placer, whole), chunks, last=last):
+                    break
             self._report(placer.outcome)
 
     async def _streamed(self, stream: Streamed | Doubted, chunks: AsyncGenerator[bytes, None], *, last: bool) -> bool:

@@ -108,7 +108,7 @@ async def _assembled(store: ObjectStore, fetch: Fetch) -> AsyncGenerator[bytes, 
     """All pieces of a content that comes in chunks; the same."""
     wanted = fetch.contents[0]
     reading = ReadingBack(wanted.sha, wanted.size, encodings.PLAIN)
-    async with aclosing(assembled(store, Location(fetch.key, fetch.version))) as chunks:
+    async with aclosing(assembled(store, Location(fetch.key, fetch.version), wanted.size)) as chunks:
         async for chunk in chunks:
             for piece in await asyncio.to_thread(list, reading.feed(chunk)):
                 yield piece

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from sysbackup.contents.assembling import assembled
 from sysbackup.errors import FormatError, RestoreError
 from sysbackup.formats import chunk_list, keys
+from sysbackup.formats.lines import LaterFormat
 from sysbackup.formats.manifest import Snapshot
 from sysbackup.formats.manifest_search import SNAPSHOT_LINES
 from sysbackup.model import Location, brief
@@ -72,6 +73,8 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
                 if held:
                     yield held
                 held = chunk
+    except LaterFormat:
+        raise
     except FormatError as exc:
         size, why = -1, str(exc)
     if size != snapshot.size or hashed.hexdigest() != snapshot.sha:
@@ -85,7 +88,7 @@ async def data(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, 
 
 def _body(store: ObjectStore, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
     if snapshot.encoding == chunk_list.NAME:
-        return assembled(store, Location(snapshot.key, snapshot.version))
+        return assembled(store, Location(snapshot.key, snapshot.version), snapshot.size)
     return store.read(snapshot.key, snapshot.version)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sysbackup.contents import cutting
 from sysbackup.contents.cutting import Cutter
 from sysbackup.errors import FormatError
-from sysbackup.formats import keys, pack, stream_pack
+from sysbackup.formats import chunk_list, keys, pack, stream_pack
 from sysbackup.formats.chunk_list import Chunk, ChunkListReader, ChunkListWriter
 from sysbackup.formats.lines import LaterFormat
 from sysbackup.formats.stream_pack import StreamPackWriter
@@ -28,13 +28,13 @@ locations = st.builds(
     st.sampled_from([None, "v1", "v2"]),
     spans,
     st.sampled_from([None, "gzip"]),
-)
-lists = st.lists(st.builds(Chunk, st.binary(min_size=32, max_size=32), st.integers(1, 1 << 24), locations), max_size=30)
+).map(lambda at: at if at.span is None else at._replace(encoding="gzip"))
+lists = st.lists(st.builds(Chunk, st.binary(min_size=32, max_size=32), st.integers(1, 1 << 22), locations), max_size=30)
 
 
 def written(chunks: list[Chunk], levels: int = 1) -> bytes:
     """A list of these chunks."""
-    writer = ChunkListWriter(levels)
+    writer = ChunkListWriter(sum(chunk.size for chunk in chunks), levels)
     return b"".join([*map(writer.add, chunks), writer.end()])
 
 
@@ -56,7 +56,7 @@ def test_what_was_written_is_read(chunks: list[Chunk], levels: int, step: int) -
     packed = written(chunks, levels)
     found, reader = read(packed, step)
     assert found == chunks
-    assert (reader.levels, reader.size) == (levels, sum(chunk.size for chunk in chunks))
+    assert (reader.levels, reader.promised) == (levels, sum(chunk.size for chunk in chunks))
     assert written(chunks, levels) == packed
 
 
@@ -76,34 +76,56 @@ def test_a_damaged_list_is_refused(chunks: list[Chunk], data: st.DataObject) -> 
     assert found == chunks
 
 
-_BEGIN = '{"typ":"chunks","format":1}\n{"typ":"o","dat":"packs/00"}\n'
 _SHA = "00" * 32
+_HEAD = '{"typ":"chunks","format":1,"sz":5}\n'
+_NAMED = '{"typ":"o","dat":"packs/' + _SHA + '","enc":"gzip"}\n'
+_BEGIN = _HEAD + _NAMED
+_END = '{"typ":"end","chunks":1}\n'
+
+
+def test_a_list_by_hand() -> None:
+    """As it would be typed: what the cases below are made of is right."""
+    for row in (f'["{_SHA}",5,0]\n', f'["{_SHA}",5,0,0,18]\n', f'["{_SHA}",5,0,0,18,"later"]\n'):
+        (chunk,), _ = read(gzip.compress((_BEGIN + row + _END).encode()))
+        assert (chunk.sha, chunk.size) == (bytes(32), 5)
 
 
 @unhurried
 @given(st.text())
 @example("")
-@example('["' + _SHA + '",1,0]\n')
-@example('{"typ":"end","chunks":0,"sz":0}\n')
-@example(_BEGIN + '{"typ":"end","chunks":1,"sz":0}\n')
-@example(_BEGIN + '{"typ":"end","chunks":0,"sz":0}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example(_BEGIN + '{"typ":"end","chunks":0,"sz":0}')
-@example(_BEGIN + '{"typ":"chunks","format":1}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example('{"typ":"chunks","format":1,"levels":0}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example('{"typ":"chunks","format":1,"levels":4}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example(_BEGIN + '{"typ":"o","dat":"a/../b"}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example(_BEGIN + '{"typ":"o","dat":"a","enc":"rot13"}\n{"typ":"end","chunks":0,"sz":0}\n')
-@example(_BEGIN + f'["{_SHA}",1,1]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",1,-1]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",0,0]\n{{"typ":"end","chunks":1,"sz":0}}\n')
-@example(_BEGIN + f'["{_SHA}",1,0,0,0]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",1,0,-1,5]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",1,0,5]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA[2:]}",1,0]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{"zz" * 32}",1,0]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",{1 + (1 << 24)},0]\n{{"typ":"end","chunks":1,"sz":{1 + (1 << 24)}}}\n')
-@example(_BEGIN + f'["{_SHA}",1,0,0,17]\n{{"typ":"end","chunks":1,"sz":1}}\n')
-@example(_BEGIN + f'["{_SHA}",1,0,0,5000]\n{{"typ":"end","chunks":1,"sz":1}}\n')
+@example(f'["{_SHA}",5,0]\n')
+@example('{"typ":"end","chunks":0}\n')
+@example(_BEGIN + f'["{_SHA}",5,0]\n')
+@example(_BEGIN + f'["{_SHA}",5,0]\n' + _END[:-1])
+@example(_BEGIN + f'["{_SHA}",5,0]\n' + _END + _END)
+@example(_BEGIN + f'["{_SHA}",5,0]\n' + _END.replace("1", "2"))
+@example(_BEGIN + f'["{_SHA}",4,0]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",6,0]\n' + _END)
+@example(_BEGIN + _HEAD + f'["{_SHA}",5,0]\n' + _END)
+@example(_NAMED + _HEAD + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN + _NAMED + f'["{_SHA}",5,1]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",2,0]\n' + _NAMED + f'["{_SHA}",3,0]\n' + _END.replace("1", "2"))
+@example(_BEGIN.replace(_SHA, "x") + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN.replace("gzip", "rot13") + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN.replace('"enc"', '"ver":"é","enc"') + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN.replace('"sz":5', '"sz":5,"levels":0') + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN.replace('"sz":5', '"sz":5,"levels":4') + f'["{_SHA}",5,0]\n' + _END)
+@example(_BEGIN.replace('"sz":5', '"sz":-5') + _END)
+@example(_BEGIN + f'["{_SHA}",5,1]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,-1]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",0,0]\n["{_SHA}",5,0]\n' + _END.replace("1", "2"))
+@example(_BEGIN + f'["{_SHA}",5,0,0,0]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,0,-1,20]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,0,-1,-1]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,0,20]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,0,0,17]\n' + _END)
+@example(_BEGIN + f'["{_SHA}",5,0,0,5000]\n' + _END)
+@example(_BEGIN.replace(',"enc":"gzip"', "") + f'["{_SHA}",5,0,0,20]\n' + _END)
+@example(_BEGIN + f'["{_SHA[2:]}",5,0]\n' + _END)
+@example(_BEGIN + f'["{"zz" * 32}",5,0]\n' + _END)
+@example(_BEGIN + f'["{"AA" * 32}",5,0]\n' + _END)
+@example(_BEGIN + f'["{"0 0" * 21 + "00"}",5,0]\n' + _END)
+@example(_BEGIN.replace(":5", f":{1 << 30}") + f'["{_SHA}",{1 + (1 << 22)},0]\n' + _END)
 @example(_BEGIN + "[" * 5000 + "]" * 5000 + "\n")
 def test_what_is_no_list_is_refused(text: str) -> None:
     """With the one error there is."""
@@ -113,18 +135,42 @@ def test_what_is_no_list_is_refused(text: str) -> None:
 
 def test_a_list_of_a_later_version_says_so() -> None:
     """Nobody is to take it for damaged."""
-    for more in ("", ',"levels":"two"'):
+    for more in (',"sz":5', ',"levels":"two"'):
         with pytest.raises(LaterFormat):
             read(gzip.compress(f'{{"typ":"chunks","format":2{more}}}\n'.encode()))
 
 
-def test_a_list_that_unpacks_to_very_much_is_refused() -> None:
-    """Before it costs memory."""
-    row = f'["{_SHA}",1,0,0,18]\n'
-    with pytest.raises(FormatError, match="unpacks"):
-        read(gzip.compress((_BEGIN + row * 200_000).encode()))
-    with pytest.raises(FormatError):
-        read(gzip.compress(_BEGIN.encode() + b" " * (1 << 20)))
+@pytest.mark.parametrize("step", [100, 16 << 10, 1 << 20])
+def test_a_hole_is_a_list_as_any(step: int) -> None:
+    """However often its one chunk comes, and in whatever pieces."""
+    at = Location(keys.stream_pack_key(bytes(16)), "v", Span(0, 600), "gzip")
+    other = [Chunk(random.Random(n).randbytes(32), 1 << 19, at) for n in range(100)]
+    chunks = [Chunk(bytes(32), 1 << 19, at)] * 60_000 + other
+    found, _ = read(written(chunks), step)
+    assert found == chunks
+
+
+def test_nobody_keeps_more_than_a_list_can_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects are bounded, and so are chunks, by the size of what they make."""
+    monkeypatch.setattr(chunk_list, "OBJECTS_AT_MOST", 3)
+    at = [Location(keys.stream_pack_key(bytes([n]) * 16), "v") for n in range(4)]
+    for number in (3, 4):
+        packed = written([Chunk(bytes(32), 2000, one) for one in at[:number]])
+        if number == 3:
+            assert len(read(packed)[0]) == 3
+        else:
+            with pytest.raises(FormatError, match="names an object"):
+                read(packed)
+    for chunks in (1024, 1026):
+        packed = written([Chunk(bytes(32), 1, at[0])] * chunks)
+        if chunks == 1024:
+            assert len(read(packed)[0]) == chunks
+        else:
+            with pytest.raises(FormatError, match="names a chunk"):
+                read(packed)
+    for end in (b" " * (1 << 20), b"[" * (1 << 20)):
+        with pytest.raises(FormatError, match=r"too long|cannot be"):
+            read(gzip.compress(_BEGIN.encode() + end))
 
 
 # ---- stream packs
@@ -152,7 +198,8 @@ def test_a_stream_pack_is_gzip_and_says_what_is_in_it(contents: list[bytes]) -> 
 @given(st.binary(), st.integers(0, 1 << 40))
 @example(stream_pack.StreamPackWriter().end()[-stream_pack.END_LENGTH :], 0)
 @example(stream_pack.StreamPackWriter().end()[-stream_pack.END_LENGTH :], 1 << 30)
-@example(stream_pack.StreamPackWriter().end()[1 - stream_pack.END_LENGTH :], 50)
+@example(stream_pack.StreamPackWriter().end()[1 - stream_pack.END_LENGTH :], 54)
+@example(stream_pack.StreamPackWriter().end()[-stream_pack.END_LENGTH :], 51)
 def test_other_last_bytes_say_nothing(tail: bytes, size: int) -> None:
     """Neither do such ones of which the list would be longer than any."""
     with pytest.raises(FormatError):

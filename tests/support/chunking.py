@@ -54,7 +54,8 @@ def listed(bucket: MemoryBucket, key: str, chunks: Iterable[Chunk], levels: int 
     return bucket.add(key, body, metadata={keys.ENCODING: chunk_list.NAME})
 
 
-def written(chunks: Iterable[Chunk], levels: int = 1) -> bytes:
-    """The list itself."""
-    writer = ChunkListWriter(levels)
-    return b"".join([*map(writer.add, chunks), writer.end()])
+def written(chunks: Iterable[Chunk], levels: int = 1, size: int | None = None) -> bytes:
+    """The list itself, of a content of their size, or of the `size` that it is to claim."""
+    some = [*chunks]
+    writer = ChunkListWriter(sum(chunk.size for chunk in some) if size is None else size, levels)
+    return b"".join([*map(writer.add, some), writer.end()])

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from sysbackup.formats import chunk_list, keys
+from sysbackup.formats.manifest import Snapshot
 from sysbackup.model import Location
 from tests.support.chunking import cut, listed, packed
-from tests.support.recovering import Backup
+from tests.support.recovering import MOMENT, Backup
 
 README = Path(__file__).parents[2] / "README.rst"
 IMAGE = random.Random(4).randbytes(200_000) + bytes(300_000)
@@ -81,10 +82,28 @@ def test_it_keeps_nothing_that_is_damaged(backup: Backup, tmp_path: Path) -> Non
     key = next(key for key in backup.bucket.objects if key.startswith("content/01"))
     kept = backup.bucket.objects[key][0]
     kept.body = listed(backup.bucket, "content/x", []).body
+    (tmp_path / "back/srv").mkdir(parents=True)
+    (tmp_path / "back/srv/image1").write_bytes(b"what was there")
     done = by_hand(backup, tmp_path, "/srv/image1")
     assert done.returncode == 1
     assert "is damaged" in done.stderr
-    assert not (tmp_path / "back/srv/image1").exists()
+    assert (tmp_path / "back/srv/image1").read_bytes() == b"what was there"
+
+
+def test_snapshots_come_too(backup: Backup, tmp_path: Path) -> None:
+    """As they were written, or in chunks."""
+    for name, kept, encoding in (
+        ("plain", backup.bucket.add("snapshots/alpha/plain", IMAGE), None),
+        ("cut", listed(backup.bucket, "snapshots/alpha/cut", packed(backup.bucket, cut(IMAGE, 4096), 5)), "chunks"),
+    ):
+        sha = hashlib.sha256(IMAGE).hexdigest()
+        made = Snapshot(
+            name=name, key=kept.key, version=kept.version, encoding=encoding, size=len(IMAGE), sha=sha,
+            started=MOMENT, finished=MOMENT,
+        )  # fmt: skip
+        backup.entries.append(made)
+    assert by_hand(backup, tmp_path, "/snapshots/").stdout == "2 files\n"
+    assert {(tmp_path / "back/snapshots" / name).read_bytes() for name in ("plain", "cut")} == {IMAGE}
 
 
 def test_it_takes_what_lies_beneath_a_path_alone(backup: Backup, tmp_path: Path) -> None:
