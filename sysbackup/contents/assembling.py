@@ -17,7 +17,7 @@ from itertools import islice
 
 from sysbackup.concurrency.task_groups import tasks
 from sysbackup.contents.reading_back import encoding_at, read_back
-from sysbackup.errors import FormatError
+from sysbackup.errors import FormatError, StoreError
 from sysbackup.formats import encodings
 from sysbackup.formats.chunk_list import Chunk, ChunkListReader, longest
 from sysbackup.model import Location
@@ -27,9 +27,6 @@ _RANGE = 4 << 20  # bytes that one request brings
 _SPARE = 64 << 10  # so much more than what is wanted, and as much again, may be read with it: cheaper than a request
 _CHUNKS = 512  # in one range: a hole is one chunk, again and again; and lines of a list that are understood at a time
 _AHEAD = 4  # ranges that are read while the one before them is put together; of a list's own chunks, one
-
-MEMORY = 48 << 20
-"""Bytes that one content takes at the most while it is put together: ranges, and a chunk of each level unpacked."""
 
 
 @dataclass(slots=True)
@@ -186,7 +183,7 @@ async def _brought(store: ObjectStore, some: _Range) -> bytearray | Exception:
     """The same, or why not: the error is to be raised when it is its turn, and to disturb nobody before."""
     try:
         return await _range(store, some)
-    except Exception as exc:  # noqa: BLE001  # raised again by `_proven`
+    except (StoreError, FormatError) as exc:
         return exc
 
 

@@ -133,8 +133,7 @@ class Census:
     async def _look_for_all(self) -> None:
         await asyncio.to_thread(self._begin)
         await self._look("", None)
-        await asyncio.to_thread(self._forget_missing, ended=False)
-        await asyncio.to_thread(self._forget_missing, ended=True)
+        await asyncio.to_thread(self._forget_missing)
 
     def _report(self) -> None:
         missing, self._missing = self._missing, _Missing()
@@ -197,14 +196,14 @@ class Census:
         await asyncio.to_thread(self._presence.meet, page)
         return seen, last
 
-    def _forget_missing(self, *, ended: bool) -> None:
-        """Forget what was missed, of what is `ended` and was not to be relied on without a renewal, or of the rest."""
+    def _forget_missing(self, *, ended: bool | None = None) -> None:
+        """Forget what was missed: what is `ended` and was not to be relied on without a renewal, the rest, or all."""
         now = self._clock.now()
         # a run may go on for longer than it promises
         last = min(now, self._promise.until - timedelta(seconds=1))
         for after, before in self._stretches:
             for absent in self._presence.unmet(after, before):
-                missed = [gone for gone in absent if ended is (gone.stored.lock.until <= last)]
+                missed = [gone for gone in absent if ended in (None, gone.stored.lock.until <= last)]
                 for gone in missed:
                     self._miss(gone, now)
                 self._known.renewals.forget(gone.number for gone in missed)

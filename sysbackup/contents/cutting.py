@@ -6,11 +6,11 @@ chunks of tonight's dump are last night's. No reader knows of this; another cutt
 or other sizes, cost no more than what is stored anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-_SMALLEST, _LARGEST = 4, 4
-"""A chunk has a quarter of the average at the least, and four times as much at the most."""
+# A chunk has a quarter of the average at the least, and four times as much at the most.
+_SPREAD = 4
 # Bytes that are cut at a time, in averages: what is left over is looked at once more with what follows.
 _AT_ONCE = 16
 
@@ -26,23 +26,19 @@ class _Cuts(Protocol):
     def cut_buf(self, buf: memoryview) -> Iterator[_Cut]: ...
 
 
-def _by_content(average: int) -> "_Cuts | None":
-    try:
-        from pyfastcdc.cy import FastCDC  # noqa: PLC0415  # there is no wheel for every processor
-    except ImportError:
-        return None
-    found: _Cuts = FastCDC(avg_size=average, min_size=average // _SMALLEST, max_size=average * _LARGEST)
-    return found
+try:
+    from pyfastcdc.cy import FastCDC as _FastCDC
 
-
-def cuts_by_content() -> bool:
-    """Whether contents are cut by what they hold; else into blocks, and one byte inserted changes all that follow."""
-    return _by_content(1 << 20) is not None
+    _by_content: Callable[..., _Cuts] | None = _FastCDC
+except ImportError:  # no wheel for this processor
+    _by_content = None
 
 
 class Cutter:
     """
     Cuts one stream of bytes: `feed` it, then `end`. `average` bytes are in a chunk; the last may be small.
+
+    Without pyfastcdc into blocks: then one byte inserted changes all that follow.
 
     The same bytes give the same chunks, whatever the pieces in which they come. Not
     for use by two threads at once; holds some sixteen averages.
@@ -50,7 +46,11 @@ class Cutter:
 
     def __init__(self, average: int) -> None:
         self._average = average
-        self._cuts = _by_content(average)
+        self._cuts = (
+            _by_content(avg_size=average, min_size=average // _SPREAD, max_size=average * _SPREAD)
+            if _by_content
+            else None
+        )
         self._held = bytearray()
 
     def feed(self, piece: bytes | bytearray | memoryview) -> Iterator[bytes]:

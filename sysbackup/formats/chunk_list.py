@@ -105,11 +105,6 @@ class ChunkListWriter:
         self._objects: dict[tuple[str, str | None, str | None], int] = {}
         self._chunks = 0
 
-    @property
-    def objects(self) -> int:
-        """How many objects are named; no more than `OBJECTS_AT_MOST` may be."""
-        return len(self._objects)
-
     def add(self, chunk: Chunk) -> bytes:
         """The next chunk; returns what is to be written by now, which may be nothing."""
         at = chunk.at

@@ -3,7 +3,6 @@
 from msgspec import Struct
 
 from sysbackup.config.sections import MIB
-from sysbackup.contents import assembling
 from sysbackup.formats import chunk_list, encodings
 from sysbackup.model import Span
 
@@ -15,6 +14,7 @@ RANGE = 32 * MIB
 """No single read into memory is longer."""
 
 _PIECES = 8 * MIB  # of a content that goes by in pieces: what is under way
+_CHUNKS = 48 * MIB  # of one that comes in chunks: ranges of `contents.assembling`, and a chunk of each level unpacked
 
 
 class Wanted(Struct):
@@ -68,14 +68,14 @@ class Fetch(Struct):
     def cost(self) -> int:
         """The most bytes it holds in memory; of a large content without those that were read."""
         if self.large:
-            return (assembling.MEMORY if self.chunked else _PIECES) + self.entry_bytes
+            return (_CHUNKS if self.chunked else _PIECES) + self.entry_bytes
         largest = max(wanted.size for wanted in self.contents)
         return self.entry_bytes + largest + self.read_most
 
     @property
     def read_most(self) -> int:
-        """The most bytes that are to be read into memory; of a large content there may be more."""
-        if not self.key:
+        """The most bytes that are to be read into memory; of a large content there may be more, chunks do not count."""
+        if not self.key or self.chunked:
             return 0
         most = self.contents[0].stored_most if self.length is None else self.length
         return min(most, RANGE) if self.large else most

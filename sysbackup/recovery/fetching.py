@@ -75,7 +75,7 @@ class Fetcher:
         async with tasks() as group:
             while (fetch := await planner.run(next, fetches, None)) is not None:
                 await self._reads.acquire()
-                more = fetch.read_most if fetch.large and not fetch.chunked and self._target.takes_large else 0
+                more = fetch.read_most if fetch.large and self._target.takes_large else 0
                 group.create_task(self._one(fetch, await self._memory.take(fetch.cost + more)))
         if self._denied and not self._read:
             raise self._denied[0]

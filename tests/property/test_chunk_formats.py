@@ -225,7 +225,7 @@ AVERAGE = 4096
 def cutter_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to cut."""
     if request.param == "blocks":
-        monkeypatch.setattr(cutting, "_by_content", lambda _: None)
+        monkeypatch.setattr(cutting, "_by_content", None)
     return str(request.param)
 
 

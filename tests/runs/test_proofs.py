@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import os
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +36,27 @@ def machine(base: Path, bucket: MemoryBucket, host: str, **content: Any) -> Mach
     made.write("large", LARGE)
     made.write("log", b"a line of a log\n" * 100_000)
     return made
+
+
+class Listed(MemoryStore):
+    """A store that is told of each listing before it begins."""
+
+    def __init__(self, bucket: MemoryBucket, before: Callable[[str], Awaitable[None]]) -> None:
+        super().__init__(bucket)
+        self._before = before
+
+    async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
+        await self._before(prefix)
+        async with aclosing(super().versions(prefix, after)) as versions:
+            async for version in versions:
+                yield version
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The census of one run sees two versions."""
+    monkeypatch.setattr(census, "PAGE", 2)
+    monkeypatch.setattr(census, "PAGES", 1)
 
 
 def contents(bucket: MemoryBucket) -> list[str]:
@@ -207,12 +228,9 @@ def test_a_locked_object_that_somebody_deleted_is_noticed(bucket: MemoryBucket, 
     assert alpha.restores(told)
 
 
-def test_the_census_turns_through_everything(
-    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_the_census_turns_through_everything(bucket: MemoryBucket, tmp_path: Path) -> None:
     """Whatever is gone is found within as many runs as a whole turn takes, and each of them stays cheap."""
-    monkeypatch.setattr(census, "PAGE", 2)
-    monkeypatch.setattr(census, "PAGES", 1)
     alpha = machine(tmp_path, bucket, "alpha")
     alpha.back_up()
     everything = sorted(contents(bucket))
@@ -240,16 +258,12 @@ def test_nobody_waits_for_the_census(bucket: MemoryBucket, tmp_path: Path) -> No
     gone = min(contents(bucket))
     del bucket.objects[gone]
 
-    class Slow(MemoryStore):
-        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-            async with asyncio.timeout(20):
-                while not picked.exists():
-                    await asyncio.sleep(0.01)
-            async with aclosing(super().versions(prefix, after)) as versions:
-                async for version in versions:
-                    yield version
+    async def wait(_: str) -> None:
+        async with asyncio.timeout(20):
+            while not picked.exists():
+                await asyncio.sleep(0.01)
 
-    told = alpha.back_up(Slow(bucket))
+    told = alpha.back_up(Listed(bucket, wait))
     assert told.summary.first_problems[0]["path"] == gone
     assert alpha.restores(told)
 
@@ -300,18 +314,14 @@ def test_a_run_that_outlives_its_promise_loses_nothing(
     alpha.back_up()
     slept: list[str] = []
 
-    class Sleepy(MemoryStore):
-        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-            if not slept:
-                slept.append(prefix)
-                clock.turn(days=40)
-                assert bucket.expire("content/")
-                assert bucket.expire("packs/")
-            async with aclosing(super().versions(prefix, after)) as versions:
-                async for version in versions:
-                    yield version
+    async def sleep(prefix: str) -> None:
+        if not slept:
+            slept.append(prefix)
+            clock.turn(days=40)
+            assert bucket.expire("content/")
+            assert bucket.expire("packs/")
 
-    told = alpha.back_up(Sleepy(bucket))
+    told = alpha.back_up(Listed(bucket, sleep))
     assert told.summary.exit_code == 0
     assert not told.said("catalog.set_aside")
     assert alpha.restores(told)
@@ -332,12 +342,9 @@ def test_what_is_not_locked_is_looked_for_when_nothing_is_promised(
         assert not alpha.restored(told).problems
 
 
-def test_what_is_missed_by_a_run_that_fails_the_next_one_misses(
-    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_what_is_missed_by_a_run_that_fails_the_next_one_misses(bucket: MemoryBucket, tmp_path: Path) -> None:
     """The census goes on where its findings were drawn conclusions from, not where it has looked."""
-    monkeypatch.setattr(census, "PAGE", 2)
-    monkeypatch.setattr(census, "PAGES", 1)
     alpha = machine(tmp_path, bucket, "alpha")
     alpha.back_up()
     gone = min(contents(bucket))
@@ -356,12 +363,12 @@ def test_what_is_missed_by_a_run_that_fails_the_next_one_misses(
     assert kept
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("pages", [1, 9])
 def test_where_one_is_gone_all_are_looked_for_once(
     bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     """Beyond what the portion covers; and no second time where it covered everything."""
-    monkeypatch.setattr(census, "PAGE", 2)
     monkeypatch.setattr(census, "PAGES", pages)
     alpha = machine(tmp_path, bucket, "alpha")
     alpha.back_up()
@@ -370,14 +377,10 @@ def test_where_one_is_gone_all_are_looked_for_once(
         del bucket.objects[gone]
     listed: list[str] = []
 
-    class Noting(MemoryStore):
-        async def versions(self, prefix: str, after: str = "") -> AsyncGenerator[Version, None]:
-            listed.append(prefix)
-            async with aclosing(super().versions(prefix, after)) as versions:
-                async for version in versions:
-                    yield version
+    async def note(prefix: str) -> None:
+        listed.append(prefix)
 
-    told = alpha.back_up(Noting(bucket))
+    told = alpha.back_up(Listed(bucket, note))
     assert {said["key"] for said in told.said("object.gone")} == {first, last}
     assert [problem["path"] for problem in told.summary.first_problems] == [first]
     assert listed.count("packs/") == 1
