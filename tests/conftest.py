@@ -1,6 +1,7 @@
 """Fixtures that every folder of tests may use: servers started once, fresh buckets."""
 
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import botocore.loaders
 import botocore.session
 import pytest
+import structlog
 import uvloop
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
@@ -46,6 +48,17 @@ def descriptions_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
         yield
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command, and a program's first connection, set up the log of their process: each test finds it untouched."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

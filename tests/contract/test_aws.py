@@ -5,7 +5,6 @@ import functools
 import getpass
 import io
 import json
-import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import structlog
 import uvloop
 from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from types_aiobotocore_cloudformation.client import CloudFormationClient
@@ -204,13 +202,8 @@ def test_an_sts_that_is_none_is_blamed_and_not_the_bucket(
         assert moto_bucket.name not in str(caught.value)
 
     said = io.StringIO()
-    before = logging.getLogger().handlers[:]
     logs.configure(stream=said)
-    try:
-        uvloop.run(body())
-    finally:
-        logging.getLogger().handlers[:] = before
-        structlog.reset_defaults()
+    uvloop.run(body())
     assert "Refreshing temporary credentials failed" in said.getvalue()
     assert ROLE in said.getvalue()
     assert "Traceback" not in said.getvalue()

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 import uvloop
 
 from sysbackup.cli.main import invoke
@@ -238,12 +237,10 @@ def test_nothing_is_obeyed_that_is_piped(
     tmp_path: Path,
     capfdbinary: pytest.CaptureFixture[bytes],
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
 ) -> None:
     """The same where it goes into a file, which may be shown on a terminal later; nothing is styled there."""
     for name, value in host.environ(COLUMNS="100").items():
         monkeypatch.setenv(name, value)
-    request.addfinalizer(structlog.reset_defaults)  # a command sets up the log for all of its process
 
     def piped(words: Sequence[str]) -> tuple[int, str]:
         status = invoke(list(words))

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 import uvloop
 
 from sysbackup.cli import status as status_command
@@ -426,7 +425,6 @@ def test_who_may_not_know_is_told_so(
             assert invoke(["trigger", "--wait"]) == 69
             assert "this user may not connect to" in capsys.readouterr().err
         assert running.until(lambda _: True).last is None
-    structlog.reset_defaults()
 
 
 def test_status_where_proc_hides_the_daemon(
@@ -442,7 +440,6 @@ def test_status_where_proc_hides_the_daemon(
         with nobody(group=0):
             assert invoke(["status"]) == 1
         assert "warning: /proc hides process" in capsys.readouterr().out
-    structlog.reset_defaults()
 
 
 def test_a_configuration_that_was_not_reloaded_is_said(host: Host) -> None:

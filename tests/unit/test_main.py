@@ -3,25 +3,16 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-import structlog
 import uvloop
 
 from sysbackup.cli.invocation import Invocation, pass_invocation
 from sysbackup.cli.main import group, invoke
 from sysbackup.concurrency import event_loop
 from sysbackup.errors import AccessDenied, BusyError, ConfigError, StoreUnavailable, SysbackupError
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """The command configures logging; other tests find it as it was."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture
