@@ -6,9 +6,11 @@ from datetime import datetime
 
 from sysbackup.catalog import objects
 from sysbackup.catalog.connection import Connection
+from sysbackup.catalog.needs import needed
 from sysbackup.catalog.pieces import members_of
 from sysbackup.catalog.places import Places
 from sysbackup.catalog.rows import OBJECT, ObjectRow, damaged, proven_object, proven_text
+from sysbackup.formats import chunk_list
 from sysbackup.formats.index import Indexed
 from sysbackup.model import Member
 
@@ -98,9 +100,10 @@ class ReadIndexes:
                     raise damaged("objects")
                 last = row.number
                 held = tuple(members_of(db, row))
+                needs = tuple((found.key, found.version, size) for found, size in needed(db, row))
             # What nobody has checked stays the word of the host that we have it from.
             teller = None if row.checked else row.host
-            yield Indexed(row.stored, row.encoding, held, teller)
+            yield Indexed(row.stored, row.encoding, held, teller, needs=needs)
 
     def published(self, key: str, until: datetime | None) -> None:
         """See `interface.Indexes`."""
@@ -113,6 +116,8 @@ class ReadIndexes:
 def _learn(db: sqlite3.Connection, places: Places, host: str, found: Indexed, present: int, *, doubting: bool) -> int:
     """Take in one object; returns how many of its contents were new."""
     own, known = found.sealed, objects.known(db, found.stored.key, found.stored.version)
+    if found.encoding == chunk_list.NAME and not own:
+        return 0  # nobody else can say of what a list is, but by reading all of it
     if known is not None and doubting and not own:
         return 0
     new, fresh = 0, list[Member]()
@@ -120,10 +125,13 @@ def _learn(db: sqlite3.Connection, places: Places, host: str, found: Indexed, pr
         at = places.find(db, {content.sha for content in found.contents})
         new = len({content.sha for content in found.contents} - at.keys())
         fresh = [c for c in found.contents if c.sha not in at or _better(found, at[c.sha][1], present)]
-    if fresh or known is not None:
+    if fresh or own or known is not None:  # what is ours a list may need, wherever else its contents lie by now
         # what is to be proven is held against who published it, whoever is said to have told of it
         teller = host if doubting else found.teller or host
-        objects.enter(db, places, found.stored, found.encoding, fresh, host=teller, checked=own, news=False)
+        needs = {(key, version): size for key, version, size in found.needs}
+        objects.enter(
+            db, places, found.stored, found.encoding, fresh, host=teller, checked=own, news=False, needs=needs
+        )
     return new
 
 

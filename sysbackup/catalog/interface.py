@@ -11,6 +11,7 @@ full or the file cannot be written, and `CatalogUnusable` where it, or a row tha
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 from sysbackup.formats.index import Indexed
@@ -19,15 +20,14 @@ from sysbackup.model import FileState, Location, Lock, Member, StoredObject
 Named = tuple[str, str]
 """Key and version id of an object; the latter "" on stores without versions."""
 
+Needs = Mapping[Named, int]
+"""Of a list of chunks: the objects in which these lie, and how many of their bytes."""
+NO_NEEDS: Needs = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class KnownObject:
-    """
-    One object that is known; `number` is what the catalog calls it.
-
-    `host` told of it, by its run or its index. `checked`: it is ours, or its
-    contents were compared with their hashes.
-    """
+    """One object that is known. `host` told of it; `checked`: it is ours, or was compared with its hashes."""
 
     number: int
     stored: StoredObject
@@ -69,8 +69,7 @@ class Contents(Protocol):
     """
     Which contents are stored, and where.
 
-    Every content that the run reuses although its object's lock ends earlier than the
-    run promises, or nobody has compared it with its hash, is noted as used (`Renewals`).
+    What the run reuses although its lock ends too early, or nobody has proven it, is noted as used (`Renewals`).
     """
 
     refuted: bool
@@ -88,8 +87,10 @@ class Contents(Protocol):
         """Note these contents as used: by the word of a `Lookup`."""
         ...
 
-    def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
-        """The store has confirmed an object with these contents."""
+    def confirm(
+        self, stored: StoredObject, encoding: str | None, contents: Sequence[Member], needs: Needs = NO_NEEDS
+    ) -> None:
+        """The store has confirmed an object with these contents; a list that `needs` what is not known is `refuted`."""
         ...
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
@@ -155,6 +156,10 @@ class Renewals(Protocol):
         """What stands for an object's contents turned out to be encoded like this."""
         ...
 
+    def vouch(self, *, believing: bool) -> None:
+        """The run's own lists are true where what they need was compared with its hash; `believing`, all of them."""
+        ...
+
     def members(self, number: int) -> list[Member]:
         """The contents of one object that are known, by offset; none where it was forgotten meanwhile."""
         ...
@@ -192,8 +197,7 @@ class Indexes(Protocol):
         """
         Forget what came from hosts that are not allowed any more; returns their names.
 
-        They may have said it by way of others, or in the name of others: so all that
-        nobody has checked is forgotten with them, and other hosts' indexes count as unread.
+        Others may have passed it on: what nobody has checked is forgotten too, other hosts' indexes count as unread.
         """
         ...
 

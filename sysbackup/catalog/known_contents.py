@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from sysbackup.catalog import objects, run_notes
 from sysbackup.catalog.connection import Connection
+from sysbackup.catalog.interface import NO_NEEDS, Needs
 from sysbackup.catalog.places import Places
 from sysbackup.catalog.questions import Questions
 from sysbackup.model import Location, Member, StoredObject
@@ -35,11 +36,13 @@ class KnownContents:
         with self._connection.held() as db:
             run_notes.use(db, shas)
 
-    def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
+    def confirm(
+        self, stored: StoredObject, encoding: str | None, contents: Sequence[Member], needs: Needs = NO_NEEDS
+    ) -> None:
         """See `interface.Contents`."""
         with self._connection.transaction() as db:
             self.refuted |= objects.enter(
-                db, self._places, stored, encoding, contents, host=self._own, checked=True, news=True
+                db, self._places, stored, encoding, contents, host=self._own, checked=True, news=True, needs=needs
             )
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:

@@ -3,6 +3,8 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from sysbackup.catalog.interface import NO_NEEDS, Needs
+from sysbackup.catalog.needs import without_their_needs
 from sysbackup.catalog.pieces import members_of
 from sysbackup.catalog.places import Places
 from sysbackup.catalog.reliance import FIRMNESS
@@ -32,22 +34,31 @@ def enter(
     host: str,
     checked: bool,
     news: bool,
+    needs: Needs = NO_NEEDS,
 ) -> bool:
     """
     Write down an object and its contents, in a transaction of the caller's.
 
     `checked`: we know it for ourselves. What others said of the object before, of its
     lock too, is forgotten then; returns whether they had named a content that is not in it, or not there.
+    A list of chunks is not taken where it `needs` what is not known: that is refuted, too. One that
+    we have just made (`news`) is no truer than what it needs: see `interface.Renewals.vouch`.
     """
-    refuted = checked and _forget_hearsay(db, stored, contents)
+    wanted = [(found, size) for named, size in needs.items() if (found := known(db, *named)) is not None]
+    if len(wanted) < len(needs):
+        return True
+    proven = checked and (not news or all(found.checked for found, _ in wanted))
+    refuted = proven and _forget_hearsay(db, stored, contents)
     row = known(db, stored.key, stored.version)
     if row is None:
-        row = _add(db, stored, encoding, host=host, checked=checked, news=news)
+        row = _add(db, stored, encoding, host=host, checked=proven, news=news)
     else:
         rewrite(db, _later(row, stored.lock))
         if news:
             db.execute("UPDATE objects SET news = 1 WHERE id = ?", (row.number,))
-    places.put(db, row, contents)
+    if checked and not proven:
+        db.execute("INSERT OR IGNORE INTO run.made VALUES (?)", (row.number,))
+    places.put(db, row, contents, sorted((found.number, size) for found, size in wanted))
     return refuted
 
 
@@ -83,6 +94,7 @@ def _add(
     db.execute("UPDATE objects SET sum = ? WHERE id = ?", (row.sum, row.number))
     # the number may have been that of an object which this run has left, and which then was gone
     db.execute("DELETE FROM run.leaving WHERE object = ?", (row.number,))
+    db.execute("DELETE FROM run.made WHERE object = ?", (row.number,))
     return row
 
 
@@ -112,11 +124,14 @@ def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
 def forget(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """These objects, and what they held, are not known any more."""
     gone = [(number,) for number in numbers]
-    db.executemany("DELETE FROM pieces WHERE object = ?", gone)
-    db.executemany("DELETE FROM objects WHERE id = ?", gone)
+    while gone:
+        db.executemany("DELETE FROM pieces WHERE object = ?", gone)
+        db.executemany("DELETE FROM objects WHERE id = ?", gone)
+        gone = [(number,) for number in without_their_needs(db)]
 
 
 def forget_where(db: sqlite3.Connection, condition: str, values: Sequence[object] = ()) -> None:
     """The same for all objects of which an SQL condition of ours is true."""
     db.execute(f"DELETE FROM pieces WHERE object IN (SELECT id FROM objects WHERE {condition})", values)
     db.execute(f"DELETE FROM objects WHERE {condition}", values)
+    forget(db, without_their_needs(db))

@@ -22,9 +22,16 @@ PLACES = 7
 
 _LAST = (1 << PLACES) - 1
 
-# By the first byte of a piece: the object is the content; or it has spans, which are written in 4 or in 8 bytes.
-_WHOLE, _NARROW, _WIDE = b"\0", b"\1", b"\2"
-_FORMS = {_WHOLE[0]: struct.Struct("<32sq"), _NARROW[0]: struct.Struct("<32sIII"), _WIDE[0]: struct.Struct("<32sqqq")}
+# By the first byte of a piece: the object is the content; or it has spans, which are written in 4 or in 8 bytes; or the
+# piece holds none, but the numbers of other objects, in which the chunks of the object's content lie.
+_WHOLE, _NARROW, _WIDE, _NEEDS = b"\0", b"\1", b"\2", b"\3"
+_FORMS = {
+    _WHOLE[0]: struct.Struct("<32sq"),
+    _NARROW[0]: struct.Struct("<32sIII"),
+    _WIDE[0]: struct.Struct("<32sqqq"),
+    _NEEDS[0]: struct.Struct("<qq"),
+}
+_NEEDED = 240  # in one piece, which fits into a page too
 # what of the same says where a content lies, behind its digest, and how many bytes each content takes
 _SPANS = {_NARROW[0]: (struct.Struct("<II"), 44), _WIDE[0]: (struct.Struct("<qq"), 56)}
 _HEAD = struct.Struct("<qqq")
@@ -70,14 +77,23 @@ class Piece(NamedTuple):
     def refs(self, key: int) -> Iterator[tuple[bytes, int]]:
         """The first `key` bytes of the digests in it, with what refers to them."""
         size, members = self.size, self.members
+        if members[0] == _NEEDS[0]:
+            return iter(())
         keys = [members[at : at + key] for at in range(1, len(members), size)]
         return zip(keys, range(self.number << PLACES, (self.number << PLACES) + len(keys)), strict=True)
 
     def all(self) -> Iterator[Member]:
         """The contents in it."""
+        if self.members[0] == _NEEDS[0]:
+            return
         for sha, *rest in _FORMS[self.members[0]].iter_unpack(memoryview(self.members)[1:]):
             if sha != GONE:
                 yield _member(sha, rest)
+
+    def needs(self) -> Iterator[tuple[int, int]]:
+        """The objects in it that its object needs, and how many of their bytes."""
+        if self.members[0] == _NEEDS[0]:
+            yield from _FORMS[_NEEDS[0]].iter_unpack(memoryview(self.members)[1:])
 
     def without(self, refs: Iterable[int]) -> "Piece":
         """The same once these contents lie elsewhere; all others keep their refs."""
@@ -139,6 +155,14 @@ def made(row: ObjectRow, contents: Iterable[Member], first: int) -> list[Piece]:
     while some := list(islice(rest, _EACH)):
         bodies.append((len(some), _body(some)))
     return [Piece(number, row.number, count, body) for number, (count, body) in enumerate(bodies, first)]
+
+
+def needing(row: ObjectRow, needs: Sequence[tuple[int, int]], first: int) -> list[Piece]:
+    """Pieces that say which objects `row` needs, by number, and how many of their bytes; numbered from `first` on."""
+    pack = _FORMS[_NEEDS[0]].pack
+    some = (needs[at : at + _NEEDED] for at in range(0, len(needs), _NEEDED))
+    bodies = [_NEEDS + b"".join([pack(*need) for need in page]) for page in some]
+    return [Piece(number, row.number, 0, body) for number, body in enumerate(bodies, first)]
 
 
 def _body(members: Sequence[Any]) -> bytes:

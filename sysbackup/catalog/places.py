@@ -2,11 +2,12 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from sysbackup.catalog import pieces
 from sysbackup.catalog.connection import select
 from sysbackup.catalog.hints import KEY, Hints
+from sysbackup.catalog.needs import is_list
 from sysbackup.catalog.pieces import GONE, PIECE, PLACES, Piece, proven_piece
 from sysbackup.catalog.rows import OBJECT, ObjectRow, proven_object
 from sysbackup.model import Member
@@ -53,8 +54,18 @@ class Places:
         """These contents were looked for and not found: they need not be looked for when they are put somewhere."""
         self._nowhere.update(shas)
 
-    def put(self, db: sqlite3.Connection, row: ObjectRow, contents: Collection[Member]) -> None:
-        """Contents lie in an object from now on, and nowhere else; in a transaction of the caller's."""
+    def put(
+        self,
+        db: sqlite3.Connection,
+        row: ObjectRow,
+        contents: Collection[Member],
+        needs: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """
+        Contents lie in an object from now on, and nowhere else; in a transaction of the caller's.
+
+        `needs` are those of a list of chunks, by number.
+        """
         new = {member.sha: member for member in contents}
         self.hints.refresh(db)
         moved = []
@@ -65,6 +76,8 @@ class Places:
                 moved.append(ref)
         self._take_out(db, moved)
         made = pieces.made(row, new.values(), self.hints.next_piece(db))
+        if new and needs:
+            made += pieces.needing(row, needs, self.hints.next_piece(db) + len(made))
         pieces.write(db, row, made)
         self._nowhere.difference_update(new)
         self.hints.wait(made)
@@ -81,6 +94,8 @@ class Places:
                 pieces.write(db, holders[rest.object], [rest])
             else:
                 db.execute("DELETE FROM pieces WHERE id = ?", (number,))
+                if is_list(holders[rest.object]):  # it is of no use any more, and needs nothing
+                    db.execute("DELETE FROM pieces WHERE object = ?", (rest.object,))
 
 
 class _Opened:

@@ -8,6 +8,7 @@ from sysbackup.catalog import blocks
 from sysbackup.catalog.connection import select
 from sysbackup.catalog.hints import KEY
 from sysbackup.catalog.lookup import Stored, Unchanged
+from sysbackup.catalog.needs import is_list, needed
 from sysbackup.catalog.places import Place, Places
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.rows import damaged
@@ -39,7 +40,7 @@ class Questions:
         found = self._places.find(db, wanted)
         if self._noted:
             self._places.nowhere(wanted - found.keys())
-        short = self._staying(db, found)
+        short = self._staying(db, self._vouched(found))
         staying = {sha: holder.number for sha, (_, holder, _, _) in found.items() if holder.number in short}
         return Stored({*staying}, [sha for sha, number in staying.items() if short[number]])
 
@@ -47,7 +48,7 @@ class Questions:
         """See `Lookup`."""
         found = Unchanged({}, {}, [], [])
         same = list(blocks.alike(states, db))
-        places = self._places.find(db, {key for _, key, _ in same} - {EMPTY[:KEY]})
+        places = self._vouched(self._places.find(db, {key for _, key, _ in same} - {EMPTY[:KEY]}))
         short = self._staying(db, places)
         nothing, oldest = EMPTY[:KEY], self.today - _FRESH
         for state, key, seen in same:
@@ -76,18 +77,32 @@ class Questions:
             staying = self._staying(db, found)
             found = {sha: place for sha, place in found.items() if place[1].number in staying}
         holders = {holder.number: holder for _, holder, _, _ in found.values()}
-        if promised and not all(map(self._reliance.holds, holders.values())):
+        needs = (row for holder in holders.values() for row, _ in needed(db, holder))
+        if promised and not (
+            all(map(self._reliance.holds, holders.values())) and all(map(self._reliance.lasts, needs))
+        ):
             raise damaged("used")
         return {place[0]: _location(place) for place in found.values()}
 
     def _staying(self, db: sqlite3.Connection, found: dict[bytes, Place]) -> dict[int, bool]:
         """Of the objects that hold these contents, but for those that the run leaves: whether they must be seen to."""
         holders = {holder.number: holder for _, holder, _, _ in found.values()}
+        lists = [holder for holder in holders.values() if is_list(holder)]
+        needs = {holder.number: [row for row, _ in needed(db, holder)] for holder in lists}
         if self._noted:
             query = "SELECT object FROM run.leaving WHERE object IN ({})"
-            for (number,) in select(db, query, list(holders)):
-                holders.pop(number, None)
-        return {number: self._reliance.short(holder) for number, holder in holders.items()}
+            asked = {*holders, *(row.number for rows in needs.values() for row in rows)}
+            left = {number for (number,) in select(db, query, list(asked))}
+            for number in [n for n in holders if n in left or any(row.number in left for row in needs.get(n, ()))]:
+                del holders[number]
+        return {
+            number: self._reliance.short(holder) or any(map(self._reliance.lapses, needs.get(number, ())))
+            for number, holder in holders.items()
+        }
+
+    def _vouched(self, found: dict[bytes, Place]) -> dict[bytes, Place]:
+        """The same without lists for which nobody can vouch: what they need was not proven when they were made."""
+        return {sha: place for sha, place in found.items() if not is_list(place[1]) or self._reliance.trusts(place[1])}
 
 
 def _location(place: Place) -> Location:

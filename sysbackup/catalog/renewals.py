@@ -8,6 +8,7 @@ from typing import Any
 from sysbackup.catalog import objects, run_notes
 from sysbackup.catalog.connection import Connection, select
 from sysbackup.catalog.interface import Due
+from sysbackup.catalog.needs import is_list, needed
 from sysbackup.catalog.pieces import PLACES, members_of, of_object
 from sysbackup.catalog.places import Place, Places
 from sysbackup.catalog.reliance import Reliance
@@ -48,7 +49,7 @@ class DueRenewals:
         short = {number for number, holder in holders.items() if self._reliance.short(holder)}
         by_piece: defaultdict[int, list[Place]] = defaultdict(list)
         for place in used:
-            if place[1].number in short:
+            if place[1].number in short or is_list(place[1]):
                 by_piece[place[2].number].append(place)
         counted = dict(select(db, "SELECT piece, places FROM run.counted WHERE piece IN ({})", list(by_piece)))
         sums: Counter[int] = Counter()
@@ -58,7 +59,11 @@ class DueRenewals:
                 bit = 1 << (ref & (1 << PLACES) - 1)
                 if not before & bit:
                     span = piece.span(ref)
-                    sums[holder.number] += span.length if span else holder.size
+                    if holder.number in short:
+                        sums[holder.number] += span.length if span else holder.size
+                    for row, size in needed(db, holder):
+                        if self._reliance.lapses(row):
+                            sums[row.number] += size
                 mask |= bit
             counted[number] = mask.to_bytes(16, "little")
         db.executemany("INSERT OR REPLACE INTO run.counted VALUES (?, ?)", counted.items())
@@ -118,6 +123,16 @@ class DueRenewals:
             row = objects.numbered(db, number)
             if row is not None:
                 objects.rewrite(db, row._replace(encoding=encoding))
+
+    def vouch(self, *, believing: bool) -> None:
+        """See `interface.Renewals`."""
+        query = f"SELECT {OBJECT} FROM objects JOIN run.made ON id = object WHERE checked = 0"
+        with self._connection.transaction() as db:
+            for columns in db.execute(query).fetchall():
+                row = proven_object(*columns)
+                if believing or all(found.checked for found, _ in needed(db, row)):
+                    objects.rewrite(db, row._replace(checked=1))
+                    db.execute("UPDATE objects SET news = 1 WHERE id = ?", (row.number,))
 
     def members(self, number: int) -> list[Member]:
         """See `interface.Renewals`."""

@@ -28,6 +28,9 @@ CREATE TABLE run.used (          -- contents that the run reuses and that need a
 CREATE TABLE run.leaving (       -- packs hardly used any more, whose living contents the run stores anew
     object INTEGER PRIMARY KEY
 );
+CREATE TABLE run.made (          -- lists of chunks of the run's own that need what nobody has proven yet
+    object INTEGER PRIMARY KEY
+);
 """
 
 
@@ -37,7 +40,7 @@ def notes_path(catalog: Path) -> Path:
 
 
 def begin(db: sqlite3.Connection, catalog: Path) -> None:
-    """Nothing is noted yet: tables `run.used` and `run.leaving`, and room for more, on this connection."""
+    """Nothing is noted yet: tables `run.used`, `run.leaving` and `run.made`, and room for more, on this connection."""
     if any(name == "run" for _, name, _ in db.execute("PRAGMA database_list").fetchall()):
         db.execute("DETACH run")
     path = notes_path(catalog)

@@ -109,6 +109,7 @@ class SqliteSession:
             self._places.hints.tidy(db)
             db.execute("DELETE FROM run.used")
             db.execute("DELETE FROM run.leaving")
+            db.execute("DELETE FROM run.made")
 
     def next_lock_end(self, now: datetime) -> datetime | None:
         """See `interface.Session`."""

@@ -25,7 +25,7 @@ def _news(indexes: Indexes, terms: Terms, seal: index.Seal | None) -> Iterator[b
     gzip = gzipping.compressor()
     yield gzip.compress(index.header(terms.host, terms.run))
     for found in indexes.news():
-        yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal))
+        yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal, found.needs))
     yield gzip.flush()
 
 

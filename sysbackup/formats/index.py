@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import encodings, gzipping, keys
+from sysbackup.formats import chunk_list, encodings, gzipping, keys
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
@@ -55,7 +55,8 @@ class IndexHeader(Struct, tag_field="typ", tag="index", kw_only=True):
 class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=True):
     """
     One object. `contents` has `[sha256, offset, length, size]` of each content, offset and length 0 for a content
-    object; `size` is -1 where it is not known. `until` is in seconds since 1970. `teller` is the host whose word the
+    object; `size` is -1 where it is not known. A list of chunks `needs` the objects in which
+    they lie: `[key, version, bytes]`. `until` is in seconds since 1970. `teller` is the host whose word the
     contents are, where that is not the index's own: nobody has compared them with their hashes. `seal` is that of the
     host that wrote the line, over all the rest of it.
     """
@@ -67,6 +68,7 @@ class IndexLine(Struct, tag_field="typ", tag="o", omit_defaults=True, kw_only=Tr
     until: int
     encoding: str | None = msgspec.field(name="enc", default=None)
     contents: list[tuple[str, int, int, int]]
+    needs: list[tuple[str, str, int]] = []
     teller: str | None = msgspec.field(name="of", default=None)
     seal: str | None = msgspec.field(name="mac", default=None)
 
@@ -83,6 +85,7 @@ class Indexed(Struct, frozen=True):
     contents: tuple[Member, ...]
     teller: str | None = None
     sealed: bool = False
+    needs: tuple[tuple[str, str, int], ...] = ()
 
 
 class Seal:
@@ -127,6 +130,7 @@ def line(
     contents: Sequence[Member],
     teller: str | None = None,
     seal: Seal | None = None,
+    needs: Sequence[tuple[str, str, int]] = (),
 ) -> bytes:
     """One object's line, with its newline; what is another host's word (`teller`) is not sealed."""
     entry = IndexLine(
@@ -137,6 +141,7 @@ def line(
         until=int(stored.lock.until.timestamp()),
         encoding=encoding,
         contents=[(c.sha.hex(), *(c.span or _WHOLE), c.size) for c in contents],
+        needs=[*needs],
         teller=teller,
     )
     if seal is not None and teller is None:
@@ -224,10 +229,11 @@ def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
             and c.span.end <= entry.size
             for c in contents
         )
-    possible = possible and encodings.is_known(entry.encoding) and until < _FURTHEST
+    listed = entry.encoding == chunk_list.NAME and alone is not None
+    possible = possible and (listed or (encodings.is_known(entry.encoding) and not entry.needs)) and until < _FURTHEST
     possible = possible and _VERSION.fullmatch(entry.version) is not None
     possible = possible and (entry.teller is None or possible_host(entry.teller))
     if not possible or not 0 <= entry.size <= _LARGEST or any(not -1 <= c.size <= _LARGEST for c in contents):
         raise FormatError(f"an index names what cannot be: {entry.key[:200]!r}")
     stored = StoredObject(entry.key, entry.version or None, entry.size, Lock(mode, until))
-    return Indexed(stored, entry.encoding, contents, entry.teller, sealed)
+    return Indexed(stored, entry.encoding, contents, entry.teller, sealed, tuple(entry.needs))

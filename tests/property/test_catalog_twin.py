@@ -22,7 +22,7 @@ from sysbackup.catalog.questions import EMPTY
 from sysbackup.catalog.sqlite import SqliteCatalog
 from sysbackup.catalog.sqlite_lookup import SqliteLookup
 from sysbackup.errors import CatalogUnusable
-from sysbackup.formats import keys
+from sysbackup.formats import chunk_list, keys
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Lock, LockMode, Member, Span, StoredObject
 from tests.support.catalogs import NOW, sha
@@ -74,15 +74,16 @@ class Told:
     """
     An object as one word has it; another may have another lock for it, or other contents at other places (`shift`).
 
-    A pack, but for the number 3, which is that of a content object.
+    A pack, but for the number 3, which is that of a content object; where it `needs` packs, a list of chunks in these.
     """
 
     number: int
     version: str | None
     locks: Locks
-    encoding: str | None
+    said: str | None
     names: list[int]
     shift: int
+    packs: list[tuple[int, str]]
 
     def stored(self, now: datetime) -> StoredObject:
         return StoredObject(self.key, self.version, 1000 + self.number, lock_of(self.locks, now))
@@ -90,6 +91,15 @@ class Told:
     @property
     def key(self) -> str:
         return keys.content_key(sha(self.alone)) if self.number == 3 else pack_key(self.number)
+
+    @property
+    def encoding(self) -> str | None:
+        return chunk_list.NAME if self.needs else self.said
+
+    @property
+    def needs(self) -> dict[tuple[str, str], int]:
+        named = self.packs if self.number == 3 else []
+        return {(pack_key(number), version): 10 + at for at, (number, version) in enumerate(named)}
 
     @property
     def alone(self) -> int:
@@ -103,7 +113,14 @@ class Told:
 
 
 OBJECTS = st.builds(
-    Told, st.integers(0, 3), st.sampled_from([None, "1", "2"]), LOCKS, ENCODINGS, SOME, st.sampled_from([0, 1000])
+    Told,
+    st.integers(0, 3),
+    st.sampled_from([None, "1", "2"]),
+    LOCKS,
+    ENCODINGS,
+    SOME,
+    st.sampled_from([0, 1000]),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", "1", "2"])), max_size=3),
 )
 
 
@@ -147,6 +164,7 @@ class Twins(RuleBasedStateMachine):
         self._catalogs: list[Catalog] = []
         self._runs: list[Session] = []
         self._terms: tuple[Lock, bool, datetime]
+        self._packs: list[tuple[str, str]] = []
 
     def teardown(self) -> None:
         for catalog in self._catalogs:
@@ -223,9 +241,31 @@ class Twins(RuleBasedStateMachine):
     def asked(self, names: list[int]) -> None:
         self._both(lambda run: run.contents.stored(map(sha, names)))
 
+    @rule(
+        version=st.sampled_from(["1", "2"]),
+        locks=LOCKS,
+        name=NAMES,
+        choices=st.lists(CHOICES, min_size=1, max_size=3),
+        published=st.booleans(),
+    )
+    def listed(self, version: str, locks: Locks, name: int, choices: list[int], *, published: bool) -> None:
+        """A list of chunks in packs that were stored, and that may be known still."""
+        if not self._packs:
+            return
+        needs = {self._packs[choice % len(self._packs)]: 10 + choice for choice in choices}
+        stored = StoredObject(keys.content_key(sha(name)), version, 1003, lock_of(locks, self._now))
+        held = [Member(sha(name), 70)]
+        if published:
+            told = Indexed(stored, chunk_list.NAME, tuple(held), None, True, tuple((*n, s) for n, s in needs.items()))
+            self._both(lambda run: run.indexes.learn("alpha", [told], self._now))
+        else:
+            self._both(lambda run: run.contents.confirm(stored, chunk_list.NAME, held, needs))
+
     @rule(told=OBJECTS)
     def confirmed(self, told: Told) -> None:
-        self._both(lambda run: run.contents.confirm(told.stored(self._now), told.encoding, told.contents))
+        if told.number != 3:
+            self._packs = [*self._packs[-3:], (told.key, told.version or "")]
+        self._both(lambda run: run.contents.confirm(told.stored(self._now), told.encoding, told.contents, told.needs))
 
     @rule(names=SOME, leaving=st.booleans())
     def promised(self, names: list[int], *, leaving: bool) -> None:
@@ -326,7 +366,14 @@ class Twins(RuleBasedStateMachine):
         doubting: bool,
     ) -> None:
         objects = [
-            Indexed(told.stored(self._now), told.encoding, tuple(told.contents), teller, sealed and host == "alpha")
+            Indexed(
+                told.stored(self._now),
+                told.encoding,
+                tuple(told.contents),
+                teller,
+                sealed and host == "alpha",
+                tuple((*named, size) for named, size in told.needs.items()),
+            )
             for told, teller, sealed in said
         ]
         self._both(lambda run: run.indexes.learn(host, objects, self._now, doubting=doubting))
@@ -338,6 +385,10 @@ class Twins(RuleBasedStateMachine):
     @rule(hosts=st.sets(HOSTS, min_size=1))
     def restricted(self, hosts: set[str]) -> None:
         self._both(lambda run: run.indexes.restrict(hosts.__contains__))
+
+    @rule(believing=st.booleans())
+    def vouched(self, *, believing: bool) -> None:
+        self._both(lambda run: run.renewals.vouch(believing=believing))
 
     @rule(host=HOSTS)
     def host_forgotten(self, host: str) -> None:

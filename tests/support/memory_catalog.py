@@ -71,6 +71,7 @@ class MemorySession:
             self._file.forget(lambda o: o.lock.until < first)
             self._run.used.clear()
             self._run.leaving.clear()
+            self._run.made.clear()
 
     def next_lock_end(self, now: datetime) -> datetime | None:
         with self._file.lock:

@@ -2,7 +2,7 @@
 
 import enum
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -29,6 +29,7 @@ class Object:
     host: str
     checked: bool
     news: News
+    needs: dict[int, int] = field(default_factory=dict)
 
     @property
     def lock(self) -> Lock:
@@ -96,10 +97,22 @@ class MemoryFile:
 
     def forget(self, gone: Callable[[Object], bool]) -> None:
         """Those objects are not known any more, nor is what they held."""
-        for number in [o.number for o in self.objects.values() if gone(o)]:
-            del self.objects[number]
-            for member in self.members(number):
-                del self.contents[member.sha]
+        while forgotten := [o.number for o in self.objects.values() if gone(o)]:
+            for number in forgotten:
+                del self.objects[number]
+                for member in self.members(number):
+                    del self.contents[member.sha]
+            gone = self._lacks
+
+    def needed(self, known: Object) -> list[tuple[Object, int]]:
+        """The objects that a list of chunks needs, as long as it holds a content; and how many of their bytes."""
+        if known.encoding != "chunks" or not self.members(known.number):
+            return []
+        return [(self.objects[number], size) for number, size in sorted(known.needs.items())]
+
+    def _lacks(self, known: Object) -> bool:
+        listed = known.encoding == "chunks" and bool(self.members(known.number))
+        return listed and not known.needs.keys() <= self.objects.keys()
 
     def enter(
         self,
@@ -110,8 +123,21 @@ class MemoryFile:
         host: str,
         checked: bool,
         news: News,
+        needs: Mapping[tuple[str, str], int] | None = None,
+        made: set[int] | None = None,
     ) -> bool:
-        """An object and contents of it; returns whether what others had said is in it turned out not to be."""
+        """
+        An object and contents of it; returns whether what others had said is in it turned out not to be.
+
+        Or whether it `needs` what is not known: then nothing of it is taken. `made` gets the number of a list
+        that is no truer than what it needs.
+        """
+        wanted = {found.number: size for named, size in (needs or {}).items() if (found := self.find(*named))}
+        if len(wanted) < len(needs or {}):
+            return True
+        ours = checked
+        if news is not News.NO:
+            checked = checked and all(self.objects[number].checked for number in wanted)
         known, refuted = self.find(stored.key, stored.version), False
         if checked and known is not None and not known.checked:
             told = {(member.sha, member.span) for member in self.members(known.number)}
@@ -126,6 +152,10 @@ class MemoryFile:
             known.lock = _both(known.lock, stored.lock)
             if news is not News.NO:
                 known.news = news
+        if ours and not checked and made is not None:
+            made.add(known.number)
+        if any(self.contents.get(member.sha) != (known.number, member) for member in contents):
+            known.needs = wanted
         self.contents |= {member.sha: (known.number, member) for member in contents}
         return refuted
 
@@ -140,19 +170,31 @@ class Run:
     doubting: bool
     used: set[bytes] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
+    made: set[int] = field(default_factory=set)
 
     def short(self, known: Object) -> bool:
         """Whether an object has to be seen to before the run may rely on it."""
+        return self.lapses(known) or not self.trusts(known)
+
+    def lapses(self, known: Object) -> bool:
+        """Whether that is for its lock."""
         firm = FIRMNESS.index(known.lock.mode) >= FIRMNESS.index(self.promise.mode)
-        return known.lock.until < self.promise.until or not firm or not self._trusted(known)
+        return known.lock.until < self.promise.until or not firm or not self._named(known)
 
     def holds(self, known: Object) -> bool:
         """Whether a manifest may rely on an object: with `lock_mode = none`, whatever becomes of its lock."""
-        return known.lock.covers(self.promise) and self._trusted(known)
+        return self.lasts(known) and self.trusts(known)
 
-    def _trusted(self, known: Object) -> bool:
-        named = known.stored.version is not None or self.promise.mode is LockMode.NONE
-        return named and (known.checked or not self.doubting)
+    def lasts(self, known: Object) -> bool:
+        """Whether its lock does for that."""
+        return known.lock.covers(self.promise) and self._named(known)
+
+    def trusts(self, known: Object) -> bool:
+        """Whether what is said of it is to be believed."""
+        return known.checked or not self.doubting
+
+    def _named(self, known: Object) -> bool:
+        return known.stored.version is not None or self.promise.mode is LockMode.NONE
 
 
 def second(moment: datetime) -> datetime:

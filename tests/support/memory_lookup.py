@@ -21,8 +21,8 @@ class MemoryQuestions:
 
     def stored(self, shas: Iterable[bytes]) -> Stored:
         with self._file.lock:
-            known = {sha: holder for sha in set(shas) if (holder := self._holder(sha)) is not None}
-            return Stored({*known}, [sha for sha, holder in known.items() if self._run.short(holder)])
+            known = {sha: holder for sha in set(shas) if (holder := self._vouched(self._holder(sha))) is not None}
+            return Stored({*known}, [sha for sha, holder in known.items() if self._short(holder)])
 
     def unchanged(self, states: Sequence[FileState]) -> Unchanged:
         found = Unchanged({}, {}, [], [])
@@ -32,11 +32,11 @@ class MemoryQuestions:
                 seen = self._file.files.get(named)
                 if seen is None or seen.state != state._replace(sha=seen.state.sha):
                     continue
-                holder = None if seen.state.sha == EMPTY else self._holder(seen.state.sha)
+                holder = None if seen.state.sha == EMPTY else self._vouched(self._holder(seen.state.sha))
                 if holder is None and seen.state.sha != EMPTY:
                     continue
                 found.shas[named] = seen.state.sha
-                if holder is not None and self._run.short(holder):
+                if holder is not None and self._short(holder):
                     found.used.append(seen.state.sha)
                 elif holder is not None:
                     found.places[named] = self._location(seen.state.sha, holder)
@@ -51,7 +51,8 @@ class MemoryQuestions:
                 holder = self._holder(sha, leaving=leaving)
                 if holder is None:
                     continue
-                if promised and not self._run.holds(holder):
+                lasting = all(self._run.lasts(needed) for needed, _ in self._file.needed(holder))
+                if promised and not (lasting and self._run.holds(holder)):
                     raise CatalogUnusable("a manifest may not rely on an object that was to be seen to")
                 found[sha] = self._location(sha, holder)
         return found
@@ -62,7 +63,16 @@ class MemoryQuestions:
 
     def _holder(self, sha: bytes, *, leaving: bool = False) -> Object | None:
         holder = self._file.holder(sha)
-        return None if holder is None or (holder.number in self._run.leaving and not leaving) else holder
+        if holder is None or leaving:
+            return holder
+        together = [holder, *(needed for needed, _ in self._file.needed(holder))]
+        return None if any(one.number in self._run.leaving for one in together) else holder
+
+    def _short(self, holder: Object) -> bool:
+        return self._run.short(holder) or any(self._run.lapses(needed) for needed, _ in self._file.needed(holder))
+
+    def _vouched(self, holder: Object | None) -> Object | None:
+        return None if holder and holder.encoding == "chunks" and not self._run.trusts(holder) else holder
 
 
 class MemoryLookup:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from sysbackup.catalog.interface import Due, KnownObject, Named
+from sysbackup.catalog.interface import NO_NEEDS, Due, KnownObject, Named, Needs
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, Lock, Member, StoredObject
 from tests.support.memory_file import MemoryFile, News, Object, Published, Run, Seen, day_of, second
@@ -34,10 +34,19 @@ class MemoryContents:
         with self._file.lock:
             self._run.used |= {*shas}
 
-    def confirm(self, stored: StoredObject, encoding: str | None, contents: Sequence[Member]) -> None:
+    def confirm(
+        self, stored: StoredObject, encoding: str | None, contents: Sequence[Member], needs: Needs = NO_NEEDS
+    ) -> None:
         with self._file.lock:
             self.refuted |= self._file.enter(
-                stored, encoding, contents, host=self._run.host, checked=True, news=News.WAITING
+                stored,
+                encoding,
+                contents,
+                host=self._run.host,
+                checked=True,
+                news=News.WAITING,
+                needs=needs,
+                made=self._run.made,
             )
 
     def locate(self, shas: Iterable[bytes], *, leaving: bool = True, promised: bool = False) -> dict[bytes, Location]:
@@ -92,10 +101,14 @@ class MemoryRenewals:
         with self._file.lock:
             self._due = Counter()
             for sha in self._run.used:
-                holder = self._file.holder(sha)
-                if holder is not None and self._run.short(holder):
+                if (holder := self._file.holder(sha)) is None:
+                    continue
+                if self._run.short(holder):
                     _, member = self._file.contents[sha]
                     self._due[holder.number] += member.span.length if member.span else holder.stored.size
+                for found, size in self._file.needed(holder):
+                    if self._run.lapses(found):
+                        self._due[found.number] += size
             return len(self._due)
 
     def due(self) -> Iterator[list[Due]]:
@@ -137,6 +150,13 @@ class MemoryRenewals:
             if number in self._file.objects:
                 self._file.objects[number].encoding = encoding
 
+    def vouch(self, *, believing: bool) -> None:
+        with self._file.lock:
+            for number in self._run.made & self._file.objects.keys():
+                known = self._file.objects[number]
+                if not known.checked and (believing or all(o.checked for o, _ in self._file.needed(known))):
+                    known.checked, known.news = True, News.WAITING
+
     def members(self, number: int) -> list[Member]:
         with self._file.lock:
             return self._file.members(number)
@@ -156,15 +176,20 @@ class MemoryIndexes:
 
     def _learn(self, host: str, found: Indexed, now: datetime, *, doubting: bool) -> int:
         known = self._file.find(found.stored.key, found.stored.version)
+        if found.encoding == "chunks" and not found.sealed:
+            return 0
         if known is not None and doubting and not found.sealed:
             return 0
         ours = known is not None and known.checked
         told = () if ours and not found.sealed else found.contents
         new = sum(member.sha not in self._file.contents for member in told)
         moved = [member for member in told if self._moves(member.sha, found, known, now)]
-        if moved or known is not None:
+        if moved or known is not None or found.sealed:
             teller = host if doubting else found.teller or host
-            self._file.enter(found.stored, found.encoding, moved, host=teller, checked=found.sealed, news=News.NO)
+            needs = {(key, version): size for key, version, size in found.needs}
+            self._file.enter(
+                found.stored, found.encoding, moved, host=teller, checked=found.sealed, news=News.NO, needs=needs
+            )
         return new
 
     def _moves(self, sha: bytes, found: Indexed, known: Object | None, now: datetime) -> bool:
@@ -222,7 +247,9 @@ class MemoryIndexes:
                 if known.number not in self._file.objects or known.news is not News.CHOSEN:
                     continue
                 teller = None if known.checked else known.host
-                told = Indexed(known.stored, known.encoding, tuple(self._file.members(known.number)), teller)
+                needs = tuple((o.stored.key, o.stored.version or "", size) for o, size in self._file.needed(known))
+                held = tuple(self._file.members(known.number))
+                told = Indexed(known.stored, known.encoding, held, teller, needs=needs)
             yield told
 
     def published(self, key: str, until: datetime | None) -> None:
