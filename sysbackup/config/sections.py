@@ -54,6 +54,11 @@ class Content(Struct, frozen=True, kw_only=True):
     renewal_slack: float = 7 * DAY
     pack_below: int = MIB
     pack_size: int = 16 * MIB
+    chunk_from: int = 32 * MIB
+    chunk_size: int = 512 * KIB
+    snapshot_chunk_from: int = MIB
+    snapshot_chunk_size: int = 128 * KIB
+    stream_pack_size: int = 256 * MIB
     host: str = field(default_factory=lambda: os.uname().nodename)
     share: tuple[str, ...] = ("*",)
     verify_shared: str = "first-use"
@@ -66,7 +71,6 @@ class Run(Struct, frozen=True, kw_only=True):
     uploads: int = 16
     memory: int = 256 * MIB
     bandwidth: Bandwidth | None = None
-    spool_limit: int = GIB
     picker_idle_limit: float = 15 * MINUTE
     snapshot_idle_limit: float = 60 * MINUTE
     snapshots_at_once: int = 2

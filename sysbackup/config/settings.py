@@ -131,6 +131,21 @@ SETTINGS: tuple[Setting, ...] = (
         "contents smaller than this are packed together; 0 packs nothing",
     ),
     Setting("content", "pack_size", byte_count(64 * KIB, GIB), "how large a pack grows"),
+    Setting(
+        "content",
+        "chunk_from",
+        byte_count(8 * MIB, 32 * MIB),
+        "files larger than this are cut into chunks, each of which is stored once",
+    ),
+    Setting("content", "chunk_size", byte_count(16 * KIB, MIB), "how large the chunks of files are on average"),
+    Setting(
+        "content",
+        "snapshot_chunk_from",
+        byte_count(0, 32 * MIB),
+        "snapshots larger than this are cut, too; shorter ones are stored as they are",
+    ),
+    Setting("content", "snapshot_chunk_size", byte_count(16 * KIB, MIB), "how large their chunks are on average"),
+    Setting("content", "stream_pack_size", byte_count(MIB, GIB), "how large a pack of chunks grows"),
     Setting("content", "host", _HOST, "this machine's name in the bucket"),
     Setting("content", "share", Hosts(), "the hosts whose stored contents may be reused"),
     Setting(
@@ -154,9 +169,6 @@ SETTINGS: tuple[Setting, ...] = (
         Rates(),
         "bytes a second that go to the store and come from it, together, at most; windows are in [daemon] time_zone",
         "no limit",
-    ),
-    Setting(
-        "run", "spool_limit", byte_count(0, 1024 * GIB), "of a snapshot, how much waits on disk for its description"
     ),
     Setting("run", "picker_idle_limit", seconds(1, 7 * DAY, "min"), "for how long a picker may be silent"),
     Setting("run", "snapshot_idle_limit", seconds(1, 7 * DAY, "min"), "for how long a snapshotter may be silent"),

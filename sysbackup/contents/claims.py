@@ -65,6 +65,10 @@ class Claims:
         self._claimed |= wanted
         return wanted
 
+    def claimed(self, shas: Iterable[bytes]) -> set[bytes]:
+        """Those that somebody is storing."""
+        return {sha for sha in shas if sha in self._claimed}
+
     def stored(self, stored: frozenset[bytes]) -> None:
         """The catalog knows these from now on."""
         self._claimed -= stored

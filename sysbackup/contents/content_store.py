@@ -7,7 +7,7 @@ memory, packs and objects are its ways to store, and nobody above it knows of ei
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -21,7 +21,9 @@ from sysbackup.contents.account import Account
 from sysbackup.contents.berths import Berths
 from sysbackup.contents.cache_directory import catalog_path
 from sysbackup.contents.census import Census
+from sysbackup.contents.chunk_keeping import ChunkKeeper
 from sysbackup.contents.claims import Claims
+from sysbackup.contents.confirming import Confirming
 from sysbackup.contents.crossing import digests_from, states_from
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.learning import Trust, learn_all
@@ -29,7 +31,7 @@ from sysbackup.contents.lookups import lookup_order
 from sysbackup.contents.publishing import publish
 from sysbackup.contents.renewing import Doubt, Renewing
 from sysbackup.contents.shipping import Freight, Sender, upload_freight
-from sysbackup.contents.stowing import IN_MEMORY, Sizes
+from sysbackup.contents.stowing import Sizes
 from sysbackup.contents.terms import Terms
 from sysbackup.formats import encodings
 from sysbackup.formats.index import Seal
@@ -64,7 +66,7 @@ class Bounds:
         memory -= workers * allowance
         # An open pack waits for contents, so nothing may wait for the bytes that it holds.
         pack_size = min(config.content.pack_size, memory // (2 * workers))
-        sizes = Sizes(config.content.pack_below, pack_size)
+        sizes = Sizes(config.content.pack_below, pack_size, config.content.chunk_from)
         return cls(sizes, allowance, memory, workers * pack_size, config.run.uploads)
 
 
@@ -105,6 +107,8 @@ class ContentStore:
     ) -> None:
         doubt = Doubt(config.content.verify_shared)
         session = catalog.begin(bucket, terms.host, terms.promise, terms.started, doubting=doubt.any)
+        self._config = config
+        self._doubt = doubt
         self._store = store
         self._catalog = catalog
         self._session = session
@@ -118,7 +122,7 @@ class ContentStore:
         self.budget = Budget(bounds.memory, reserve=bounds.open_packs)
         # each examiner's open pack, what waits for an uploader, and what one is sending
         number = config.run.workers + 2 * bounds.uploads
-        slots = SharedSlots(number, max(bounds.sizes.room, encodings.largest(IN_MEMORY)))
+        slots = SharedSlots(number, max(bounds.sizes.room, encodings.largest(bounds.sizes.whole)))
         self.berths = Berths(slots, self.budget, bounds.memory)
         self.claims = Claims()
         catalog_file, files = catalog_path(config.cache), session.files.any()
@@ -185,7 +189,11 @@ class ContentStore:
             for _ in range(self.bounds.uploads):
                 group.create_task(upload_freight(freight, self._store))
             sender = Sender(self._store, freight, self.budget)
-            yield Keeper(self._session.contents, self.claims, sender, self._account, self._terms)
+            confirming = Confirming(self._session.contents, self.claims, self._account)
+            chunks = ChunkKeeper(confirming, sender, self._terms, self._config.content, self._config.cache, group)
+            with closing(chunks):
+                yield Keeper(confirming, sender, self._terms, chunks)
+                await chunks.finish()
             await freight.close()
 
     async def publish(self, keeper: Keeper, number: int | None = None) -> None:
@@ -208,6 +216,7 @@ class ContentStore:
                 looked = True
                 await self._census.look_for_all(self._renewing.missed_key, self._renewing.missed)
             await store_lost()
+        await asyncio.to_thread(self._session.renewals.vouch, believing=self._doubt.sampling)
         await self._census.forget_ended()
 
     @property

@@ -25,7 +25,9 @@ def _news(indexes: Indexes, terms: Terms, seal: index.Seal | None) -> Iterator[b
     gzip = gzipping.compressor()
     yield gzip.compress(index.header(terms.host, terms.run))
     for found in indexes.news():
-        yield gzip.compress(index.line(found.stored, found.encoding, found.contents, found.teller, seal, found.needs))
+        line = index.line(found.stored, found.encoding, found.contents, found.teller, seal, found.needs)
+        if len(line) <= index.LINE_LIMIT:  # but for a list that needs very many objects with very long versions
+            yield gzip.compress(line)
     yield gzip.flush()
 
 

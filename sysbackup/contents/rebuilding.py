@@ -28,7 +28,7 @@ from sysbackup.contents.renewing import Doubt
 from sysbackup.contents.sealing import host_seal
 from sysbackup.contents.terms import terms_of
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
-from sysbackup.formats import encodings, keys, pack
+from sysbackup.formats import chunk_list, encodings, keys, pack, stream_pack
 from sysbackup.formats.index import Indexed
 from sysbackup.model import Clock, Lock, LockMode, Member, StoredObject
 from sysbackup.store.port import ObjectInfo, ObjectStore, Version
@@ -158,13 +158,16 @@ class _Learning:
 
     async def _seen(self, version: Version) -> _Seen | None:
         alone = keys.content_sha(version.key)
-        if alone is None and keys.pack_sha(version.key) is None:
+        if alone is None and not keys.is_pack(version.key):
             return None
         info = await self._store.head(version.key, version.version)
         lock = info.lock or await self._store.lock_of(version.key, version.version) or _UNLOCKED
         stored = StoredObject(version.key, version.version, info.size, lock, fresh=False)
         if alone is None:
-            return _Seen(Indexed(stored, pack.ENCODING.name, ()), _list_begins(info))
+            begin = await self._end(stored) if keys.is_stream_pack(version.key) else _list_begins(info)
+            return _Seen(Indexed(stored, pack.ENCODING.name, ()), begin)
+        if info.metadata.get(keys.ENCODING) == chunk_list.NAME:
+            return None  # to be made again: the next run reads the file, and finds the chunks
         encoding = encodings.named(info.metadata.get(keys.ENCODING))
         # the size of an encoded content is not known without decoding it
         size = info.size if encoding is encodings.PLAIN else -1
@@ -179,6 +182,11 @@ class _Learning:
             # the offset in the metadata is the true one: so the pack is not sealed, and is proven when it is used.
             whole = [Member(sha, stored.size)]
             return seen if await holds_what_it_says(self._store, stored, encodings.PLAIN, whole) is None else None
+        if seen.begin is not None:
+            # Its key says nothing of its bytes: each of its contents is compared.
+            contents = pack.read_index(await self._list(stored, seen.begin), seen.begin)
+            false = not contents or await holds_what_it_says(self._store, stored, pack.ENCODING, contents)
+            return None if false else seen
         for encoding in encodings.candidates(indexed.encoding):
             if await holds_what_it_says(self._store, stored, encoding, unsized(indexed.contents)) is None:
                 return _Seen(Indexed(stored, encoding.name, indexed.contents, sealed=True), None)
@@ -194,10 +202,19 @@ class _Learning:
             return await asyncio.to_thread(self._indexes.learn, self._host, [indexed], self._clock.now())
 
     async def _list(self, stored: StoredObject, begin: int) -> bytes:
+        end = stored.size - (stream_pack.END_LENGTH if keys.is_stream_pack(stored.key) else 0)
+        return await self._range(stored, begin, end)
+
+    async def _end(self, stored: StoredObject) -> int:
+        """Where a stream pack's list begins."""
+        tail = await self._range(stored, max(0, stored.size - stream_pack.END_LENGTH), stored.size)
+        return stream_pack.list_begins(tail, stored.size)
+
+    async def _range(self, stored: StoredObject, begin: int, end: int) -> bytes:
         packed = bytearray()
-        async with aclosing(self._store.read(stored.key, stored.version, begin, stored.size - begin)) as chunks:
-            async for chunk in chunks:
-                packed += chunk
+        async with aclosing(self._store.read(stored.key, stored.version, begin, end - begin)) as pieces:
+            async for piece in pieces:
+                packed += piece
         return bytes(packed)
 
 

@@ -20,7 +20,7 @@ from sysbackup.contents.account import Account
 from sysbackup.contents.proving import holds_what_it_says, unsized
 from sysbackup.contents.terms import Terms
 from sysbackup.errors import LockNotKept, ObjectGone, StoreError, StoreUnavailable
-from sysbackup.formats import encodings, keys
+from sysbackup.formats import chunk_list, encodings, keys
 from sysbackup.model import Clock, Lock, LockMode, Problem
 from sysbackup.store.port import ObjectStore
 
@@ -110,7 +110,7 @@ class Renewing:
         try:
             await self._prove_and_renew(due)
         except StoreError as exc:
-            if due.checked or isinstance(exc, StoreUnavailable):
+            if _ours(due) or isinstance(exc, StoreUnavailable):
                 raise
             log.warning("object.doubtful", key=due.stored.key, host=due.host, reason=str(exc))
             await asyncio.to_thread(self._renewals.forget_host, due.host)
@@ -118,7 +118,7 @@ class Renewing:
 
     async def _prove_and_renew(self, due: Due) -> None:
         stored = due.stored
-        doubted = not due.checked and self._doubts(due)
+        doubted = not _ours(due) and self._doubts(due)
         if doubted and not await self._check(due):
             return
         short = self._falls_short(due)
@@ -165,7 +165,7 @@ class Renewing:
         """Compare an object's contents with their hashes; a false one is reported and forgotten."""
         contents = await asyncio.to_thread(self._renewals.members, due.number)
         if not contents:
-            return False  # forgotten meanwhile, with its host
+            return True  # forgotten meanwhile, with its host; or of use to a list alone, whose maker has proven it
         try:
             encoding, *others = encodings.candidates(due.encoding)
             reason = await holds_what_it_says(self._store, due.stored, encoding, contents)
@@ -213,6 +213,11 @@ class Renewing:
     async def _forget(self, due: Due) -> None:
         await asyncio.to_thread(self._renewals.forget, [due.number])
         self._lost += 1
+
+
+def _ours(due: Due) -> bool:
+    """Whether an object is no other host's word; lists of chunks are our own, and proven with what they need."""
+    return due.checked or due.encoding == chunk_list.NAME
 
 
 def _next(pages: Iterator[list[Due]]) -> Sequence[Due]:

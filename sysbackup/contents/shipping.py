@@ -26,14 +26,14 @@ _GROWTH = 128 << 10
 _EVEN = 64
 
 
-def part_bytes(number: int, length: int | None, limits: Limits) -> int:
+def part_bytes(number: int, length: int | None, limits: Limits, least: int = PART) -> int:
     """
-    How large part `number` (from 1) of an object of `length` bytes is to be; the last may be shorter.
+    How large part `number` (from 1) of an object of `length` bytes is to be, `least` at the least but for the last.
 
     `length` None: not known. Every length that is known is covered by as many parts as
     `limits` allow.
     """
-    least = max(PART, limits.least_part)
+    least = max(least, limits.least_part)
     if length is None:
         return least + max(0, number - _EVEN) * _GROWTH
     needed = -(-length // limits.most_parts)
@@ -146,10 +146,6 @@ async def upload_freight(freight: "Channel[Freight]", store: ObjectStore) -> Non
         del load  # while this uploader waits for its next load, the last one's bytes must be free
 
 
-class Refused(Exception):
-    """What was read must not be kept: raised by a stream's `approve`, ends its upload, leaves nothing behind."""
-
-
 class Source(Protocol):
     """Where a stream's bytes come from."""
 
@@ -159,10 +155,6 @@ class Source(Protocol):
 
     async def take(self, size: int) -> Body:
         """The next `size` bytes; fewer only at the end, none after it."""
-        ...
-
-    async def approve(self) -> None:
-        """Asked after the last byte and before the object comes into being: `Refused` keeps it from that."""
         ...
 
 
@@ -179,9 +171,6 @@ class Pieces:
     async def take(self, size: int) -> Body:
         """See `Source`."""
         return await asyncio.to_thread(self._take, size)
-
-    async def approve(self) -> None:
-        """What could be made is kept."""
 
     def _take(self, size: int) -> bytearray:
         out = self._carry
@@ -211,9 +200,6 @@ class Arriving:
         del out[size:]
         return out
 
-    async def approve(self) -> None:
-        """What has come is kept."""
-
 
 class Sender:
     """Sends streams: short ones as one object, others in parts, all through the pool of uploaders."""
@@ -232,16 +218,14 @@ class Sender:
         length: int | None,
         metadata: Mapping[str, str] = NO_METADATA,
         once: bool = False,
+        part: int = PART,
     ) -> StoredObject:
         """
-        Store what `source` gives under `key`; `length` (bytes, at most) where it is known.
-
-        `Refused` as `approve` raised it: then nothing has been stored.
+        Store what `source` gives under `key`; `length` (bytes, at most) where it is known, in parts of `part` at least.
         """
-        first, hold = await self._take(source, 1, length)
+        first, hold = await self._take(source, 1, length, part)
         try:
-            if len(first) < part_bytes(1, length, self._store.limits):
-                await source.approve()
+            if len(first) < part_bytes(1, length, self._store.limits, part):
                 return await self._put(key, first, lock, hold, metadata, once=once)
             async with self._store.upload(key, lock, metadata=metadata, once=once) as upload:
                 parts = Parts(upload, self.freight)
@@ -249,16 +233,15 @@ class Sender:
                 while body:
                     await parts.send(body, hold)
                     body = b""  # its bytes are the part's alone, to be let go of when that has been sent
-                    body, hold = await self._take(source, parts.number, length)
+                    body, hold = await self._take(source, parts.number, length, part)
                 hold.release()
-                await source.approve()
                 return await parts.finish()
         except BaseException:
             hold.release()
             raise
 
-    async def _take(self, source: Source, number: int, length: int | None) -> tuple[Body, Hold]:
-        size = part_bytes(number, length, self._store.limits)
+    async def _take(self, source: Source, number: int, length: int | None, part: int) -> tuple[Body, Hold]:
+        size = part_bytes(number, length, self._store.limits, part)
         await source.ready(size)
         hold = await self._budget.take(size)
         try:

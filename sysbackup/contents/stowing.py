@@ -17,15 +17,17 @@ from sysbackup.formats import encodings, pack
 from sysbackup.formats.pack import PackWriter
 from sysbackup.model import Member
 
-IN_MEMORY = 32 << 20
-"""A file up to this size is read into memory whole; larger ones are read twice (docs/architecture.rst, One backup)."""
-
 
 class Sizes(NamedTuple):
-    """Contents below `packed_below` bytes go into packs, which are full with `pack_size`."""
+    """
+    Contents below `packed_below` bytes go into packs, which are full with `pack_size`.
+
+    A file of up to `whole` bytes is read into memory as a whole; larger ones are cut.
+    """
 
     packed_below: int
     pack_size: int
+    whole: int
 
     @property
     def room(self) -> int:

@@ -201,7 +201,7 @@ class ChunkListReader:
 
     def _name(self, said: _Object) -> None:
         version = said.version or ""
-        ours = keys.content_sha(said.key) or keys.pack_sha(said.key) or keys.is_stream_pack(said.key)
+        ours = keys.content_sha(said.key) is not None or keys.is_pack(said.key)
         fits = version.isascii() and len(version) <= _VERSION_LIMIT and keys.possible(said.key, version)
         if not ours or not fits or not encodings.is_known(said.encoding) or len(self._objects) >= OBJECTS_AT_MOST:
             raise FormatError(f"a list of chunks names an object that cannot be: {said.key[:120]!r}")

@@ -7,26 +7,18 @@ written here, and nowhere else asks which there are. (Packs, manifests and
 indexes are gzip by their own formats, so that `zcat` reads them.)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from sysbackup.errors import FormatError
 from sysbackup.formats import gzipping
 
-# Contents are judged by so many samples of so many bytes: enough of them, in few pieces where they come from a disk.
+# Contents are judged by so many samples of so many bytes.
 _SAMPLES = 4
 _SAMPLE = 64 << 10
-_LARGE = 32 << 20  # larger ones by twice as many, four times as long
 
 Name = str | None
 """What an encoding is called where it is written down; None: the content itself."""
-
-
-class Encoder(Protocol):
-    """Makes the bytes to store, piece by piece."""
-
-    def compress(self, data: bytes | memoryview, /) -> bytes | memoryview: ...
-    def flush(self) -> bytes: ...
 
 
 class Decoder(Protocol):
@@ -43,10 +35,6 @@ class Encoding(Protocol):
 
     def encode(self, content: bytes | bytearray) -> bytes | bytearray:
         """The bytes to store for a whole content."""
-        ...
-
-    def encoder(self) -> Encoder:
-        """The same, piece by piece."""
         ...
 
     def decode(self, encoded: bytes | memoryview, size: int) -> bytes:
@@ -70,9 +58,6 @@ class _Plain:
     def encode(self, content: bytes | bytearray) -> bytes | bytearray:
         return content
 
-    def encoder(self) -> Encoder:
-        return _Through()
-
     def decode(self, encoded: bytes | memoryview, size: int) -> bytes:
         return bytes(encoded[: size + 1])
 
@@ -82,12 +67,6 @@ class _Plain:
 
 class _Through:
     """Bytes as they are."""
-
-    def compress(self, data: bytes | memoryview, /) -> bytes | memoryview:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
 
     def feed(self, data: bytes, /) -> Iterator[bytes]:
         yield data
@@ -103,9 +82,6 @@ class _Gzip:
 
     def encode(self, content: bytes | bytearray) -> bytes | bytearray:
         return gzipping.compress(content)
-
-    def encoder(self) -> Encoder:
-        return gzipping.compressor()
 
     def decode(self, encoded: bytes | memoryview, size: int) -> bytes:
         return gzipping.inflate(encoded, size)
@@ -149,21 +125,15 @@ def candidates(name: Name) -> list[Encoding]:
 
 def encode(content: bytes | bytearray) -> tuple[Encoding, bytes | bytearray]:
     """A content as it is to be stored alone: encoded where that pays."""
-    sampled = len(content) > _SAMPLES * _SAMPLE
-    encoding = fitting(len(content), lambda at, size: content[at : at + size]) if sampled else _PREFERRED
+    encoding = _fitting(content) if len(content) > _SAMPLES * _SAMPLE else _PREFERRED
     encoded = encoding.encode(content)
     return (encoding, encoded) if gzipping.pays(len(content), len(encoded)) else (PLAIN, content)
 
 
-def fitting(size: int, read: Callable[[int, int], bytes | bytearray]) -> Encoding:
-    """
-    How a content is to be encoded, judged by samples from all over it: most of what is large is compressed already.
-
-    `read` gives the bytes at an offset, as many as asked for unless the content ends.
-    """
-    number, length = (_SAMPLES, _SAMPLE) if size <= _LARGE else (2 * _SAMPLES, 4 * _SAMPLE)
-    step = max(1, (size - length) // (number - 1))
-    sample = b"".join(read(at, length) for at in [*range(0, max(1, size - length + 1), step)][:number])
+def _fitting(content: bytes | bytearray) -> Encoding:
+    """How a content is to be encoded, judged by samples from all over it: most of what is large is compressed."""
+    step = (len(content) - _SAMPLE) // (_SAMPLES - 1)
+    sample = b"".join([content[at : at + _SAMPLE] for at in range(0, step * _SAMPLES, step)])
     return _PREFERRED if gzipping.pays(len(sample), len(_PREFERRED.encode(sample))) else PLAIN
 
 

@@ -42,6 +42,10 @@ _WORTH = 32
 # times as long as storing them.
 _HOPELESS = 96
 
+# A large content is judged by so many samples of so many bytes.
+_SAMPLES = 8
+_SAMPLE = 4 << 10
+
 
 class Compressor(Protocol):
     """zlib's incremental compressor."""
@@ -81,6 +85,16 @@ def member(content: bytes | bytearray) -> bytes:
         return stored(content)
     packed = compress(content)
     return packed if pays(len(content), len(packed)) else stored(content)
+
+
+def sampled_member(content: bytes) -> bytes:
+    """The same for a large content: gzip is not tried where samples from all over it say that it would not pay."""
+    step = len(content) // _SAMPLES
+    if step > 2 * _SAMPLE:
+        sample = b"".join([content[at : at + _SAMPLE] for at in range(0, step * _SAMPLES, step)])
+        if not pays(len(sample), len(compress(sample))):
+            return stored(content)
+    return member(content)
 
 
 def pays(plain: int, packed: int) -> bool:

@@ -26,8 +26,9 @@ from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
 FORMAT = 1
 
-# A pack has at most 20,000 contents (`pack.CONTENTS_AT_MOST`) of some 110 bytes each in this form.
-_LINE_LIMIT = 4 << 20
+# A pack has at most 20,000 contents (`pack.CONTENTS_AT_MOST`) of some 110 bytes each in this form, a list of chunks
+# needs at most 65,536 objects (`chunk_list.OBJECTS_AT_MOST`) of some 90 bytes; with the longest versions, fewer.
+LINE_LIMIT = 16 << 20
 # Hashes hardly compress: what unpacks to more than so many times its bytes, behind the first ones, holds none.
 _RATIO = 16
 _FREE = 16 << 20
@@ -179,7 +180,7 @@ class IndexReader:
             self._rest += piece
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
-            if max(map(len, (*lines, rest))) > _LINE_LIMIT:
+            if max(map(len, (*lines, rest))) > LINE_LIMIT:
                 raise FormatError("an index holds a line longer than any object's can be")
             for text in lines:
                 entry = _decoded(text)
@@ -221,7 +222,7 @@ def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
     if alone is not None:
         possible = [(c.sha, c.span) for c in contents] == [(alone, None)]
     else:
-        possible = keys.pack_sha(entry.key) is not None and all(
+        possible = keys.is_pack(entry.key) and all(
             len(c.sha) == 32
             and c.span is not None
             and c.span.offset >= 0

@@ -6,7 +6,6 @@ Names of objects in the bucket.
 ``packs/<sha256 of the body>``               many small contents
 ``packs/<32 digits, drawn>``                 chunks of large contents, sent while it fills
 ``snapshots/<host>/<run>-<program>``         what a snapshotter wrote
-``snapshots/<host>/<run>-file-<hash>``       a large file that never held still
 ``index/<host>/<run>.jsonl.gz``              what the run stored or renewed
 ``index/<host>/<run>.<n>.jsonl.gz``          the same, published while a long run goes on
 ``manifests/<host>/<full name>.jsonl.gz``    how to put the machine back together
@@ -18,7 +17,6 @@ key, before the manifest is written (`model.full_name`). `<host>` and `<program>
 letters, digits and ``._-``, so that no name can reach into another prefix.
 """
 
-import hashlib
 from urllib.parse import quote, unquote
 
 ENCODING = "storage-encoding"  # metadata of a content object; the value is "gzip" (as in s3-sysbackup 0.2.0)
@@ -53,11 +51,6 @@ def stream_pack_key(drawn: bytes) -> str:
 def snapshot_key(host: str, run: str, program: bytes) -> str:
     """The key of what one snapshotter wrote in one run."""
     return f"snapshots/{_safe(host)}/{run}-{_safe(program)}"
-
-
-def moving_file_key(host: str, run: str, path: bytes) -> str:
-    """The key of one run's copy of a large file that changed during every try to read it (rule 6)."""
-    return f"snapshots/{_safe(host)}/{run}-file-{hashlib.sha256(path).hexdigest()[:32]}"
 
 
 def manifest_key(host: str, run: str) -> str:
@@ -102,6 +95,11 @@ def pack_sha(key: str) -> bytes | None:
 def is_stream_pack(key: str) -> bool:
     """Whether a key is that of a pack that was sent while it filled."""
     return _digest(key, "packs/", 16) is not None
+
+
+def is_pack(key: str) -> bool:
+    """Whether a key is that of a pack of either kind."""
+    return pack_sha(key) is not None or is_stream_pack(key)
 
 
 def possible(key: str, version: str | None) -> bool:

@@ -33,6 +33,7 @@ from sysbackup.pipeline.examining import Examiners, examiners
 from sysbackup.pipeline.gathering import gather, gather_again
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
 from sysbackup.pipeline.run_context import RunContext
+from sysbackup.pipeline.snapshotting import Snapshots
 from sysbackup.pipeline.tally import Stage, Tally
 from sysbackup.programs.discovery import Program, find_programs
 from sysbackup.store.accounting import Requests
@@ -129,18 +130,19 @@ async def _run(
         contents = await stack.enter_async_context(content_store(config, store, terms, tally, clock))
         spool = stack.enter_context(closing(EntrySpool(config.cache, config.run.workers)))
         run = RunContext(config, clock, terms, tally, contents, spool, Owners())
+        snapshots = stack.enter_context(closing(Snapshots(run)))
         examining = await stack.enter_async_context(examiners(run))
         await contents.learn()
         for problem in found.problems:
             tally.problem(problem)
         async with asyncio.TaskGroup() as beside:
             beside.create_task(contents.look())
-            snapshots = await gather(run, examining, found.pickers, found.snapshotters)
+            await gather(run, examining, found.pickers, found.snapshotters, snapshots)
         tally.stage = Stage.RENEWING
-        await contents.promise(partial(_store_lost, run, examining))
+        await contents.promise(partial(_store_lost, run, examining, snapshots))
         tally.stage = Stage.WRITING
-        recorder = Recorder(run, examining, snapshots)
-        stored = await outlasting(_write(run, store, recorder), tally)
+        recorder = Recorder(run, examining)
+        stored = await outlasting(_write(run, store, recorder, snapshots), tally)
         tally.next_lock_end, unusable = await tidied(run)
         summary = _summary(store.bucket, tally, recorder, stored, store.requests.since(before), config.prices)
         tally.stage = Stage.DONE
@@ -149,9 +151,10 @@ async def _run(
     return summary
 
 
-async def _write(run: RunContext, store: ObjectStore, recorder: Recorder) -> StoredObject:
-    """Store the index and, last of all, the manifest."""
+async def _write(run: RunContext, store: ObjectStore, recorder: Recorder, snapshots: Snapshots) -> StoredObject:
+    """Store the snapshots that were cut, the index and, last of all, the manifest."""
     async with run.contents.keeping() as keeper:
+        recorder.snapshots = await snapshots.finish(keeper)
         await run.contents.publish(keeper)
         return await write_manifest(run, store, keeper.sender, recorder)
 
@@ -163,12 +166,12 @@ def _log_start(terms: Terms, bucket: str) -> None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 
 
-async def _store_lost(run: RunContext, examining: Examiners) -> None:
+async def _store_lost(run: RunContext, examining: Examiners, snapshots: Snapshots) -> None:
     """Store the contents again that were relied on and are not stored any more."""
     with Sorter(run.config.cache, memory=4 << 20) as gone:
         # Set down first: the spool may not be read and added to at the same time.
         await asyncio.to_thread(lambda: gone.add_all((path, b"") for path in lost(run)))
-        await gather_again(run, examining, (path for path, _ in gone.sorted()))
+        await gather_again(run, examining, (path for path, _ in gone.sorted()), snapshots)
 
 
 def _summary(

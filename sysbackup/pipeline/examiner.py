@@ -51,7 +51,7 @@ class Examiner:
         self._lookup = open_lookup(sit.lookup)
         self._memory = Remembered(self._lookup, files=sit.lookup.files)
         self._pointer = pointer
-        self._looker = Looker(self._memory, Owners(), sit.lock_timeout, stop, pointer.at, alone=alone)
+        self._looker = Looker(self._memory, Owners(), sit.lock_timeout, sit.sizes.whole, stop, pointer.at, alone=alone)
         self._cache = Path(os.fsdecode(sit.cache))
         self._records = SortedRuns(entries.view(sit.seat), files, sit.seat, self._cache, sit.state)
         self._stower = Stower(self._lookup, office, berths, sit.sizes, sit.pack)

@@ -15,11 +15,10 @@ from itertools import islice
 
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents.keeping import Keeper
-from sysbackup.formats import manifest
 from sysbackup.pipeline.examining import Examiners
 from sysbackup.pipeline.picking import BATCH, Batch, Picked, pick_all
 from sysbackup.pipeline.run_context import RunContext
-from sysbackup.pipeline.snapshotting import snapshot_all
+from sysbackup.pipeline.snapshotting import Snapshots
 from sysbackup.pipeline.streaming import stream_all
 from sysbackup.pipeline.tally import Stage
 from sysbackup.programs.discovery import Program
@@ -34,28 +33,30 @@ Paths = Channel[Batch]
 
 
 async def gather(
-    run: RunContext, examiners: Examiners, pickers: Sequence[Program], snapshotters: Sequence[Program]
-) -> list[manifest.Snapshot]:
-    """Run every program, examine every path, store every content; returns the snapshots taken."""
+    run: RunContext,
+    examiners: Examiners,
+    pickers: Sequence[Program],
+    snapshotters: Sequence[Program],
+    snapshots: Snapshots,
+) -> None:
+    """Run every program, examine every path, store every content."""
     run.tally.stage = Stage.BACKING_UP
-    snapshots: list[manifest.Snapshot] = []
     picked: list[Picked] = []
     ended = asyncio.Event()
     async with run.contents.keeping() as keeper, asyncio.TaskGroup() as publishing:
         publishing.create_task(_publish_now_and_then(run, keeper, ended))
         async with asyncio.TaskGroup() as group:
             group.create_task(_keep_files(run, keeper, examiners, lambda paths: pick_all(run, pickers, paths, picked)))
-            group.create_task(snapshot_all(run, keeper.sender, snapshotters, snapshots))
+            group.create_task(snapshots.take_all(keeper, snapshotters))
         run.tally.gathered = run.tally.counts()
         run.tally.stage = Stage.FINISHING
         ended.set()
     for problem in filter(None, (each.problem for each in picked)):
         run.tally.problem(problem)
-    return snapshots
 
 
-async def gather_again(run: RunContext, examiners: Examiners, paths: Iterable[bytes]) -> None:
-    """Examine these paths, whose contents were thought to be stored and are not any more."""
+async def gather_again(run: RunContext, examiners: Examiners, paths: Iterable[bytes], snapshots: Snapshots) -> None:
+    """Examine these paths, whose contents were thought to be stored and are not any more; and take such snapshots."""
     run.tally.stage = Stage.STORING_AGAIN
 
     async def send(channel: Paths) -> None:
@@ -64,8 +65,10 @@ async def gather_again(run: RunContext, examiners: Examiners, paths: Iterable[by
             await channel.send(Batch(batch))
         await channel.close()
 
-    async with run.contents.keeping() as keeper:
-        await _keep_files(run, keeper, examiners, send, anew=True)
+    lost = await snapshots.lost()
+    async with run.contents.keeping() as keeper, asyncio.TaskGroup() as group:
+        group.create_task(_keep_files(run, keeper, examiners, send, anew=True))
+        group.create_task(snapshots.take_all(keeper, lost))
 
 
 async def _publish_now_and_then(run: RunContext, keeper: Keeper, ended: asyncio.Event) -> None:

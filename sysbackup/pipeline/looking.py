@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sysbackup.contents.stowing import IN_MEMORY
 from sysbackup.disk.sorting import Record
 from sysbackup.files import xattrs
 from sysbackup.files.folders import LINKS_AT_MOST, Folder, Folders, Place, link_status, made_up
@@ -37,7 +36,8 @@ class Looker:
     Looks at paths. For one thread; one that has its process to itself (`alone`) changes its working directory.
 
     `lock_timeout`: seconds that all files of one batch together wait for locks;
-    `stop`, once set, ends that waiting. `at` is told what is looked at.
+    `stop`, once set, ends that waiting. Files of more than `whole` bytes are not read. `at` is
+    told what is looked at.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Looker:
         memory: Memory,
         owners: Owners,
         lock_timeout: float,
+        whole: int,
         stop: threading.Event,
         at: Callable[[bytes], None] = lambda _: None,
         *,
@@ -56,6 +57,7 @@ class Looker:
         self._owners = owners
         self._plain = PlainFiles(owners)
         self._lock_timeout = lock_timeout
+        self._whole = whole
         self._stop = stop
 
     def look(self, paths: Sequence[bytes], allowance: int, number: int) -> Found:
@@ -218,7 +220,7 @@ class Looker:
                 out.files += 1
                 out.bytes_unchanged += status.st_size
                 continue
-            if status.st_size > IN_MEMORY:
+            if status.st_size > self._whole:
                 out.large.append(path)
                 continue
             if status.st_size > left:
@@ -281,7 +283,7 @@ class Looker:
                     raise
                 continue
             try:
-                reading = read(fd, status, IN_MEMORY, patience)
+                reading = read(fd, status, self._whole, patience)
                 plain = not place.links and xattrs.none(fd, follow=True)
                 entry = None if plain else _file(node(place, reading.status, self._owners, out.problems, fd))
             finally:

@@ -41,14 +41,14 @@ class Recorder:
     """
     Makes the manifest, under one name or, once more, under another, of what examiners have set down.
 
-    `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are complete
-    when its last piece was made: a path that was examined twice counts once.
+    `snapshots` are to be set before. `counts`, `bytes` (of files and snapshots) and `unchanged` (files) are
+    complete when its last piece was made: a path that was examined twice counts once.
     """
 
-    def __init__(self, run: RunContext, examiners: Examiners, snapshots: Sequence[manifest.Snapshot]) -> None:
+    def __init__(self, run: RunContext, examiners: Examiners) -> None:
         self._run = run
         self._examiners = examiners
-        self._snapshots = snapshots
+        self.snapshots: Sequence[manifest.Snapshot] = ()
         self._begun = 0
         self.counts: Counter[str] = Counter()
         self.bytes = 0
@@ -108,7 +108,7 @@ class Recorder:
                 self._run.tally.problem(Problem("file.lost", path, reason))
 
     def _snapshot_lines(self) -> Iterator[bytes]:
-        for snapshot in sorted(self._snapshots, key=lambda s: s.name):
+        for snapshot in sorted(self.snapshots, key=lambda s: s.name):
             self.counts["s"] += 1
             self.bytes += snapshot.size
             yield manifest.encode(snapshot)

@@ -2,28 +2,31 @@
 Snapshotting: what snapshotters write becomes objects.
 
 S3 takes an object's metadata when its upload begins, while a snapshotter may
-describe itself last. So the data wait on disk, up to `spool_limit`, for the
-program's end; a longer stream begins its upload with what has been said so
-far, and the manifest keeps the full text.
+describe itself last. A short one waits on disk for the program's end. A longer one
+is cut into chunks as it comes; of its object, the list of these, nothing is
+written before all that the run relies on has been seen to.
 """
 
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import quote
 
 import structlog
 from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
-from sysbackup.contents.shipping import Refused, Sender
+from sysbackup.contents.chunking import AT_ONCE, Chunked, Chunker
+from sysbackup.contents.keeping import Keeper
+from sysbackup.contents.shipping import Pieces
 from sysbackup.disk.sorting import spooling
-from sysbackup.formats import keys, manifest
-from sysbackup.model import Problem, shown
+from sysbackup.formats import chunk_list, keys, manifest
+from sysbackup.model import Problem, StoredObject, shown
 from sysbackup.pipeline.run_context import RunContext
-from sysbackup.pipeline.tally import Tally
 from sysbackup.programs.discovery import Program
 from sysbackup.programs.running import Running, running
 from sysbackup.store.port import Body
@@ -93,91 +96,107 @@ def _header(text: str) -> str:
     return _ENCODED + quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
-class _Data:
+@dataclass(slots=True)
+class Taken:
+    """What one snapshotter gave: stored already, or cut (`content`) and without its list."""
+
+    program: Program
+    key: str
+    size: int
+    sha: bytes
+    said: _Said
+    started: datetime
+    finished: datetime
+    stored: StoredObject | None
+    content: Chunked | None
+
+    def close(self) -> None:
+        """Let go of what is on disk."""
+        if self.content is not None:
+            self.content.rows.close()
+
+
+class Snapshots:
+    """What the snapshotters of a run gave. Close it at the end."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._taken: list[Taken] = []
+
+    def close(self) -> None:
+        """Let go of what is on disk."""
+        for taken in self._taken:
+            taken.close()
+
+    async def take_all(self, keeper: Keeper, programs: Sequence[Program]) -> None:
+        """Run the snapshotters, `snapshots_at_once` of them; those that did not end well are problems of the run."""
+        turns = asyncio.Semaphore(self._run.config.run.snapshots_at_once)
+
+        async def in_turn(program: Program) -> None:
+            async with turns:
+                taken = await take(self._run, keeper, program)
+                if taken is not None:
+                    self._taken.append(taken)
+
+        async with asyncio.TaskGroup() as group:
+            for program in programs:
+                group.create_task(in_turn(program))
+
+    async def lost(self) -> list[Program]:
+        """The snapshotters of whose data a part is stored nowhere any more, to be run again: nothing else has it."""
+        lost = [taken for taken in self._taken if not await asyncio.to_thread(self._is_there, taken)]
+        for taken in lost:
+            self._taken.remove(taken)
+            taken.close()
+            self._run.tally.snapshots -= 1
+            log.warning("snapshot.lost", program=shown(taken.program.name), reason="chunks that it shares are gone")
+        return [taken.program for taken in lost]
+
+    async def finish(self, keeper: Keeper) -> list[manifest.Snapshot]:
+        """Store what is left to be stored of them; returns what the manifest says."""
+        return [await self._finished(keeper, taken) for taken in self._taken]
+
+    def _is_there(self, taken: Taken) -> bool:
+        if taken.content is None:
+            return True
+        for some in taken.content.rows.some():
+            wanted = {sha for sha, _ in some}
+            if len(self._run.contents.find(wanted, staying=True)) < len(wanted):
+                return False
+        return True
+
+    async def _finished(self, keeper: Keeper, taken: Taken) -> manifest.Snapshot:
+        stored, encoding = taken.stored, None
+        if stored is None:
+            assert taken.content is not None
+            lock = self._run.terms.lasting(self._run.clock.now()).promise
+            stored = await keeper.chunks.keep_under(taken.content, taken.key, lock, taken.said.metadata())
+            encoding = chunk_list.NAME
+            _log_stored(taken, stored)
+        description, restore = taken.said.understood()
+        return manifest.Snapshot(
+            name=shown(taken.program.name),
+            key=stored.key,
+            version=stored.version,
+            encoding=encoding,
+            size=taken.size,
+            sha=taken.sha.hex(),
+            description=description,
+            restore=restore,
+            started=taken.started,
+            finished=taken.finished,
+        )
+
+
+async def take(run: RunContext, keeper: Keeper, program: Program) -> Taken | None:
     """
-    The data as a stream's source, always by way of the spool's file.
+    Run one snapshotter; None, and a problem noted, where it failed: then no object and no manifest tells of it.
 
-    What comes after the file's first filling is set down in it part by part: a
-    program that takes its time holds disk, not the memory that others need.
-    """
-
-    def __init__(
-        self,
-        spool: AsyncBufferedReader,
-        program: Running,
-        spooled: int,
-        rest: AsyncIterator[bytes] | None,
-        tally: Tally,
-    ) -> None:
-        self._tally = tally
-        self._spool = spool
-        self._spooled = self._left = spooled
-        self._program = program
-        self._rest = rest
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    @property
-    def sha(self) -> bytes:
-        return self._hash.digest()
-
-    async def ready(self, size: int) -> None:
-        """Have the next `size` bytes in the file, or all that is to come."""
-        if self._rest is None or self._left >= size:
-            return
-        kept = await self._spool.read(self._left)
-        await self._spool.seek(0)
-        await self._spool.truncate()
-        await self._spool.write(kept)
-        while self._left < size and (chunk := await anext(self._rest, b"")):
-            await self._spool.write(chunk)
-            self._left += len(chunk)
-            self._tally.bytes_snapshots += len(chunk)
-        await self._spool.seek(0)
-
-    async def take(self, size: int) -> Body:
-        out = await self._spool.read(min(size, self._left))
-        self._left -= len(out)
-        await asyncio.to_thread(self._hash.update, out)
-        self.size += len(out)
-        return out
-
-    async def approve(self) -> None:
-        failure = await self._program.result()
-        if failure is not None:
-            raise Refused(failure)
-        if not self._spooled:
-            raise Refused(
-                "it ended well but wrote no data to the file descriptor that its argument names"
-                " (standard output is for the description)"
-            )
-
-
-async def snapshot_all(
-    run: RunContext, sender: Sender, programs: Sequence[Program], taken: list[manifest.Snapshot]
-) -> None:
-    """Run the snapshotters, `snapshots_at_once` of them; `taken` gets what those gave that ended well."""
-    turns = asyncio.Semaphore(run.config.run.snapshots_at_once)
-
-    async def in_turn(program: Program) -> None:
-        async with turns:
-            snapshot = await take(run, sender, program)
-            if snapshot is not None:
-                taken.append(snapshot)
-
-    async with asyncio.TaskGroup() as group:
-        for program in programs:
-            group.create_task(in_turn(program))
-
-
-async def take(run: RunContext, sender: Sender, program: Program) -> manifest.Snapshot | None:
-    """
-    Run one snapshotter; None, and a problem noted, where it failed: then nothing of it is stored.
-
-    The cache directory takes up to `spool_limit` bytes of it, in an unnamed file.
+    The cache directory takes up to `snapshot_chunk_from` bytes of it, in an unnamed file.
     """
     started = run.clock.now()
     said = _Said()
+    key = keys.snapshot_key(run.terms.host, run.terms.run, program.name)
     async with (
         AsyncExitStack() as stack,
         running(program, idle_limit=run.config.run.snapshot_idle_limit, with_data=True) as snapshotter,
@@ -188,49 +207,79 @@ async def take(run: RunContext, sender: Sender, program: Program) -> manifest.Sn
             raw = stack.enter_context(tempfile.TemporaryFile(dir=run.config.cache))  # noqa: SIM115  # just that
         file = wrap(raw)
         listening = group.create_task(said.listen(snapshotter))
-        try:
-            data, length = await _spooled(run, snapshotter, file)
-            if length is not None:
-                await listening
-                await data.approve()
-            stored = await sender.send(
-                keys.snapshot_key(run.terms.host, run.terms.run, program.name),
-                run.terms.lasting(run.clock.now()).promise,
-                data,
-                length=length,
-                metadata=said.metadata(),
-            )
-        except Refused as refused:
-            run.tally.problem(Problem("snapshotter.failed", program.name, str(refused)))
+        data = _counted(run, snapshotter.data())
+        size, ended = await _spooled(run, data, file)
+        chunker = None if ended else stack.enter_context(keeper.chunks.chunker(run.config.content.snapshot_chunk_size))
+        if chunker is not None:
+            await _cut(chunker, file, data)
+        await listening
+        if (failure := await _failure(snapshotter, size)) is not None:
+            run.tally.problem(Problem("snapshotter.failed", program.name, failure))
             return None
-    description, restore = said.understood()
-    run.tally.stored(stored, contents=0, plain=data.size)
-    run.tally.snapshots += 1
-    log.info("snapshot.stored", program=shown(program.name), bytes=data.size, key=stored.key)
-    return manifest.Snapshot(
-        name=shown(program.name),
-        key=stored.key,
-        version=stored.version,
-        size=data.size,
-        sha=data.sha.hex(),
-        description=description,
-        restore=restore,
-        started=started,
-        finished=run.clock.now(),
-    )
+        if chunker is None:
+            lock = run.terms.lasting(run.clock.now()).promise
+            digest = await asyncio.to_thread(hashlib.file_digest, raw, "sha256")
+            await file.seek(0)
+            body = Pieces(iter(lambda: raw.read(AT_ONCE), b""))
+            stored = await keeper.sender.send(key, lock, body, length=size, metadata=said.metadata())
+            taken = Taken(program, key, size, digest.digest(), said, started, run.clock.now(), stored, None)
+            run.tally.stored(stored, contents=0, plain=size)
+            _log_stored(taken, stored)
+        else:
+            content = await chunker.end()
+            taken = Taken(program, key, content.size, content.sha, said, started, run.clock.now(), None, content)
+        run.tally.snapshots += 1
+        return taken
 
 
-async def _spooled(run: RunContext, snapshotter: Running, file: AsyncBufferedReader) -> tuple[_Data, int | None]:
-    """What the program wrote, and its length if that was all of it."""
-    size = 0
-    chunks = snapshotter.data()
+async def _counted(run: RunContext, data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in data:
+        run.tally.bytes_snapshots += len(piece)
+        yield piece
+
+
+async def _spooled(run: RunContext, data: AsyncIterator[bytes], file: AsyncBufferedReader) -> tuple[int, bool]:
+    """Set down what the program writes, a little more than `snapshot_chunk_from`; how much, and whether that is all."""
+    size, ended = 0, True
     with spooling(run.config.cache):
-        async for chunk in chunks:
-            await file.write(chunk)
-            size += len(chunk)
-            run.tally.bytes_snapshots += len(chunk)
-            if size > run.config.run.spool_limit:
-                await file.seek(0)
-                return _Data(file, snapshotter, size, chunks, run.tally), None
+        async for piece in data:
+            await file.write(piece)
+            size += len(piece)
+            if size > run.config.content.snapshot_chunk_from:
+                ended = False
+                break
         await file.seek(0)
-    return _Data(file, snapshotter, size, None, run.tally), size
+    return size, ended
+
+
+async def _cut(chunker: Chunker, begun: AsyncBufferedReader, data: AsyncIterator[bytes]) -> None:
+    """Cut what was set down, and what is still to come."""
+    while piece := await begun.read(AT_ONCE):
+        await chunker.feed(_given(piece))
+    await begun.truncate(0)
+    waiting = bytearray()
+    async for piece in data:
+        waiting += piece
+        if len(waiting) >= AT_ONCE:
+            await chunker.feed(_given(waiting))
+            waiting = bytearray()
+    await chunker.feed(_given(waiting))
+
+
+def _given(piece: Body) -> Callable[[], Body]:
+    return lambda: piece
+
+
+async def _failure(snapshotter: Running, size: int) -> str | None:
+    """Why what a program wrote is not to be kept; None where it ended well."""
+    failure = await snapshotter.result()
+    if failure is None and not size:
+        return (
+            "it ended well but wrote no data to the file descriptor that its argument names"
+            " (standard output is for the description)"
+        )
+    return failure
+
+
+def _log_stored(taken: Taken, stored: StoredObject) -> None:
+    log.info("snapshot.stored", program=shown(taken.program.name), bytes=taken.size, key=stored.key)

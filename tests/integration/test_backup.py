@@ -469,7 +469,7 @@ def test_a_file_saved_while_it_is_opened_is_the_new_one(store: MemoryStore, tmp_
     (tmp_path / "new").rename(path)
     stop = threading.Event()
     with Folders() as folders:
-        looker = Looker(Forgetful(), Owners(), 0.1, stop)
+        looker = Looker(Forgetful(), Owners(), 0.1, 32 << 20, stop)
         found = looker._read(folders, bytes(path), status, Patience(0.1, stop), Found())
     assert found.reading.content == b"newer"
 

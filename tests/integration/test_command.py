@@ -164,7 +164,6 @@ def test_the_torture_tree_on_a_real_server(anywhere: Machine, tmp_path: Path) ->
 
 def test_snapshots_come_back_and_can_be_piped(anywhere: Machine, tmp_path: Path) -> None:
     """Short and long ones, with what they said; the last restore command counts."""
-    anywhere.configure({"run": {"spool_limit": "1 MiB"}})
     noise = tmp_path / "noise"
     noise.write_bytes(os.urandom(40 * MIB))
     out = tmp_path / "taken back"
@@ -235,8 +234,7 @@ def test_a_picker_that_anyone_may_change_is_not_run(machine: Machine) -> None:
     ids=["short", "long", "nothing written"],
 )
 def test_a_failing_snapshotter_leaves_nothing_of_its_snapshot(machine: Machine, script: str) -> None:
-    """Its upload is aborted, the problem is named, the files are backed up."""
-    machine.configure({"run": {"spool_limit": "1 MiB"}})
+    """No object of its own and no upload is left, the problem is named, the files are backed up."""
     machine.program("pickers.d", "good", "#!/bin/sh\necho /etc/passwd\n")
     machine.program("snapshots.d", "dump", script)
     summary = machine.back_up(code=3)
@@ -360,8 +358,7 @@ def test_two_runs_at_once(machine: Machine) -> None:
 
 def test_an_interrupted_run(machine: Machine, tmp_path: Path) -> None:
     """SIGTERM ends it within seconds: no manifest, no upload, no program left."""
-    machine.program("snapshots.d", "endless", f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec cat /dev/zero >&$1\n")
-    machine.configure({"run": {"spool_limit": "1 MiB"}})
+    machine.program("snapshots.d", "endless", f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec cat /dev/urandom >&$1\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "sysbackup", "run"],
         cwd=Path(__file__).parents[2],

@@ -45,7 +45,7 @@ sleep 600; sleep 600; sleep 600
 ENDLESS = f"""
 #!/bin/sh
 {DEAF}
-while :; do cat /dev/zero; done >&$1
+while :; do cat /dev/urandom; done >&$1
 """
 
 
@@ -131,7 +131,7 @@ def test_a_stop_in_the_middle_of_an_upload(host: Host, bucket: OnServer, tmp_pat
     host.program("pickers.d", "files", f"#!/bin/sh\necho '{tmp_path}'/[0-3] | tr ' ' '\\n'\n")
     host.program("snapshots.d", "endless", ENDLESS)
     with proxying(bucket.server.endpoint) as proxy:
-        host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"spool_limit": "1 MiB", "give_up_after": "20 s"}})
+        host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"give_up_after": "20 s"}})
         with daemon(host) as service:
             service.signal(signal.SIGUSR1)
             until(lambda: uploading(bucket), service.said())
@@ -217,7 +217,7 @@ def stalled_in_an_upload(host: Host, bucket: OnServer, proxy: Proxy) -> Callable
     proxy.fail("^DELETE ", Fault.STALLED, *range(1, 100))
     begun = hung_picker(host)
     host.program("snapshots.d", "endless", ENDLESS)
-    host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"spool_limit": "1 MiB", "give_up_after": "10 min"}})
+    host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"give_up_after": "10 min"}})
     return lambda: begun() and proxy.stalled.is_set()
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_fails_while_it_is_stopped_is_the_last(host: Host, bucket: On
     with proxying(bucket.server.endpoint) as proxy:
         proxy.fail("^DELETE ", Fault.DENIED, *range(1, 100))
         host.program("snapshots.d", "endless", ENDLESS)
-        host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"spool_limit": "1 MiB"}})
+        host.configure({"s3": {"endpoint_url": proxy.url}})
         with daemon(host) as service:
             service.signal(signal.SIGUSR1)
             until(lambda: uploading(bucket), service.said())
@@ -375,7 +375,7 @@ def test_a_run_ends_with_its_daemon(host: Host, bucket: OnServer, stalled: bool)
         else:
             begun = hung_picker(host)
             host.program("snapshots.d", "endless", ENDLESS)
-            host.configure({"s3": {"endpoint_url": proxy.url}, "run": {"spool_limit": "1 MiB"}})
+            host.configure({"s3": {"endpoint_url": proxy.url}})
 
             def there() -> bool:
                 return begun() and uploading(bucket)

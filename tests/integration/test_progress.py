@@ -21,7 +21,6 @@ import uvloop
 
 from sysbackup.formats.run_result import Counts, Summary, with_manifest
 from sysbackup.model import Lock, StoredObject
-from sysbackup.pipeline import looking
 from sysbackup.pipeline.backup import back_up
 from sysbackup.pipeline.tally import Tally
 from sysbackup.service import messages, status_text
@@ -307,9 +306,9 @@ def test_after_the_examining_uploads_go_on(machine: Machine) -> None:
     assert (over.stage, over.sending) == ("done", 0)
 
 
-def test_a_large_file_counts_while_it_is_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_counts_while_it_is_read(machine: Machine) -> None:
     """Not only when all of it is stored, and then not twice."""
-    monkeypatch.setattr(looking, "IN_MEMORY", 1 << 20)
+    machine.config = machine.with_settings(chunk_from=1 << 20)
     machine.write("large", os.urandom(3 << 20))
 
     def look(tally: Tally, store: Slow) -> Counts:

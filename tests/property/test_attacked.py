@@ -75,7 +75,7 @@ class Attacked(Promises):
         for key in gone:
             del self._bucket.objects[key]
         for key, promised in [*self._promised.items()]:
-            if key in gone or any(at.key in gone for at, _ in promised.places):
+            if key in gone or any(at.key in gone for at in promised.all_places):
                 del self._promised[key], self._printed[key]
 
     @rule(
@@ -146,7 +146,7 @@ class Attacked(Promises):
         places = compared(backups.entries(MemoryStore(self._bucket), summary), expected, going)
         found = backups.run(stored_runs.find_run(MemoryStore(self._bucket), summary.run, summary.host))
         kept = self._bucket.find(found.key, found.version)
-        self._promised[summary.manifest] = Promised(Lock(mode, summary.promise), kept, places)
+        self._promise(summary.manifest, Lock(mode, summary.promise), kept, places)
         self._printed[summary.manifest] = summary, {p: sha for p, sha in expected.items() if p != going}
 
     # ---- what must hold

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import tempfile
-import zlib
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,10 @@ from sysbackup.concurrency.system_clock import SystemClock
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest_stream import ManifestReader
+from sysbackup.model import Location
 from sysbackup.pipeline.backup import back_up
 from tests.support import backups
+from tests.support.chunking import content
 from tests.support.failing import FailingStore, now_and_then
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
@@ -25,7 +26,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of every class: packed, alone, streamed in parts."""
+    """Files of every class: packed, alone, cut."""
     tree = tmp_path_factory.mktemp("tree")
     for n in range(60):
         (tree / f"small{n}").write_bytes(os.urandom(3000 + n))
@@ -37,30 +38,20 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def checked(bucket: MemoryBucket) -> int:
     """Every manifest in the bucket is whole, and so is all that it names; returns how many there are."""
-    store = MemoryStore(bucket)
     found = [key for key in bucket.objects if key.startswith("manifests/")]
     for key in found:
         reader = ManifestReader()
         (kept,) = bucket.objects[key]
         for entry in reader.feed(kept.body):
             if isinstance(entry, manifest.Snapshot):
-                body = store.memory.find(entry.key, entry.version).body
-                assert hashlib.sha256(body).hexdigest() == entry.sha
+                at = Location(entry.key, entry.version, None, entry.encoding)
+                assert hashlib.sha256(content(bucket, at)).hexdigest() == entry.sha
             if isinstance(entry, manifest.File) and entry.size:
-                assert content(bucket, entry) == entry.sha
+                assert entry.location is not None
+                assert hashlib.sha256(content(bucket, entry.location)).hexdigest() == entry.sha
         reader.finish()
     assert not bucket.uploads
     return len(found)
-
-
-def content(bucket: MemoryBucket, entry: manifest.File) -> str:
-    """The hash of what a manifest's entry leads to."""
-    at = entry.location
-    assert at is not None
-    body = bucket.find(at.key, at.version).body
-    if at.span is not None:
-        body = body[at.span.offset : at.span.end]
-    return hashlib.sha256(zlib.decompress(body, 31) if at.encoding else body).hexdigest()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -117,7 +117,7 @@ def test_flipped_bytes_never_cost_a_backup(machine: Machine, seed: int) -> None:
                 place = said.location
                 assert place is not None
                 kept = machine.bucket.find(place.key, place.version)
-                assert decoded(kept, place) == true[name]
+                assert decoded(machine.bucket, place) == true[name]
                 assert kept.lock is not None
                 assert told.summary.promise is not None
                 assert kept.lock.until >= told.summary.promise

@@ -1,12 +1,13 @@
-"""Contents in chunks, put into a bucket as the formats say."""
+"""Contents in chunks, put into a bucket, and taken out of it, as the formats say."""
 
+import gzip
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
 
 from sysbackup.contents.cutting import Cutter
 from sysbackup.formats import chunk_list, keys, pack
-from sysbackup.formats.chunk_list import Chunk, ChunkListWriter
+from sysbackup.formats.chunk_list import Chunk, ChunkListReader, ChunkListWriter
 from sysbackup.formats.stream_pack import StreamPackWriter
 from sysbackup.model import Location
 from tests.support.memory_store import Kept, MemoryBucket
@@ -59,3 +60,40 @@ def written(chunks: Iterable[Chunk], levels: int = 1, size: int | None = None) -
     some = [*chunks]
     writer = ChunkListWriter(sum(chunk.size for chunk in some) if size is None else size, levels)
     return b"".join([*map(writer.add, some), writer.end()])
+
+
+def places(bucket: MemoryBucket, at: Location) -> list[Location]:
+    """Where all of a content lies: there, and if that is a list, where its chunks are."""
+    return [at, *(chunk.at for chunk in _chunks(bucket, at))]
+
+
+def content(bucket: MemoryBucket, at: Location) -> bytes:
+    """A content, put together from its chunks if a list is there."""
+    if at.encoding == chunk_list.NAME:
+        return b"".join(_content(bucket, chunk) for chunk in _chunks(bucket, at, inner=False))
+    body = bucket.find(at.key, at.version).body
+    if at.span is not None:
+        body = body[at.span.offset : at.span.end]
+    return gzip.decompress(body) if at.encoding else bytes(body)
+
+
+def _content(bucket: MemoryBucket, chunk: Chunk) -> bytes:
+    found = content(bucket, chunk.at)
+    assert (hashlib.sha256(found).digest(), len(found)) == (chunk.sha, chunk.size)
+    return found
+
+
+def _chunks(bucket: MemoryBucket, at: Location, *, inner: bool = True) -> list[Chunk]:
+    """The chunks of the content of which a list may be there; with `inner`, those of a list that was cut, too."""
+    if at.encoding != chunk_list.NAME:
+        return []
+    found: list[Chunk] = []
+    body = bytes(bucket.find(at.key, at.version).body)
+    while True:
+        reader = ChunkListReader()
+        chunks = [*reader.feed(body)]
+        reader.finish()
+        if reader.levels == 1:
+            return [*found, *chunks]
+        found += chunks if inner else []
+        body = b"".join(_content(bucket, chunk) for chunk in chunks)

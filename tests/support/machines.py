@@ -28,6 +28,7 @@ from sysbackup.pipeline.backup import back_up
 from sysbackup.recovery.restore_report import Report
 from sysbackup.store.port import ObjectStore
 from tests.support import backups
+from tests.support.chunking import places
 from tests.support.clock import ManualClock
 from tests.support.memory_store import MemoryBucket, MemoryStore
 
@@ -79,11 +80,11 @@ class Machine:
         """Its catalog's file."""
         return catalog_path(self.config.cache)
 
-    def write(self, name: str, data: bytes | str) -> Path:
+    def write(self, name: str, data: bytes | bytearray | str) -> Path:
         """A file in its tree."""
         path = self.tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
         return path
 
     def with_settings(self, **content: Any) -> Config:
@@ -125,10 +126,11 @@ class Machine:
         """Whether a run's manifest brings every file back as it is in the tree now, each content locked as promised."""
         for name, file in self.files(told).items():
             if file.location is not None:
-                kept = self.bucket.find(file.location.key, file.location.version)
                 promise = told.summary.promise
-                if kept.lock is None or promise is None or kept.lock.until < promise:
-                    return False
+                for at in places(self.bucket, file.location):
+                    kept = self.bucket.find(at.key, at.version)
+                    if kept.lock is None or promise is None or kept.lock.until < promise:
+                        return False
             if file.sha != hashlib.sha256((self.tree / name).read_bytes()).hexdigest():
                 return False
         report = self.restored(told)

@@ -14,10 +14,11 @@ import os
 import random
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,28 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from sysbackup.catalog import renewals
-from sysbackup.contents import learning
+from sysbackup.contents import chunk_keeping, learning
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import index, keys, manifest
 from sysbackup.formats.manifest_stream import ManifestReader
 from sysbackup.formats.run_result import Summary
 from sysbackup.model import Location, Lock, LockMode, Span
-from sysbackup.pipeline import file_facts, gathering, looking
+from sysbackup.pipeline import file_facts, gathering
 from sysbackup.pipeline.backup import back_up
-from tests.support import backups
+from tests.support import backups, chunking
 from tests.support.clock import ManualClock
 from tests.support.memory_store import Kept, MemoryBucket, MemoryStore
 from tests.support.mortal import Killed, Leftover, MortalStore, remove
 from tests.support.troubles import CHANGES, Troubled
 
-PACK_BELOW, IN_MEMORY = 1500, 4000
-# A few contents of each class, so that files and machines share them: empty, packed, alone, streamed.
+PACK_BELOW = 1500
+CUT = {"chunk_from": 4000, "chunk_size": 1024, "stream_pack_size": 6000}
+LARGE = random.Random(10).randbytes(9000)
+# A few contents of each class, so that files and machines share them: empty, packed, alone, cut.
 CONTENTS = [b"", *(random.Random(n).randbytes(size) for n, size in enumerate([5, 300, 400, 500, 700, 900, 1400]))]
 CONTENTS += [b"log line\n" * 150, b"text " * 600, random.Random(8).randbytes(2500), random.Random(9).randbytes(6000)]
+# what is cut is met again: with bytes between its own, and in pieces
+CONTENTS += [LARGE, LARGE[:5000] + b"inserted" + LARGE[5000:], chunking.cut(LARGE, 1024)[2], LARGE[:4500]]
 RUBBISH = [
     b"",
     b"rubbish",
@@ -77,11 +82,16 @@ Fate = tuple[int, Callable[[], None], bool]
 
 @dataclass(slots=True)
 class Promised:
-    """What one run has promised: its manifest, and what must be in each of these places until then."""
+    """
+    What one run has promised: its manifest, and what must be in each of these places until then.
+
+    Or in others, as a list there says: `all_places`.
+    """
 
     until: Lock
     manifest: Kept
     places: list[tuple[Location, str]]
+    all_places: list[Location]
 
 
 class Promises(RuleBasedStateMachine):
@@ -94,7 +104,7 @@ class Promises(RuleBasedStateMachine):
         self._clock = ManualClock()
         self._bucket = MemoryBucket(self._clock, multipart_locks=False)
         self._machines = {
-            host: Troubled(self._base, host, self._bucket, pack_below=PACK_BELOW) for host in ("alpha", "beta")
+            host: Troubled(self._base, host, self._bucket, pack_below=PACK_BELOW, **CUT) for host in ("alpha", "beta")
         }
         for host, machine in self._machines.items():
             machine.config = msgspec.structs.replace(machine.config, cache=self._caches / host)
@@ -300,7 +310,12 @@ class Promises(RuleBasedStateMachine):
             header, *entries = reader.feed(kept.body)
             reader.finish()
             assert isinstance(header, manifest.RunHeader)
-            self._promised[key] = Promised(Lock(mode, header.promise), kept, compared(entries, expected, going))
+            self._promise(key, Lock(mode, header.promise), kept, compared(entries, expected, going))
+
+    def _promise(self, key: str, until: Lock, kept: Kept, places: list[tuple[Location, str]]) -> None:
+        """A manifest was stored."""
+        all_places = [at for place, _ in places for at in chunking.places(self._bucket, place)]
+        self._promised[key] = Promised(until, kept, places, all_places)
 
     def _delete_one(self, dice: random.Random, keep: str = "nothing") -> None:
         loose = [
@@ -321,8 +336,10 @@ class Promises(RuleBasedStateMachine):
         for promised in self._promised.values():
             if promised.until.until > now:
                 self._check(promised.manifest.key, promised.manifest.version, promised.until)
+                for at in promised.all_places:
+                    self._check(at.key, at.version, promised.until)
                 for at, sha in promised.places:
-                    assert decoded(self._check(at.key, at.version, promised.until), at) == sha
+                    assert decoded(self._bucket, at) == sha
 
     def _check(self, key: str, version: str | None, promise: Lock) -> Kept:
         """A version is there and locked as promised."""
@@ -345,23 +362,14 @@ def compared(
     return [(file.location, file.sha) for file in files.values() if file.location is not None]
 
 
-_decoded: dict[tuple[str, Span | None], str] = {}
+_decoded: dict[tuple[str | None, Span | None], str] = {}
 
 
-def decoded(kept: Kept, at: Location) -> str:
+def decoded(bucket: MemoryBucket, at: Location) -> str:
     """The hash of the content at a place, worked out once: a version's bytes never change."""
-    known = (kept.version, at.span)
+    known = (at.version, at.span)
     if known not in _decoded:
-        body = kept.body
-        if at.span is not None:
-            body = body[at.span.offset : at.span.end]
-        if at.encoding:
-            unpacker = zlib.decompressobj(31)
-            body = unpacker.decompress(body)
-            # as a restore has it: one whole member
-            assert unpacker.eof
-            assert not unpacker.unused_data
-        _decoded[known] = hashlib.sha256(body).hexdigest()
+        _decoded[known] = hashlib.sha256(chunking.content(bucket, at)).hexdigest()
     return _decoded[known]
 
 
@@ -381,8 +389,8 @@ def tell_stories(kind: type[Promises], examples: int, beginning: int = 0) -> Non
     )
     with pytest.MonkeyPatch.context() as patch:
         for module, name, bound in (
-            (looking, "IN_MEMORY", IN_MEMORY),
             (gathering, "PUBLISH_EVERY", 0.005),
+            (chunk_keeping, "drawn", partial(next, (bytes(12) + n.to_bytes(4, "big") for n in count()))),
             (renewals, "_PAGE", 3),
             (learning, "_BATCH", 3),
             (learning, "_SKIPPED_AT_MOST", 3),

@@ -334,7 +334,6 @@ def test_a_reload_takes_what_is_right_and_refuses_what_is_not(service: Service) 
 
 def test_a_stop_in_the_middle_of_an_upload_leaves_nothing(service: Service) -> None:
     """Within the daemon's own ten seconds: no process, no unfinished upload, no manifest; and that is no failure."""
-    service.configure("[run]\nspool_limit = 0\n")
     service.program("snapshots", "endless", '#!/bin/sh\nhead -c 40M /dev/urandom >&"$1"\nexec sleep 1000\n')
     service.start()
     service.machine.systemctl("start", "--no-block", RUN)

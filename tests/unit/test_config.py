@@ -89,13 +89,17 @@ pack_size = 8M
 host = web-1
 share = web-*,
     db?
+chunk_from = 16 MiB
+chunk_size = 1 MiB
+snapshot_chunk_from = 0
+snapshot_chunk_size = 64 KiB
+stream_pack_size = 64 MiB
 [run]
 workers = 3
 uploads = 5
 memory = 128 MiB
 bandwidth = 20 MiB,
     22:00-06:00 = 100 MiB
-spool_limit = 0
 picker_idle_limit = 1 h 30 min
 snapshot_idle_limit = 90
 snapshots_at_once = 1
@@ -126,6 +130,11 @@ give_up_after = 5 min
         pack_size=8 * MIB,
         host="web-1",
         share=("web-*", "db?"),
+        chunk_from=16 * MIB,
+        chunk_size=MIB,
+        snapshot_chunk_from=0,
+        snapshot_chunk_size=64 << 10,
+        stream_pack_size=64 * MIB,
     )
     assert config.content.lock_mode is LockMode.COMPLIANCE
     assert config.run == Run(
@@ -133,7 +142,6 @@ give_up_after = 5 min
         uploads=5,
         memory=128 * MIB,
         bandwidth=Bandwidth(20 * MIB, (Window(22 * 60, 6 * 60, 100 * MIB),)),
-        spool_limit=0,
         picker_idle_limit=5400.0,
         snapshot_idle_limit=90.0,
         snapshots_at_once=1,
@@ -502,6 +510,6 @@ def test_state_and_runtime_have_places_of_their_own(monkeypatch: pytest.MonkeyPa
 
 def test_large_values_are_exact(conf: Conf) -> None:
     """Sizes are whole numbers, not floats."""
-    limit = load(conf("[run]\nspool_limit = 1 GiB")).run.spool_limit
+    limit = load(conf("[content]\nstream_pack_size = 1 GiB")).content.stream_pack_size
     assert limit == GIB
     assert isinstance(limit, int)

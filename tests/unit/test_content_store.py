@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import hashlib
 import os
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +11,9 @@ from pathlib import Path
 import pytest
 
 from sysbackup.contents.keeping import Keeper
-from sysbackup.contents.shipping import Refused, Source
 from sysbackup.errors import CatalogUnusable, StoreUnavailable, expected
-from sysbackup.formats import encodings, keys, pack
-from sysbackup.formats.encodings import Encoding
+from sysbackup.formats import keys, pack
 from sysbackup.model import Location
-from sysbackup.store.port import Body
 from tests.support import backups
 from tests.support.clock import ManualClock
 from tests.support.failing import FailingStore, at
@@ -195,73 +191,6 @@ def test_contents_are_let_go_of_as_they_are_stowed(tmp_path: Path, bucket: Memor
 
 
 # ---- streams
-
-
-class Stream:
-    """A large content that comes in pieces; refused at the end where it is `false`."""
-
-    def __init__(self, content: bytes, *, false: bool = False) -> None:
-        self.content, self.at, self.false, self.begun = content, 0, false, 0
-
-    async def begin(self) -> tuple[Encoding, Source]:
-        self.begun += 1
-        self.at = 0
-        return encodings.PLAIN, self
-
-    async def ready(self, size: int) -> None:
-        await asyncio.sleep(0)
-
-    async def take(self, size: int) -> Body:
-        piece = self.content[self.at : self.at + size]
-        self.at += len(piece)
-        return piece
-
-    async def approve(self) -> None:
-        if self.false:
-            raise Refused
-
-
-async def streamed(keeper: Keeper, streams: Sequence[Stream]) -> list[bool]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(keeper.keep_stream(sha(s.content), len(s.content), s.begin)) for s in streams]
-    return [task.result() for task in tasks]
-
-
-def test_equal_streams_that_meet_are_stored_once(tmp_path: Path, bucket: MemoryBucket) -> None:
-    """The others wait for the first; what is known already is not even read."""
-    content = os.urandom(20 << 20)
-    streams = [Stream(content) for _ in range(4)]
-
-    async def work() -> None:
-        async with storing(tmp_path, MemoryStore(bucket)) as made, made.contents.keeping() as keeper:
-            assert await streamed(keeper, streams) == [True] * 4
-            assert [s.begun for s in streams] == [1, 0, 0, 0]
-            assert await keeper.keep_stream(sha(content), len(content), streams[1].begin)
-            assert streams[1].begun == 0
-            assert fetched(bucket, made.contents.find([sha(content)])[sha(content)]) == content
-            assert made.contents.budget.used == 0
-            assert not made.contents.gaps
-
-    backups.run(work())
-
-
-@pytest.mark.parametrize("size", [100, 20 << 20], ids=["one object", "in parts"])
-def test_a_stream_that_was_refused_leaves_nothing(tmp_path: Path, bucket: MemoryBucket, size: int) -> None:
-    """Neither object nor upload nor claim: whoever waited for it tries for themselves."""
-    content = os.urandom(size)
-    false, true = Stream(content, false=True), Stream(content)
-
-    async def work() -> None:
-        async with storing(tmp_path, MemoryStore(bucket)) as made, made.contents.keeping() as keeper:
-            assert not await keeper.keep_stream(sha(content), size, false.begin)
-            assert (dict(bucket.objects), dict(bucket.uploads)) == ({}, {})
-            assert made.contents.find([sha(content)]) == {}
-            assert made.contents.gaps
-            assert await streamed(keeper, [Stream(content, false=True), true]) == [False, True]
-            assert made.contents.budget.used == 0
-        assert len(bucket.objects) == 1
-
-    backups.run(work())
 
 
 # ---- packs

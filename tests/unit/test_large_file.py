@@ -1,9 +1,8 @@
-"""Large files: read twice, and what becomes of those that change meanwhile."""
+"""Large files: read piece by piece, and what becomes of those that change meanwhile."""
 
 import contextlib
 import errno
 import fcntl
-import gzip
 import hashlib
 import os
 import random
@@ -17,7 +16,6 @@ import pytest
 from sysbackup.files.folders import Folders
 from sysbackup.files.large import LargeFile
 from sysbackup.files.reading import Patience, Replaced
-from sysbackup.formats import encodings
 
 MIB = 1 << 20
 BODY = random.Random(7).randbytes(3 * MIB + 12_345)
@@ -30,7 +28,7 @@ def _patience(seconds: float = 0.0) -> Patience:
 @contextmanager
 def opened(path: Path) -> Iterator[LargeFile]:
     """The file, opened where a run would find it."""
-    with Folders() as folders, LargeFile() as file:
+    with Folders() as folders, LargeFile(MIB) as file:
         file.open(folders.find(bytes(path)), _patience())
         yield file
 
@@ -43,79 +41,50 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def _hashed(file: LargeFile, step: int = MIB) -> None:
-    while file.hash_on(step):
+def _read(file: LargeFile) -> bytes:
+    return b"".join(iter(lambda: bytes(file.read()), b""))
+
+
+def _agrees(file: LargeFile, step: int = MIB) -> bool:
+    """Whether a second reading sees what was read first."""
+    while file.read_again(step):
         pass
+    return file.agrees(hashlib.sha256(BODY).digest())
 
 
-def _taken(file: LargeFile, size: int) -> Iterator[bytes]:
-    while piece := bytes(file.take(size)):
-        yield piece
-
-
-@pytest.mark.parametrize("step", [1, MIB - 1, MIB, 100 * MIB])
-def test_the_first_reading_sees_all_of_it(path: Path, step: int) -> None:
-    """In steps of any length; size and hash are those of the content."""
+def test_it_is_read_in_pieces(path: Path) -> None:
+    """Of the buffer's length, but for the last; its end stays the end until it grows."""
     with opened(path) as file:
-        _hashed(file, step)
-        assert (file.size, file.sha) == (len(BODY), hashlib.sha256(BODY).digest())
-        assert file.position == len(BODY)
+        assert [len(bytes(file.read())) for _ in range(5)] == [MIB, MIB, MIB, 12_345, 0]
+        assert not file.read()
         assert file.steady
-
-
-@pytest.mark.parametrize("size", [100_000, MIB, 8 * MIB])
-@pytest.mark.parametrize("compress", [False, True])
-def test_the_second_reading_gives_pieces_of_one_size(path: Path, size: int, compress: bool) -> None:
-    """All but the last are as long as a part must be; together they are the content, or its gzip."""
     with opened(path) as file:
-        _hashed(file)
-        file.begin_again(encodings.GZIP if compress else encodings.PLAIN)
-        pieces = list(_taken(file, size))
-        assert {len(piece) for piece in pieces[:-1]} <= {size}
-        body = b"".join(pieces)
-        assert (gzip.decompress(body) if compress else body) == BODY
-        assert file.agrees
-        assert bytes(file.take(size)) == b""  # the end stays the end
+        assert _read(file) == BODY
 
 
-def test_of_a_file_that_grows_the_beginning_is_kept(path: Path) -> None:
-    """A log that is written to is stored as it was at the first reading."""
+@pytest.mark.parametrize("step", [1000, MIB - 1, MIB, 100 * MIB])
+def test_of_a_file_that_grows_the_beginning_is_as_it_was(path: Path, step: int) -> None:
+    """A log that is written to: a second reading, in steps of any length, goes as far as the first."""
     with opened(path) as file:
-        _hashed(file)
+        assert _read(file) == BODY
         with path.open("ab") as log:
             log.write(b"one more line\n")
-        file.begin_again(encodings.PLAIN)
-        assert b"".join(_taken(file, MIB)) == BODY
-        assert file.agrees
         assert not file.steady
+        assert _agrees(file, step)
 
 
 @pytest.mark.parametrize("change", ["rewritten", "shorter", "emptied"])
 def test_another_content_at_the_second_reading_is_noticed(path: Path, change: str) -> None:
-    """Nothing is stored under a hash that it does not have."""
+    """What was read was never in the file at one time."""
     with opened(path) as file:
-        _hashed(file)
+        assert _read(file) == BODY
         with path.open("r+b") as writer:
             if change == "rewritten":
                 writer.seek(2 * MIB)
                 writer.write(b"other bytes")
             else:
                 writer.truncate(2 * MIB if change == "shorter" else 0)
-        file.begin_again(encodings.PLAIN)
-        body = b"".join(_taken(file, MIB))
-        assert len(body) <= len(BODY)
-        assert not file.agrees
-
-
-def test_it_can_be_begun_again_any_number_of_times(path: Path) -> None:
-    """A second reading that was broken off leaves nothing in the next."""
-    with opened(path) as file:
-        _hashed(file)
-        file.begin_again(encodings.GZIP)
-        file.take(100_000)
-        file.begin_again(encodings.PLAIN)
-        assert b"".join(_taken(file, MIB)) == BODY
-        assert file.agrees
+        assert not _agrees(file)
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "device"])
@@ -164,23 +133,11 @@ def test_a_writer_who_locks_it_is_respected_as_long_as_there_is_patience(path: P
         fcntl.flock(writer, fcntl.LOCK_EX)
         with opened(path) as file:
             assert not file.locked
-            _hashed(file)
-            assert file.size == len(BODY)
+            assert _read(file) == BODY
     with opened(path) as file:
         assert file.locked
         with path.open("rb") as writer, pytest.raises(BlockingIOError):
             fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@pytest.mark.parametrize(("body", "pays"), [(bytes(4 * MIB), True), (BODY, False), (b"x" * 10, False)])
-def test_samples_tell_whether_gzip_pays(path: Path, body: bytes, pays: bool) -> None:
-    """Zeros shrink, what looks like chance does not, and of a few bytes there is nothing to gain."""
-    path.write_bytes(body)
-    with opened(path) as file:
-        _hashed(file)
-        assert file.encoding() is (encodings.GZIP if pays else encodings.PLAIN)
-        file.begin_again(encodings.PLAIN)
-        assert b"".join(_taken(file, MIB)) == body  # looking has moved nothing
 
 
 def test_leaving_closes_it(path: Path) -> None:

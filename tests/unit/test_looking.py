@@ -13,13 +13,16 @@ import pytest
 from sysbackup.files.owners import Owners
 from sysbackup.formats import manifest
 from sysbackup.model import FileState
-from sysbackup.pipeline import file_facts, looking
+from sysbackup.pipeline import file_facts
 from sysbackup.pipeline.entries import latest, line_in, noted
 from sysbackup.pipeline.found import Found
 from sysbackup.pipeline.looking import Looker
 from sysbackup.pipeline.remembered import Contents, Locations
 
 MIB = 1 << 20
+
+
+WHOLE = 4 << 20
 
 
 class Remembering:
@@ -56,7 +59,7 @@ def memory() -> Remembering:
 @pytest.fixture
 def looker(memory: Remembering, monkeypatch: pytest.MonkeyPatch) -> Looker:
     monkeypatch.setattr(file_facts, "_SETTLED", 0)
-    return Looker(memory, Owners(), 0.1, threading.Event())
+    return Looker(memory, Owners(), 0.1, WHOLE, threading.Event())
 
 
 def looked(looker: Looker, *paths: Path, allowance: int = 8 * MIB) -> Found:
@@ -116,7 +119,7 @@ def test_who_is_alone_finds_the_same(
     memory.seen.clear()
     far = looked(looker, *paths)
     memory.seen.clear()
-    near = looked(Looker(memory, Owners(), 0.1, threading.Event(), alone=True), *paths)
+    near = looked(Looker(memory, Owners(), 0.1, WHOLE, threading.Event(), alone=True), *paths)
     assert os.getcwd() == "/"
     assert near == far
     assert near.bytes_unchanged == far.bytes_unchanged == sum(len("one/a") for _ in range(4)) + len("two/deep/er/d")
@@ -155,7 +158,7 @@ def test_a_file_written_to_between_two_looks_at_it_is_read(memory: Remembering, 
 
     state = file_facts.state_of(one.stat())
     memory.states[state] = hashlib.sha256(b"old").digest()
-    found = looked(Looker(memory, Owners(), 0.1, threading.Event(), at), one, other)
+    found = looked(Looker(memory, Owners(), 0.1, WHOLE, threading.Event(), at), one, other)
     said = entries(found)
     for path in (one, other):
         entry = said[bytes(path)]
@@ -214,13 +217,10 @@ def test_what_exceeds_the_allowance_waits(looker: Looker, tmp_path: Path) -> Non
     assert (found.files, found.later) == (1, [(bytes(path), 600) for path in paths[1:]])
 
 
-def test_what_is_too_large_for_memory_is_not_read(
-    looker: Looker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_large_for_memory_is_not_read(looker: Looker, tmp_path: Path) -> None:
     """It is handed on by its path alone."""
-    monkeypatch.setattr(looking, "IN_MEMORY", 1000)
     path = tmp_path / "large"
-    path.write_bytes(bytes(1001))
+    path.write_bytes(bytes(WHOLE + 1))
     found = looked(looker, path)
     assert (found.large, found.files, found.contents) == ([bytes(path)], 0, {})
 
@@ -260,7 +260,7 @@ def test_a_file_that_was_just_written_is_read_again_the_next_time(
     """Another write in the same tick of the clock would leave no trace (rule 7)."""
     path = tmp_path / "file"
     path.write_text("content")
-    found = looked(Looker(memory, Owners(), 0.1, threading.Event()), path)
+    found = looked(Looker(memory, Owners(), 0.1, WHOLE, threading.Event()), path)
     assert (found.files, found.states) == (1, [])
     monkeypatch.setattr(file_facts, "_SETTLED", 0)
-    assert len(looked(Looker(memory, Owners(), 0.1, threading.Event()), path).states) == 1
+    assert len(looked(Looker(memory, Owners(), 0.1, WHOLE, threading.Event()), path).states) == 1

@@ -9,7 +9,7 @@ import pytest
 from sysbackup.errors import CatalogUnusable, expected
 from sysbackup.formats import manifest
 from sysbackup.formats.manifest_stream import ManifestReader
-from sysbackup.model import Location, Problem
+from sysbackup.model import Problem
 from sysbackup.pipeline.entries import spooled
 from sysbackup.pipeline.examining import examiners
 from sysbackup.pipeline.recording import Recorder, lost, write_manifest
@@ -58,7 +58,7 @@ def test_the_freshest_look_at_a_path_counts(tmp_path: Path) -> None:
             run.spool.set_down()
             note(run, b"/a", b"old", 2, unchanged=True)
             run.spool.set_down()
-            recorder = Recorder(run, examining, [])
+            recorder = Recorder(run, examining)
             header, *files, end = await read(recorder)
             assert isinstance(header, manifest.RunHeader)
             assert isinstance(end, manifest.End)
@@ -80,7 +80,7 @@ def test_a_content_that_is_stored_nowhere_is_never_named(tmp_path: Path) -> None
             run.spool.set_down()
             assert [*lost(run)] == [b"/a"]
             with pytest.raises((CatalogUnusable, ExceptionGroup)) as failed:
-                await read(Recorder(run, examining, []))
+                await read(Recorder(run, examining))
             (cause,) = expected(failed.value) or []
             assert isinstance(cause, CatalogUnusable)
 
@@ -105,7 +105,7 @@ def test_a_file_whose_content_was_lost_is_a_problem_of_the_run(tmp_path: Path, m
             for path, content in ((bytes(there), b"gone"), (b"/no/such/path", b"gone"), (b"/kept", b"kept")):
                 note(run, path, content)
             run.spool.set_down()
-            recorder = Recorder(run, examining, [])
+            recorder = Recorder(run, examining)
             for _ in range(2):
                 files = [e.path for e in await read(recorder) if isinstance(e, manifest.File)]
                 assert files == ["/kept"]
@@ -113,23 +113,6 @@ def test_a_file_whose_content_was_lost_is_a_problem_of_the_run(tmp_path: Path, m
 
     backups.run(work())
     assert [(problem.source, by_loop) for problem, by_loop in noted] == [(bytes(there), True)]
-
-
-def test_what_lies_at_a_place_of_its_own_needs_no_look(tmp_path: Path) -> None:
-    """A file that never stood still was stored as it came, under a key of this run: it is named as it is."""
-
-    async def work() -> None:
-        async with staged(tmp_path, MemoryStore()) as run, examiners(run) as examining:
-            entry = file(b"/a", b"moving")
-            entry.place(Location("moving/key", "v"))
-            run.spool.add(spooled(b"/a", entry, 1))
-            run.spool.set_down()
-            assert [*lost(run)] == []
-            said = await read(Recorder(run, examining, []))
-            (found,) = (e for e in said if isinstance(e, manifest.File))
-            assert found.location == Location("moving/key", "v")
-
-    backups.run(work())
 
 
 def test_the_manifest_is_stored_under_a_name_that_nobody_knew(tmp_path: Path) -> None:
@@ -140,7 +123,7 @@ def test_the_manifest_is_stored_under_a_name_that_nobody_knew(tmp_path: Path) ->
         async with staged(tmp_path, store) as run, examiners(run) as examining:
             before = run.tally.run
             async with run.contents.keeping() as keeper:
-                stored = await write_manifest(run, store, keeper.sender, Recorder(run, examining, []))
+                stored = await write_manifest(run, store, keeper.sender, Recorder(run, examining))
             assert stored.key == f"manifests/alpha/{run.tally.run}.jsonl.gz"
             assert run.tally.run.startswith(before)
             assert len(run.tally.run) == len(before) + 8

@@ -11,7 +11,7 @@ import pytest
 from sysbackup.concurrency.budget import Budget
 from sysbackup.concurrency.channel import Channel
 from sysbackup.contents import shipping
-from sysbackup.contents.shipping import Freight, Pieces, Refused, Sender, part_bytes, upload_freight
+from sysbackup.contents.shipping import Freight, Pieces, Sender, part_bytes, upload_freight
 from sysbackup.errors import StoreError, StoreUnavailable, expected
 from sysbackup.model import Lock, LockMode
 from sysbackup.store.port import Body, ObjectStore
@@ -38,12 +38,11 @@ async def sending(store: ObjectStore, memory: int = 64 * MIB, uploads: int = 3) 
 
 
 class Given:
-    """A source of these bytes; `fails` after so many of them, `refuses` at their end."""
+    """A source of these bytes; `fails` after so many of them."""
 
-    def __init__(self, content: bytes, *, fails: int | None = None, refuses: bool = False) -> None:
-        self._content, self._fails, self._refuses = content, fails, refuses
+    def __init__(self, content: bytes, *, fails: int | None = None) -> None:
+        self._content, self._fails = content, fails
         self._at = 0
-        self.approved = False
 
     async def ready(self, size: int) -> None:
         """They are all here."""
@@ -54,11 +53,6 @@ class Given:
         piece = self._content[self._at : self._at + size]
         self._at += len(piece)
         return piece
-
-    async def approve(self) -> None:
-        if self._refuses:
-            raise Refused("it is not what it was")
-        self.approved = True
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["length known", "length unknown"])
@@ -109,24 +103,6 @@ def test_parts_are_sent_side_by_side_within_the_budget() -> None:
 
     backups.run(work())
     assert most == 2
-
-
-@pytest.mark.parametrize("size", [1000, 40 * MIB], ids=["one object", "in parts"])
-def test_what_is_refused_at_its_end_never_comes_into_being(size: int) -> None:
-    """Neither object nor upload."""
-    store = MemoryStore()
-
-    async def work() -> None:
-        async with sending(store) as (sender, budget):
-            with pytest.raises(Refused):
-                await sender.send("key", LOCK, Given(bytes(size), refuses=True), length=size)
-            for _ in range(50):  # parts that were on their way end, too
-                await asyncio.sleep(0)
-            assert budget.used == 0
-
-    backups.run(work())
-    assert not store.memory.objects
-    assert not store.memory.uploads
 
 
 @pytest.mark.parametrize("fails", [0, 20 * MIB])
