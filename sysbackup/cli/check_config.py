@@ -20,9 +20,10 @@ from sysbackup.config.directories import cache_directory, state_directory
 from sysbackup.config.loading import ConfigFile, read_config
 from sysbackup.config.sections import Config, Metrics
 from sysbackup.config.settings import SETTINGS, Setting
-from sysbackup.errors import ConfigError
+from sysbackup.errors import ConfigError, SpoolError
 from sysbackup.model import LockMode, shown
 from sysbackup.programs.discovery import find_programs, unstartable
+from sysbackup.service import history
 
 _FOLDERS = {"pickers.d": "pickers", "snapshots.d": "snapshotters", "hooks.d": "hooks"}
 _NEEDED = ("pickers", "snapshotters")
@@ -63,7 +64,7 @@ def examine(directory: Path, environ: Mapping[str, str]) -> Findings:
     """Read the configuration and look at the programs, without running any."""
     reading = read_config(directory, environ)
     mistakes = list(reading.mistakes)
-    warnings = list(_warnings(reading.config)) if reading.config else []
+    warnings = [*_warnings(reading.config), *_compressed(reading.config)] if reading.config else []
     warnings += _open_to_others(directory)
     programs: dict[str, list[ProgramFile]] = {}
     for folder, called in _FOLDERS.items():
@@ -133,6 +134,20 @@ def _warnings(config: Config) -> Iterator[str]:
     if keys is not None and keys.stat().st_mode & stat.S_IROTH:
         yield f"{keys} can be read by everybody: chmod 600 {keys}"
     yield from _unwatched(config.metrics)
+
+
+def _compressed(config: Config) -> Iterator[str]:
+    """Of the last run's snapshots those whose data were compressed, which their sample told."""
+    try:
+        last = history.recall(config, 1, later=lambda _: None)
+    except SpoolError:
+        return  # it is for `status` to say so
+    for name in last[0].summary.compressed if last and last[0].summary else ():
+        yield (
+            f"{config.snapshotters / name}: what it wrote in the last run is compressed or encrypted, so nothing of it"
+            " is shared with other nights'. Have it write its data as they are (pg_dump -Z0, no gzip): sysbackup"
+            " compresses what it stores"
+        )
 
 
 def _unwatched(metrics: Metrics) -> Iterator[str]:

@@ -33,6 +33,9 @@ try:
 except ImportError:  # no wheel for this processor
     _by_content = None
 
+BY_CONTENT = _by_content is not None
+"""Whether cuts follow the content here; else they come at regular distances."""
+
 
 class Cutter:
     """

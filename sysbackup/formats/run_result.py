@@ -66,6 +66,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     paths that were gone when they were to be read, or never there. `promise` is
     None where nothing is locked (`lock_mode = none`). `unseen` says what could not be seen
     of the manifest once it was stored: no problem of a source, and not in the manifest.
+    `compressed` are snapshotters whose data were, so that nights share nothing of them.
     `examined` is what the next run's progress is judged by; `rescan`: every file was read.
     """
 
@@ -103,6 +104,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     examined: Counts | None = None
     rescan: bool = False
     unseen: str | None = None
+    compressed: list[str] = []
 
 
 class RunResult(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from sysbackup.concurrency.task_groups import one_error
 from sysbackup.config.sections import Config, Prices
 from sysbackup.contents.cache import content_store, forget_all
 from sysbackup.contents.cache_directory import exclusive
+from sysbackup.contents.cutting import BY_CONTENT
 from sysbackup.contents.terms import Terms, terms_of
 from sysbackup.disk.sorting import Sorter
 from sysbackup.errors import CatalogUnusable, ConfigError
@@ -162,6 +163,9 @@ async def _write(run: RunContext, store: ObjectStore, recorder: Recorder, snapsh
 def _log_start(terms: Terms, bucket: str) -> None:
     promise = terms.promised.isoformat() if terms.promised else None
     log.info("run.started", host=terms.host, bucket=bucket, promise=promise)
+    if not BY_CONTENT:
+        reason = "pyfastcdc is not here: large files are cut into blocks, and what is inserted moves all behind it"
+        log.warning("chunks.blocks", reason=reason)
     if terms.promised is None:
         log.warning("lock.none", reason="lock_mode = none: nothing that this run stores is protected")
 

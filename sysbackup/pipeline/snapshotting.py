@@ -9,6 +9,7 @@ written before all that the run relies on has been seen to.
 
 import asyncio
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +25,7 @@ from sysbackup.contents.chunking import AT_ONCE, Chunked, Chunker
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Pieces
 from sysbackup.disk.sorting import spooling
-from sysbackup.formats import chunk_list, keys, manifest
+from sysbackup.formats import chunk_list, gzipping, keys, manifest
 from sysbackup.model import Problem, StoredObject, shown
 from sysbackup.pipeline.run_context import RunContext
 from sysbackup.programs.discovery import Program
@@ -39,6 +40,12 @@ RESTORE_THROUGH = "::restore-through::"
 _SAID_AT_MOST = 256 << 10
 # S3: "user-defined metadata is limited to 2 KB", keys and values together (User Guide, "Working with object metadata").
 _METADATA_AT_MOST = 1900
+
+# What a dump is judged by, and how many that are compressed the run's summary names.
+_SAMPLE = 16 << 10
+_NAMED_AT_MOST = 10
+# How gzip (RFC 1952), zstd (RFC 8878), xz and bzip2 begin: of what is very regular they leave what can be packed again.
+_COMPRESSED = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh")
 
 # What stands before metadata that are percent-encoded. Not RFC 2047's form: S3 decodes that on arrival (User Guide,
 # same place), and what a header cannot hold would be in its answers.
@@ -211,6 +218,7 @@ async def take(run: RunContext, keeper: Keeper, program: Program) -> Taken | Non
         size, ended = await _spooled(run, data, file)
         chunker = None if ended else stack.enter_context(keeper.chunks.chunker(run.config.content.snapshot_chunk_size))
         if chunker is not None:
+            _warn_of_compression(run, program, os.pread(raw.fileno(), _SAMPLE, 0))
             await _cut(chunker, file, data)
         await listening
         if (failure := await _failure(snapshotter, size)) is not None:
@@ -264,6 +272,20 @@ async def _cut(chunker: Chunker, begun: AsyncBufferedReader, data: AsyncIterator
             await chunker.feed(_given(waiting))
             waiting = bytearray()
     await chunker.feed(_given(waiting))
+
+
+def _warn_of_compression(run: RunContext, program: Program, begun: bytes) -> None:
+    """Say so where what a program writes is compressed already, or encrypted: it shares nothing with last night's."""
+    if not begun.startswith(_COMPRESSED) and gzipping.pays(len(begun), len(gzipping.compress(begun))):
+        return
+    name = shown(program.name)
+    if len(run.tally.compressed) < _NAMED_AT_MOST:
+        run.tally.compressed.append(name)
+    log.warning(
+        "snapshot.compressed",
+        program=name,
+        hint="write it uncompressed: what has not changed since the last run is then not stored again",
+    )
 
 
 def _given(piece: Body) -> Callable[[], Body]:

@@ -79,6 +79,7 @@ class Tally:
     first_notes: list[Problem] = field(default_factory=list)
     sending_as: str | None = None
     unseen: str | None = None
+    compressed: list[str] = field(default_factory=list)
 
     @property
     def host(self) -> str:
@@ -212,6 +213,7 @@ class Tally:
             examined=self.gathered,
             rescan=self.rescan,
             unseen=self.unseen,
+            compressed=self.compressed,
         )
 
 

@@ -308,15 +308,17 @@ def test_after_the_examining_uploads_go_on(machine: Machine) -> None:
 
 def test_a_large_file_counts_while_it_is_read(machine: Machine) -> None:
     """Not only when all of it is stored, and then not twice."""
-    machine.config = machine.with_settings(chunk_from=1 << 20)
-    machine.write("large", os.urandom(3 << 20))
+    machine.config = machine.with_settings(chunk_from=1 << 20, stream_pack_size=1 << 20)
+    machine.write("large", os.urandom(30 << 20))
 
     def look(tally: Tally, store: Slow) -> Counts:
         return tally.counts()
 
-    summary, (waiting, over) = watched(machine, "content/", look)
-    assert waiting == Counts(0, 3 << 20, 3 << 20)
-    assert over == summary.examined == Counts(1, 3 << 20, 3 << 20)
+    summary, (waiting, over) = watched(machine, "packs/", look)
+    assert isinstance(waiting, Counts)
+    assert waiting == Counts(0, waiting.read, waiting.read)
+    assert 0 < waiting.read < 30 << 20
+    assert over == summary.examined == Counts(1, 30 << 20, 30 << 20)
 
 
 @pytest.mark.usefixtures("settled")

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from sysbackup.formats import chunk_list, keys, manifest
 from sysbackup.model import Location
@@ -121,3 +122,28 @@ def test_so_many_at_once_as_are_allowed(tmp_path: Path) -> None:
         going += 1 if line == "begin" else -1
         most = max(most, going)
     assert most == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [
+        ("gzip.compress(random.randbytes(3 << 20), 1)", True),
+        ("gzip.compress(b''.join(b'%d ' % n for n in range(999_999)), 1)", True),
+        ("b''.join(b'row %d\\n' % n for n in range(999_999))", False),
+        ("gzip.compress(random.randbytes(100_000))", False),  # short: stored as it is
+    ],
+)
+def test_a_compressed_dump_is_named(tmp_path: Path, written: str, *, warned: bool) -> None:
+    """It shares nothing with other nights': the log says so, and the summary, for check-config."""
+
+    async def work() -> list[str]:
+        async with staged(tmp_path, MemoryStore()) as context, context.contents.keeping() as keeper:
+            with closing(Snapshots(context)) as snapshots:
+                script = SAYS.format(f"import gzip, random; out.write({written})")
+                await snapshots.take_all(keeper, [programmed(tmp_path / "snapshots.d", script)])
+            return context.tally.compressed
+
+    with capture_logs() as log:
+        named = backups.run(work())
+    assert named == (["program"] if warned else [])
+    assert [line["program"] for line in log if line["event"] == "snapshot.compressed"] == named
