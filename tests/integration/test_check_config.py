@@ -6,9 +6,14 @@ import pty
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from sysbackup.config.sections import Config
+from sysbackup.formats.run_result import Outcome, RunResult, Summary
+from sysbackup.service import history
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,6 +129,19 @@ def test_settings_that_are_allowed_but_risky_are_warned_of(directory: Path, conf
     assert ended.returncode == 0
     (warned,) = [line for line in ended.stdout.splitlines() if line.startswith("# warning: ")]
     assert warning.format(directory) in warned
+
+
+def test_snapshots_that_came_compressed_are_warned_of(directory: Path, tmp_path: Path) -> None:
+    """By what the last run saw of them: nothing is run for it."""
+    write(directory / "snapshots.d" / "dump", "#!/bin/sh\nhead -c 3000000 /dev/urandom >&$1\n")
+    state = tmp_path / "state"
+    config = Config(directory=directory, cache=tmp_path / "cache", state=state, runtime=tmp_path / "run")
+    started = datetime(2026, 11, 26, tzinfo=UTC)
+    summary = Summary(host="alpha", run="20261126T000000Z-00000000", started=started, compressed=["dump"])
+    history.remember(config, RunResult(outcome=Outcome.COMPLETE, exit_code=0, started=started, summary=summary))
+    ended = sysbackup("--config-dir", directory, "check-config", STATE_DIRECTORY=str(state))
+    assert ended.returncode == 0
+    assert f"# warning: {directory}/snapshots.d/dump: what it wrote in the last run is compressed" in ended.stdout
 
 
 def test_directories_that_others_may_write_are_warned_of(directory: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from sysbackup.contents import chunk_lists
+from sysbackup.contents.rebuilding import rebuild
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import chunk_list, keys, manifest
 from sysbackup.model import Location
 from tests.support import backups
-from tests.support.chunking import content, places
+from tests.support.chunking import content, cut, places
 from tests.support.clock import ManualClock
 from tests.support.machines import Machine, Told
 from tests.support.memory_store import MemoryBucket, MemoryStore
@@ -289,3 +291,83 @@ def test_a_run_that_is_lost_anywhere_spoils_nothing(alpha: Machine, number: int,
     assert alpha.restores(told)
     assert dumped(alpha, told) == b"".join(ROWS)
     assert told.summary.problems == 0
+
+
+def test_a_list_that_is_long_is_cut_itself(alpha: Machine) -> None:
+    """And again, until what is left is short; a later run of the changed file stores little of all of these."""
+    large = random.Random(4).randbytes(1_500_000)
+    alpha.write("large", large)
+    first = alpha.back_up()
+    at = alpha.places(first)["large"]
+    assert len(alpha.bucket.find(at.key, at.version).body) <= 8000
+    assert alpha.restores(first)
+    alpha.write("large", large[:700_000] + b"inserted" + large[700_000:])
+    second = alpha.back_up()
+    assert alpha.restores(second)
+    assert second.summary.stored < len(large) / 10
+
+
+def test_a_file_that_no_list_can_name_is_left_out(alpha: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem of the run, which ends; the others are in its manifest."""
+    monkeypatch.setattr(chunk_lists, "OBJECTS_AT_MOST", 3)
+    alpha.write("other", "a small one")
+    told = alpha.back_up()
+    assert [problem["event"] for problem in told.summary.first_problems] == ["file.lost"]
+    assert [line["reason"] for line in told.said("content.unlistable")]
+    assert [*alpha.files(told)] == ["other"]
+
+
+def test_a_small_file_that_is_a_chunk(alpha: Machine) -> None:
+    """Met by an examiner and in the image at the same time: neither waits for the other's pack."""
+    for number, chunk in enumerate(cut(IMAGE, 1024)[:20]):
+        alpha.write(f"chunk{number:02}", chunk)
+    told = alpha.back_up()
+    assert alpha.restores(told)
+    assert told.summary.problems == 0
+
+
+@pytest.mark.parametrize("from_objects", [False, True])
+def test_a_catalog_that_is_made_anew(alpha: Machine, *, from_objects: bool) -> None:
+    """From the indexes, or from the packs' own lists: what is in stream packs is found, and not stored again."""
+    alpha.write("small", "a small one")
+    alpha.back_up()
+    backups.run(rebuild(alpha.config, MemoryStore(alpha.bucket), alpha.clock, from_objects=from_objects))
+    told = alpha.back_up()
+    assert told.kinds["packs"] == 0
+    assert alpha.restores(told)
+
+
+def test_a_stream_pack_with_another_under_its_key(alpha: Machine) -> None:
+    """Somebody who may write puts rubbish there: what the names of old and new cannot tell, their contents do."""
+    first = alpha.back_up()
+    for key in first.stored:
+        if keys.is_stream_pack(key):
+            (kept,) = alpha.bucket.objects[key]
+            alpha.bucket.add(key, bytes(len(kept.body) - 34) + kept.body[-34:])
+    backups.run(rebuild(alpha.config, MemoryStore(alpha.bucket), alpha.clock, from_objects=True))
+    told = alpha.back_up()
+    assert told.kinds["packs"] == 0
+    assert alpha.restores(told)
+
+
+def test_nights_of_many_changes(alpha: Machine) -> None:
+    """Any sequence of insertions, deletions, swaps and truncations: each night restores whole, and little is stored."""
+    dice = random.Random(5)
+    image = bytearray(IMAGE)
+    for _ in range(12):
+        at = dice.randrange(len(image))
+        length = dice.randrange(1, 3000)
+        match dice.randrange(4):
+            case 0:
+                image[at:at] = dice.randbytes(length)
+            case 1:
+                del image[at : at + length]
+            case 2:
+                image = image[at:] + image[:at]
+            case _:
+                image[at : at + length] = dice.randbytes(length)
+        alpha.write("image", image)
+        told = alpha.back_up()
+        assert alpha.restores(told)
+        assert told.summary.first_problems == []
+    assert sum(len(kept.body) for kepts in alpha.bucket.objects.values() for kept in kepts) < 4 * len(IMAGE)
