@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from sysbackup.concurrency.task_groups import tasks
+from sysbackup.contents.at_hand import AtHand
 from sysbackup.contents.reading_back import encoding_at, read_back
 from sysbackup.errors import FormatError, StoreError
 from sysbackup.formats import encodings
@@ -38,9 +39,12 @@ class _Range:
     end: int | None
     wanted: int
     chunks: list[Chunk] = field(default_factory=list)
+    here: int | None = None  # the first of them lies there in the file at hand, the others behind it
 
     def takes(self, chunk: Chunk) -> bool:
         """Whether it brings this one too, by growing a little."""
+        if self.here is not None:
+            return False
         span = chunk.at.span
         if (chunk.at.key, chunk.at.version) != (self.at.key, self.at.version) or len(self.chunks) >= _CHUNKS:
             return False
@@ -55,9 +59,13 @@ class _Range:
         return True
 
 
-async def assembled(store: ObjectStore, at: Location, size: int) -> AsyncGenerator[bytes, None]:
+async def assembled(
+    store: ObjectStore, at: Location, size: int, at_hand: AtHand | None = None
+) -> AsyncGenerator[bytes, None]:
     """
     The content of `size` bytes of which a list of chunks lies there, chunk by chunk.
+
+    What is `at_hand` is not fetched.
 
     `FormatError` where the list or a chunk is damaged, or the list is of another size;
     whatever the store raises (`ObjectGone`) where one is not to be had. The digest of
@@ -66,7 +74,7 @@ async def assembled(store: ObjectStore, at: Location, size: int) -> AsyncGenerat
     async with (
         aclosing(_read(store, at)) as packed,
         aclosing(_understood(store, packed, size, None)) as chunks,
-        aclosing(_joined(store, chunks, _AHEAD)) as contents,
+        aclosing(_joined(store, chunks, _AHEAD, at_hand)) as contents,
     ):
         async for content in contents:
             yield content
@@ -128,13 +136,15 @@ async def _with(first: list[Chunk], rest: AsyncIterator[list[Chunk]]) -> AsyncGe
         yield some
 
 
-async def _joined(store: ObjectStore, chunks: AsyncIterator[list[Chunk]], ahead: int) -> AsyncGenerator[bytes, None]:
+async def _joined(
+    store: ObjectStore, chunks: AsyncIterator[list[Chunk]], ahead: int, at_hand: AtHand | None = None
+) -> AsyncGenerator[bytes, None]:
     """What the chunks make, one at a time."""
-    waiting: deque[tuple[_Range, asyncio.Task[bytearray | Exception]]] = deque()
-    async with tasks() as group, aclosing(_ranges(chunks)) as ranges:
+    waiting: deque[tuple[_Range, asyncio.Task[bytearray | bytes | Exception]]] = deque()
+    async with tasks() as group, aclosing(_ranges(chunks, at_hand)) as ranges:
         try:
             async for some in ranges:
-                waiting.append((some, group.create_task(_brought(store, some))))
+                waiting.append((some, group.create_task(_brought(store, some, at_hand))))
                 if len(waiting) > ahead:
                     async with aclosing(_proven(store, *waiting.popleft())) as contents:
                         async for content in contents:
@@ -148,18 +158,26 @@ async def _joined(store: ObjectStore, chunks: AsyncIterator[list[Chunk]], ahead:
                 reading.cancel()
 
 
-async def _ranges(chunks: AsyncIterator[list[Chunk]]) -> AsyncGenerator[_Range, None]:
+async def _ranges(chunks: AsyncIterator[list[Chunk]], at_hand: AtHand | None) -> AsyncGenerator[_Range, None]:
     some: _Range | None = None
     async for listed in chunks:
-        for chunk in listed:
-            if some is None or not some.takes(chunk):
+        places = [None] * len(listed) if at_hand is None else await asyncio.to_thread(at_hand.find, listed)
+        for chunk, here in zip(listed, places, strict=True):
+            if some is None or here is not None or not some.takes(chunk):
                 if some is not None:
                     yield some
-                span = chunk.at.span
-                some = _Range(chunk.at, *((span.offset, span.end, span.length) if span else (0, None, 0)))
+                some = _begun(chunk, here)
             some.chunks.append(chunk)
     if some is not None:
         yield some
+
+
+def _begun(chunk: Chunk, here: int | None = None) -> _Range:
+    """A range that is to have this chunk first."""
+    span = chunk.at.span
+    if span is None:
+        return _Range(chunk.at, 0, None, 0, here=here)
+    return _Range(chunk.at, span.offset, span.end, span.length, here=here)
 
 
 async def _bytes_of(store: ObjectStore, at: Location, begin: int, length: int) -> bytearray:
@@ -179,21 +197,33 @@ async def _range(store: ObjectStore, some: _Range) -> bytearray:
     return await _bytes_of(store, some.at, some.start, most)
 
 
-async def _brought(store: ObjectStore, some: _Range) -> bytearray | Exception:
-    """The same, or why not: the error is to be raised when it is its turn, and to disturb nobody before."""
+async def _brought(store: ObjectStore, some: _Range, at_hand: AtHand | None) -> bytearray | bytes | Exception:
+    """
+    The same, or why not: the error is to be raised when it is its turn, and to disturb nobody before.
+
+    Of what is at hand: the chunk itself. What is not there any more is fetched.
+    """
     try:
+        if at_hand is not None and some.here is not None:
+            (chunk,) = some.chunks
+            if (content := await asyncio.to_thread(at_hand.read, chunk, some.here)) is not None:
+                return content
+            some.here = None
         return await _range(store, some)
     except (StoreError, FormatError) as exc:
         return exc
 
 
 async def _proven(
-    store: ObjectStore, some: _Range, reading: "asyncio.Task[bytearray | Exception]"
+    store: ObjectStore, some: _Range, reading: "asyncio.Task[bytearray | bytes | Exception]"
 ) -> AsyncGenerator[bytes, None]:
     """The contents of the chunks. What does not fit is read once more: it may have been the way."""
     data = await reading
     if isinstance(data, Exception):
         raise data
+    if some.here is not None:
+        yield bytes(data)
+        return
     contents = _Contents(some, data)
     number = 0
     again = False
@@ -216,7 +246,7 @@ async def _proven(
 class _Contents:
     """The contents in the bytes of a range; one that comes again is unpacked once."""
 
-    def __init__(self, some: _Range, data: bytearray) -> None:
+    def __init__(self, some: _Range, data: bytearray | bytes) -> None:
         self._range = some
         self._data = memoryview(data)
         self._last: tuple[bytes, bytes] | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import structlog
 from sysbackup.config.sections import Content
 from sysbackup.contents import stream_packs
 from sysbackup.contents.chunk_lists import ChunkLists, Unlistable
-from sysbackup.contents.chunking import Chunked, Chunker, Chunks, packed
+from sysbackup.contents.chunking import Chunked, Chunker, Chunks, Read, packed
 from sysbackup.contents.confirming import Confirming
 from sysbackup.contents.shipping import Sender
 from sysbackup.contents.stream_packs import Filling, StreamPacks
@@ -95,7 +95,7 @@ class ChunkKeeper:
         while self._waiting:
             self._waiting.popleft().rows.close()
 
-    async def _cut(self, read: Callable[[], bytes]) -> Chunked:
+    async def _cut(self, read: Read) -> Chunked:
         """Cut what `read` gives, and have it stored."""
         with self.chunker(self._settings.chunk_size) as chunker:
             while await chunker.feed(read):

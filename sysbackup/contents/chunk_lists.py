@@ -11,11 +11,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from sysbackup.catalog.interface import Contents, Named
-from sysbackup.contents.chunking import AT_ONCE, Chunked
+from sysbackup.contents.chunking import AT_ONCE, Chunked, Read
 from sysbackup.contents.shipping import Pieces, Sender
 from sysbackup.disk.sorting import spooling
 from sysbackup.formats import keys
@@ -37,7 +38,7 @@ class Unlistable(Exception):
 class _Written(NamedTuple):
     """A list, not stored yet."""
 
-    file: IO[bytes]
+    file: BufferedRandom
     length: int
 
 
@@ -52,7 +53,7 @@ class ChunkLists:
         self,
         known: Contents,
         sender: Sender,
-        cut: Callable[[Callable[[], bytes]], Awaitable[Chunked]],
+        cut: Callable[[Read], Awaitable[Chunked]],
         directory: Path,
         longest: int,
     ) -> None:
@@ -94,7 +95,7 @@ class ChunkLists:
                         return Listed(stored, needs)
                     if inner is not None:
                         inner.rows.close()
-                    inner = await self._cut(lambda: file.read(AT_ONCE))
+                    inner = await self._cut(file.readinto)
                 levels, size, rows = levels + 1, inner.size, inner.rows
         finally:
             if inner is not None:

@@ -21,7 +21,7 @@ Row = tuple[bytes, int]
 
 class ChunkRows:
     """
-    The chunks of one content, in their order. Its methods block, but for `close`.
+    The chunks of one content, in their order. `set_down` and `some` block.
 
     They lie in an unnamed file in `directory`, which vanishes with the process whatever becomes of it.
     """
@@ -39,15 +39,14 @@ class ChunkRows:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.close()
 
-    def add_all(self, rows: Iterable[Row]) -> None:
-        """The next chunks. `SpoolError` where the disk is full."""
+    def add_all(self, rows: Iterable[Row]) -> bool:
+        """The next chunks, kept in memory; returns whether `set_down` is to be called. Never blocks."""
         self._waiting += b"".join([_ROW.pack(*row) for row in rows])
-        if len(self._waiting) >= _WRITTEN:
-            self._set_down()
+        return len(self._waiting) >= _WRITTEN
 
     def some(self) -> Iterator[list[Row]]:
         """All of them, some at a time. Nothing may be added meanwhile."""
-        self._set_down()
+        self.set_down()
         for at in range(0, self._length, _READ):
             with spooling(self._directory):
                 rows = os.pread(self._file.fileno(), min(_READ, self._length - at), at)
@@ -59,7 +58,8 @@ class ChunkRows:
         """Free the disk; more than once does nothing."""
         self._file.close()
 
-    def _set_down(self) -> None:
+    def set_down(self) -> None:
+        """Have all of them in the file. `SpoolError` where the disk is full."""
         left = memoryview(bytes(self._waiting))
         self._waiting.clear()
         while left:

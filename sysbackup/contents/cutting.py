@@ -37,29 +37,46 @@ BY_CONTENT = _by_content is not None
 """Whether cuts follow the content here; else they come at regular distances."""
 
 
-class Cutter:
+class Cuts:
     """
-    Cuts one stream of bytes: `feed` it, then `end`. `average` bytes are in a chunk; the last may be small.
+    Where to cut; `average` bytes are in a chunk, `longest` at the most. Not for use by two threads at once.
 
     Without pyfastcdc into blocks: then one byte inserted changes all that follow.
-
-    The same bytes give the same chunks, whatever the pieces in which they come. Not
-    for use by two threads at once; holds some sixteen averages.
     """
 
     def __init__(self, average: int) -> None:
         self._average = average
+        self.longest = average * _SPREAD
         self._cuts = (
-            _by_content(avg_size=average, min_size=average // _SPREAD, max_size=average * _SPREAD)
-            if _by_content
-            else None
+            _by_content(avg_size=average, min_size=average // _SPREAD, max_size=self.longest) if _by_content else None
         )
+
+    def ends(self, held: memoryview, *, last: bool) -> list[int]:
+        """
+        The ends of the chunks with which `held` begins, but for one that may go on behind it; of the `last`, of all.
+
+        What is left behind the last of these is no more than `longest`. The same bytes give the
+        same chunks, whatever comes at a time, as long as each time begins where a chunk does.
+        """
+        if self._cuts is not None:
+            ends = [cut.offset + cut.length for cut in self._cuts.cut_buf(held)]
+        else:
+            ends = [*range(self._average, len(held), self._average), *[len(held)] * bool(held)]
+        return ends if last else ends[:-1]
+
+
+class Cutter:
+    """Cuts one stream of bytes: `feed` it, then `end`. For what is short, and for who can afford copies."""
+
+    def __init__(self, average: int) -> None:
+        self._cuts = Cuts(average)
+        self._enough = _AT_ONCE * average
         self._held = bytearray()
 
     def feed(self, piece: bytes | bytearray | memoryview) -> Iterator[bytes]:
         """Yield the chunks that this completes."""
         self._held += piece
-        if len(self._held) >= _AT_ONCE * self._average:
+        if len(self._held) >= self._enough:
             yield from self._cut(last=False)
 
     def end(self) -> Iterator[bytes]:
@@ -68,16 +85,8 @@ class Cutter:
 
     def _cut(self, *, last: bool) -> Iterator[bytes]:
         held = bytes(self._held)
-        ends = list(self._ends(memoryview(held)))
-        if ends and not last:
-            ends.pop()  # where the buffer ends, which the content need not
         begin = 0
-        for end in ends:
+        for end in self._cuts.ends(memoryview(held), last=last):
             yield held[begin:end]
             begin = end
         self._held = bytearray(memoryview(held)[begin:])
-
-    def _ends(self, held: memoryview) -> Iterator[int]:
-        if self._cuts is not None:
-            return (cut.offset + cut.length for cut in self._cuts.cut_buf(held))
-        return iter([*range(self._average, len(held), self._average), *[len(held)] * bool(held)])

@@ -8,6 +8,7 @@ when somebody wants what is in it to be there.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from sysbackup.concurrency.channel import Channel
 from sysbackup.formats import pack
@@ -24,18 +25,50 @@ _AT_ONCE = 2
 # What a row of the list takes at the most where contents are chunks: digits of a hash hardly compress.
 _LISTED = 112
 
-Packed = tuple[bytes, bytes, int]
-"""A chunk's digest, its gzip member, its size."""
+
+class Packed(NamedTuple):
+    """A chunk's digest, the pieces of its gzip member, its size."""
+
+    sha: bytes
+    pieces: Sequence[bytes | memoryview]
+    size: int
+
+    @property
+    def length(self) -> int:
+        """That of the member."""
+        return sum(map(len, self.pieces))
+
+
+class _Memory:
+    """Memory for parts, used again when nobody looks at it any more: fresh memory costs as much as copying into it."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytearray] = []
+
+    def part(self) -> memoryview:
+        """Memory for one; nobody need say when it is free."""
+        for part in self._parts:
+            try:
+                part.append(0)  # BufferError as long as somebody does (bytearray may not be resized then)
+            except BufferError:
+                continue
+            del part[PART:]
+            return memoryview(part)
+        self._parts.append(bytearray(PART))
+        return memoryview(self._parts[-1])
 
 
 class Filling:
     """A pack that is being filled: what is put in comes out in parts, as a stream's source."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, memory: _Memory) -> None:
         self.number = number
+        self._memory = memory
         self._writer = StreamPackWriter()
-        self._pieces: deque[memoryview] = deque()
+        self._parts: deque[memoryview] = deque()  # what is full
+        self._part, self._end = memoryview(b""), 0  # what fills, and how far it has
         self._held = 0
+        self._wanted = PART
         self._ended = False
         self._change = asyncio.Condition()
 
@@ -52,15 +85,14 @@ class Filling:
         )
 
     async def put(self, packed: Packed) -> None:
-        """The next chunk; waits while a part is waiting to be fetched."""
-        sha, member, size = packed
-        await self._append(member)
-        self._writer.add(sha, len(member), size)
+        """The next chunk, of which a copy is made; waits while a part is waiting to be fetched."""
+        await self._append(packed.pieces)
+        self._writer.add(packed.sha, packed.length, packed.size)
 
     async def end(self) -> None:
         """There are no more; the list follows."""
         last = await asyncio.to_thread(self._writer.end)
-        await self._append(last)
+        await self._append([last])
         async with self._change:
             self._ended = True
             self._change.notify_all()
@@ -68,31 +100,44 @@ class Filling:
     async def ready(self, size: int) -> None:
         """See `shipping.Source`."""
         async with self._change:
+            self._wanted = size
+            self._change.notify_all()
             await self._change.wait_for(lambda: self._ended or self._held >= size)
 
     async def take(self, size: int) -> Body:
         """See `shipping.Source`."""
-        taken: list[memoryview] = []
-        left = size
-        while self._pieces and left:
-            piece = self._pieces.popleft()
-            if len(piece) > left:
-                self._pieces.appendleft(piece[left:])
-                piece = piece[:left]
-            taken.append(piece)
-            left -= len(piece)
-        body = b"".join(taken)
+        if (
+            self._parts and len(self._parts[0]) == size
+        ):  # as it is but for the last, unless the store takes no such parts
+            body = self._parts.popleft()
+        else:
+            whole = memoryview(b"".join([*self._parts, self._part[: self._end]]))
+            body, rest = whole[:size], whole[size:]
+            self._parts = deque([rest] * bool(rest))
+            self._part, self._end = memoryview(b""), 0
         async with self._change:
             self._held -= len(body)
             self._change.notify_all()
         return body
 
-    async def _append(self, piece: bytes) -> None:
+    async def _append(self, pieces: Sequence[bytes | memoryview]) -> None:
         async with self._change:
-            await self._change.wait_for(lambda: self._held < PART)
-            self._pieces.append(memoryview(piece))
-            self._held += len(piece)
+            await self._change.wait_for(lambda: self._held < self._wanted)
+            for piece in pieces:
+                self._copy(memoryview(piece))
+                self._held += len(piece)
             self._change.notify_all()
+
+    def _copy(self, piece: memoryview) -> None:
+        while piece:
+            if self._end == len(self._part):
+                if self._end:
+                    self._parts.append(self._part)
+                self._part, self._end = self._memory.part(), 0
+            room = min(len(self._part) - self._end, len(piece))
+            self._part[self._end : self._end + room] = piece[:room]
+            self._end += room
+            piece = piece[room:]
 
 
 class StreamPacks:
@@ -105,6 +150,7 @@ class StreamPacks:
     def __init__(self, group: asyncio.TaskGroup, send: Callable[[Filling], Awaitable[None]], size: int) -> None:
         self._send = send
         self._size = size
+        self._memory = _Memory()
         self._fillings: Channel[Filling] = Channel(1)
         for _ in range(_AT_ONCE):
             group.create_task(self._send_all())
@@ -118,7 +164,7 @@ class StreamPacks:
         """Chunks of one content: nobody else's come between them."""
         async with self._turn:
             for each in packed:
-                if self._open is not None and not self._open.has_room(len(each[1]), self._size):
+                if self._open is not None and not self._open.has_room(each.length, self._size):
                     await self._close()
                 await (self._open or await self._begin()).put(each)
 
@@ -146,7 +192,7 @@ class StreamPacks:
     async def _begin(self) -> Filling:
         self._begun += 1
         self._under_way.add(self._begun)
-        filling = self._open = Filling(self._begun)
+        filling = self._open = Filling(self._begun, self._memory)
         await self._fillings.send(filling)
         return filling
 

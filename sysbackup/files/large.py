@@ -13,6 +13,8 @@ from typing import Self
 from sysbackup.files import reading
 from sysbackup.files.folders import Place
 
+_PIECE = 1 << 20
+
 
 class LargeFile:
     """
@@ -22,10 +24,9 @@ class LargeFile:
     it, and must wait for a call that has not returned.
     """
 
-    def __init__(self, buffer: int) -> None:
+    def __init__(self) -> None:
         self.fd = -1
         self.locked = False
-        self._buffer = bytearray(buffer)
         self._at = 0
         self._again = 0
         self._hash = hashlib.sha256()
@@ -47,11 +48,11 @@ class LargeFile:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def read(self) -> memoryview:
-        """The next bytes, as many as the buffer takes; none at the end. They are good until the next call."""
-        piece = self._read(self._at, len(self._buffer))
-        self._at += len(piece)
-        return piece
+    def read(self, buffer: memoryview) -> int:
+        """Fill a buffer with the next bytes; returns how many there were, 0 at the end."""
+        took = os.preadv(self.fd, [buffer], self._at)
+        self._at += took
+        return took
 
     @property
     def steady(self) -> bool:
@@ -62,7 +63,7 @@ class LargeFile:
         """Read on by about `size` bytes for the second time, as far as the first; False at the end."""
         goal = min(self._again + size, self._at)
         while self._again < goal:
-            piece = self._read(self._again, min(len(self._buffer), goal - self._again))
+            piece = os.pread(self.fd, min(_PIECE, goal - self._again), self._again)
             if not piece:
                 return False
             self._hash.update(piece)
@@ -72,7 +73,3 @@ class LargeFile:
     def agrees(self, sha: bytes) -> bool:
         """After the last `read_again`: whether it saw what has this digest."""
         return self._hash.digest() == sha
-
-    def _read(self, at: int, size: int) -> memoryview:
-        piece = memoryview(self._buffer)[:size]
-        return piece[: os.preadv(self.fd, [piece], at)]

@@ -43,8 +43,8 @@ _WORTH = 32
 _HOPELESS = 96
 
 # A large content is judged by so many samples of so many bytes.
-_SAMPLES = 8
-_SAMPLE = 4 << 10
+_SAMPLES = 4
+_SAMPLE = 2 << 10
 
 
 class Compressor(Protocol):
@@ -68,15 +68,20 @@ def compress(content: bytes | bytearray) -> bytes:
 
 def stored(content: bytes | bytearray) -> bytes:
     """The content as one gzip member of stored blocks: what gzip would only make larger."""
-    end = _END.pack(_fast.crc32(content), len(content) & 0xFFFFFFFF)
-    last = max(0, (len(content) - 1) // _STORED)
-    if not last:  # which most are
+    if len(content) <= _STORED:  # which most are
+        end = _END.pack(_fast.crc32(content), len(content))
         return b"".join((_HEADER, _BLOCK.pack(1, len(content), len(content) ^ 0xFFFF), content, end))
-    parts: list[bytes | bytearray] = [_HEADER]
+    return b"".join(_stored_pieces(memoryview(content)))
+
+
+def _stored_pieces(content: memoryview) -> list[bytes | memoryview]:
+    """The same piece by piece, without a copy of the content."""
+    last = max(0, (len(content) - 1) // _STORED)
+    pieces: list[bytes | memoryview] = [_HEADER]
     for number in range(last + 1):
         block = content[number * _STORED : (number + 1) * _STORED]
-        parts += _BLOCK.pack(number == last, len(block), len(block) ^ 0xFFFF), block
-    return b"".join((*parts, end))
+        pieces += _BLOCK.pack(number == last, len(block), len(block) ^ 0xFFFF), block
+    return [*pieces, _END.pack(_fast.crc32(content), len(content) & 0xFFFFFFFF)]
 
 
 def member(content: bytes | bytearray) -> bytes:
@@ -87,14 +92,19 @@ def member(content: bytes | bytearray) -> bytes:
     return packed if pays(len(content), len(packed)) else stored(content)
 
 
-def sampled_member(content: bytes) -> bytes:
-    """The same for a large content: gzip is not tried where samples from all over it say that it would not pay."""
+def member_pieces(content: memoryview) -> list[bytes | memoryview]:
+    """
+    The same for a large content, piece by piece: where it is stored, these are of itself.
+
+    Gzip is not tried where samples from all over it say that it would not pay.
+    """
     step = len(content) // _SAMPLES
     if step > 2 * _SAMPLE:
         sample = b"".join([content[at : at + _SAMPLE] for at in range(0, step * _SAMPLES, step)])
         if not pays(len(sample), len(compress(sample))):
-            return stored(content)
-    return member(content)
+            return _stored_pieces(content)
+    packed: bytes = _fast.compress(content, LEVEL, _GZIP)
+    return [packed] if pays(len(content), len(packed)) else _stored_pieces(content)
 
 
 def pays(plain: int, packed: int) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ import structlog
 from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
-from sysbackup.contents.chunking import AT_ONCE, Chunked, Chunker
+from sysbackup.contents.chunking import AT_ONCE, Chunked, Chunker, Read
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Pieces
 from sysbackup.disk.sorting import spooling
@@ -30,7 +30,6 @@ from sysbackup.pipeline.run_context import RunContext
 from sysbackup.pipeline.saying import Said
 from sysbackup.programs.discovery import Program
 from sysbackup.programs.running import Running, running
-from sysbackup.store.port import Body
 
 log = structlog.get_logger()
 
@@ -206,9 +205,9 @@ async def _cut(chunker: Chunker, begun: AsyncBufferedReader, data: AsyncIterator
     waiting = bytearray()
     async for piece in data:
         waiting += piece
-        if len(waiting) >= AT_ONCE:
-            await chunker.feed(_given(waiting))
-            waiting = bytearray()
+        while len(waiting) >= AT_ONCE:
+            await chunker.feed(_given(waiting[:AT_ONCE]))
+            del waiting[:AT_ONCE]
     await chunker.feed(_given(waiting))
 
 
@@ -226,8 +225,14 @@ def _warn_of_compression(run: RunContext, program: Program, begun: bytes) -> Non
     )
 
 
-def _given(piece: Body) -> Callable[[], Body]:
-    return lambda: piece
+def _given(piece: bytes | bytearray) -> Read:
+    """Has it read: no more than there is room for."""
+
+    def read(buffer: memoryview) -> int:
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    return read
 
 
 async def _failure(snapshotter: Running, size: int) -> str | None:

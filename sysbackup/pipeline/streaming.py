@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from sysbackup.concurrency.channel import Channel
 from sysbackup.concurrency.waits import outlast
-from sysbackup.contents.chunking import AT_ONCE
 from sysbackup.contents.content_store import Seen
 from sysbackup.contents.crossing import states_to_bytes
 from sysbackup.contents.keeping import Keeper
@@ -84,7 +83,7 @@ class _Streamer:
             place = folders.find(path)
             patience = reading.Patience(self._run.config.content.lock_timeout, self._run.stop)
             # registered before it is opened: a cancellation meanwhile must not lose descriptor and lock
-            file = stack.enter_context(LargeFile(AT_ONCE))
+            file = stack.enter_context(LargeFile())
             await self._in_thread(lambda: file.open(place, patience))
             self._run.tally.reading(path)
             look = next(self._run.looks)

@@ -6,6 +6,7 @@ a read; what is too large for that streams.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
 
@@ -15,6 +16,7 @@ from sysbackup.concurrency.budget import Budget, Hold
 from sysbackup.concurrency.task_groups import tasks
 from sysbackup.concurrency.threads import Threads
 from sysbackup.contents.assembling import assembled
+from sysbackup.contents.at_hand import AtHand
 from sysbackup.errors import AccessDenied, FormatError, StoreError, StoreUnavailable
 from sysbackup.model import Location
 from sysbackup.recovery.fetches import Fetch
@@ -157,10 +159,17 @@ class Fetcher:
         wanted = fetch.contents[0]
         whole = replace(fetch, contents=[replace(wanted, encoding=None)])
         with self._placer() as placer:
-            for last in (False, True):
-                chunks = assembled(self._store, Location(fetch.key, fetch.version), wanted.size)
-                if await self._streamed(Streamed(placer, whole), chunks, last=last):
-                    break
+            # what is to be replaced may have most of it already
+            there = await self._threads.run(placer.there, wanted) if self._looks else -1
+            try:
+                for last in (False, True):
+                    at = Location(fetch.key, fetch.version)
+                    chunks = assembled(self._store, at, wanted.size, AtHand(there) if there >= 0 else None)
+                    if await self._streamed(Streamed(placer, whole), chunks, last=last):
+                        break
+            finally:
+                if there >= 0:
+                    os.close(there)
             self._report(placer.outcome)
 
     async def _streamed(self, stream: Streamed | Doubted, chunks: AsyncGenerator[bytes, None], *, last: bool) -> bool:

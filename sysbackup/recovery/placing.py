@@ -112,6 +112,16 @@ class Placer:
         wanted.groups = []
         return None
 
+    def there(self, wanted: Wanted) -> int:
+        """A descriptor of the regular file that lies where the first of these is to be, for reading; -1: none."""
+        if not self._overwrite or not wanted.groups:
+            return -1
+        try:
+            place, name = self._walker.find(planned(wanted.groups[0][0]).path)
+            return self._present.readable(place, name)
+        except (OSError, Obstacle):
+            return -1
+
     def _make(self, line: bytes, size: int, content: Iterable[bytes]) -> None:
         """One file that has one name, as most have."""
         file = planned(line)

@@ -100,6 +100,17 @@ class Present:
         self._outcome.present += 1
         return True
 
+    def readable(self, place: TargetPlace, name: bytes) -> int:
+        """A descriptor of the regular file of that name; -1 where there is none. OSError where it may not be read."""
+        try:
+            look = os.open(name, _LOOK, dir_fd=place.fd)
+        except FileNotFoundError:
+            return -1
+        try:
+            return _readable(look) if stat.S_ISREG(os.fstat(look).st_mode) else -1
+        finally:
+            os.close(look)
+
     def _equal(self, place: TargetPlace, name: bytes, wanted: Wanted) -> int:
         """A descriptor of the file, if it holds that content; -1 where it is to be made, and may be."""
         try:

@@ -196,15 +196,15 @@ def test_a_file_that_is_written_to_meanwhile(alpha: Machine, monkeypatch: pytest
     read, dice = LargeFile.read, random.Random(3)
     tries = Counter[str]()
 
-    def unsteady(self: LargeFile) -> memoryview:
-        piece = read(self)
-        if not piece:
+    def unsteady(self: LargeFile, buffer: memoryview) -> int:
+        took = read(self, buffer)
+        if not took:
             tries["read"] += 1
             if tries["read"] <= tries["changes"]:
                 with path.open("r+b") as file:
                     file.seek(dice.randrange(50_000))
                     file.write(b"changed meanwhile")
-        return piece
+        return took
 
     monkeypatch.setattr(LargeFile, "read", unsteady)
     tries["changes"] = 2
@@ -222,13 +222,13 @@ def test_a_file_that_is_written_to_meanwhile(alpha: Machine, monkeypatch: pytest
     assert file.location is not None
     assert hashlib.sha256(content(alpha.bucket, file.location)).hexdigest() == file.sha
 
-    def growing(self: LargeFile) -> memoryview:
-        piece = read(self)
-        if not piece:
+    def growing(self: LargeFile, buffer: memoryview) -> int:
+        took = read(self, buffer)
+        if not took:
             tries["grown"] += 1
             with path.open("ab") as file:
                 file.write(b"one line more\n")
-        return piece
+        return took
 
     monkeypatch.setattr(LargeFile, "read", growing)
     path.write_bytes(IMAGE)
