@@ -6,10 +6,10 @@ where one of them is, and forgotten with it.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Container
 
 from sysbackup.catalog.connection import select
-from sysbackup.catalog.pieces import of_object
+from sysbackup.catalog.pieces import needs_in, of_object
 from sysbackup.catalog.rows import OBJECT, ObjectRow, damaged, proven_object
 from sysbackup.formats import chunk_list
 
@@ -31,12 +31,18 @@ def needed(db: sqlite3.Connection, row: ObjectRow) -> list[tuple[ObjectRow, int]
     return [(rows[number], size) for number, size in sorted(wanted.items())]
 
 
-def without_their_needs(db: sqlite3.Connection) -> Sequence[int]:
-    """The lists that need an object which is not known any more."""
-    found = db.execute(f"SELECT {OBJECT} FROM objects WHERE encoding = ?", (chunk_list.NAME,)).fetchall()
-    lacking = []
-    for row in (proven_object(*columns) for columns in found):
-        wanted = {number for piece in of_object(db, row) for number, _ in piece.needs()}
-        if wanted - {number for (number,) in select(db, "SELECT id FROM objects WHERE id IN ({})", [*wanted])}:
-            lacking.append(row.number)
-    return lacking
+def in_need_of(db: sqlite3.Connection, gone: Container[int]) -> set[int]:
+    """
+    The lists that need one of these objects.
+
+    Of what is damaged there no list is forgotten, or a wrong one: the next who asks what it needs finds out.
+    """
+    rows = db.execute(
+        "SELECT pieces.object, members FROM pieces JOIN objects ON objects.id = pieces.object WHERE encoding = ?",
+        (chunk_list.NAME,),
+    )
+    return {
+        number
+        for number, members in rows
+        if isinstance(members, bytes) and any(needed in gone for needed, _ in needs_in(members))
+    }

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from sysbackup.catalog.interface import NO_NEEDS, Needs
-from sysbackup.catalog.needs import without_their_needs
+from sysbackup.catalog.needs import in_need_of
 from sysbackup.catalog.pieces import members_of
 from sysbackup.catalog.places import Places
 from sysbackup.catalog.reliance import FIRMNESS
@@ -123,15 +123,14 @@ def rewrite(db: sqlite3.Connection, row: ObjectRow) -> None:
 
 def forget(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """These objects, and what they held, are not known any more."""
-    gone = [(number,) for number in numbers]
+    gone = set(numbers)
     while gone:
-        db.executemany("DELETE FROM pieces WHERE object = ?", gone)
-        db.executemany("DELETE FROM objects WHERE id = ?", gone)
-        gone = [(number,) for number in without_their_needs(db)]
+        lists = in_need_of(db, gone)
+        db.executemany("DELETE FROM pieces WHERE object = ?", ((number,) for number in gone))
+        db.executemany("DELETE FROM objects WHERE id = ?", ((number,) for number in gone))
+        gone = lists - gone
 
 
 def forget_where(db: sqlite3.Connection, condition: str, values: Sequence[object] = ()) -> None:
     """The same for all objects of which an SQL condition of ours is true."""
-    db.execute(f"DELETE FROM pieces WHERE object IN (SELECT id FROM objects WHERE {condition})", values)
-    db.execute(f"DELETE FROM objects WHERE {condition}", values)
-    forget(db, without_their_needs(db))
+    forget(db, [number for (number,) in db.execute(f"SELECT id FROM objects WHERE {condition}", values).fetchall()])

@@ -92,8 +92,7 @@ class Piece(NamedTuple):
 
     def needs(self) -> Iterator[tuple[int, int]]:
         """The objects in it that its object needs, and how many of their bytes."""
-        if self.members[0] == _NEEDS[0]:
-            yield from _FORMS[_NEEDS[0]].iter_unpack(memoryview(self.members)[1:])
+        return needs_in(self.members)
 
     def without(self, refs: Iterable[int]) -> "Piece":
         """The same once these contents lie elsewhere; all others keep their refs."""
@@ -138,6 +137,14 @@ def well_formed(*columns: Any) -> Piece:
         if form is not None and not (len(members) - 1) % form.size:
             return Piece(*columns)
     raise damaged("pieces")
+
+
+def needs_in(members: bytes) -> Iterator[tuple[Any, ...]]:
+    """The objects that a piece with these members tells to be needed, and how many of their bytes."""
+    form = _FORMS[_NEEDS[0]]
+    if members.startswith(_NEEDS) and len(members) % form.size == 1:
+        return form.iter_unpack(memoryview(members)[1:])
+    return iter(())
 
 
 def made(row: ObjectRow, contents: Iterable[Member], first: int) -> list[Piece]:

@@ -99,7 +99,7 @@ class DueRenewals:
                 return
             checked = bool(row.checked) or checked
             objects.rewrite(db, row._replace(mode=lock.mode.value, until=until, checked=int(checked)))
-            if row.until < until:
+            if row.until < until or row.checked < checked:  # what was proven, a lost catalog need not prove again
                 db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
 
     def leave(self, number: int) -> None:

@@ -3,15 +3,17 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from sysbackup.config.sections import Content
 from sysbackup.contents import stream_packs
-from sysbackup.contents.chunk_lists import ChunkLists, Unlistable
+from sysbackup.contents.chunk_lists import ChunkLists, Places, Unlistable
 from sysbackup.contents.chunking import Chunked, Chunker, Chunks, Read, packed
 from sysbackup.contents.confirming import Confirming
 from sysbackup.contents.shipping import Sender
@@ -19,7 +21,7 @@ from sysbackup.contents.stream_packs import Filling, StreamPacks
 from sysbackup.contents.terms import Terms
 from sysbackup.errors import CatalogUnusable
 from sysbackup.formats import chunk_list, keys, pack
-from sysbackup.model import Lock, Member, StoredObject
+from sysbackup.model import Location, Lock, Member, StoredObject
 from sysbackup.store.port import NO_METADATA
 
 log = structlog.get_logger()
@@ -37,7 +39,7 @@ class ChunkKeeper:
     """
     Takes large contents in for as long as its pool of uploaders stands, tasks of `group`.
 
-    Files go to `directory`.
+    Files go to `directory`. `promised` tells where contents lie of which a manifest may tell.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ChunkKeeper:
         settings: Content,
         directory: Path,
         group: asyncio.TaskGroup,
+        promised: Places,
     ) -> None:
         self._confirming = confirming
         self._sender = sender
@@ -56,7 +59,8 @@ class ChunkKeeper:
         self._directory = directory
         self._waiting: deque[Chunked] = deque()
         self._own: set[bytes] = set()
-        self._lists = ChunkLists(confirming.known, sender, self._cut, directory, settings.chunk_from)
+        self._promised = promised
+        self._lists = ChunkLists(sender, self._cut, directory, settings.chunk_from)
         self._packs = StreamPacks(group, self._send, settings.stream_pack_size)
         self._listing = asyncio.Lock()
 
@@ -76,9 +80,13 @@ class ChunkKeeper:
 
     async def keep_under(self, content: Chunked, key: str, lock: Lock, metadata: Mapping[str, str]) -> StoredObject:
         """
-        Store the list of what is no content, under a key of its own. `CatalogUnusable` where its chunks are not there.
+        Store the list of what is no content, under a key of its own, when all has been seen to that the run relies on.
+
+        `CatalogUnusable` where a chunk does not lie where it holds until the promise, `Unlistable` where no list
+        can name them.
         """
-        listed = await self._lists.store(content, key, lock, metadata, once=False)
+        # anew: what the run relies on has been seen to already, and nothing more will be
+        listed = await self._lists.store(content, key, lock, metadata, self._promised, once=False, anew=True)
         if listed is None:
             raise CatalogUnusable("it does not know the chunks of a snapshot any more")
         self._confirming.account.stored(listed.stored, contents=0, plain=0)
@@ -87,7 +95,7 @@ class ChunkKeeper:
     async def finish(self) -> None:
         """Have all that came confirmed by the store, and all lists written."""
         await self._packs.flush()
-        await self._list_stored()
+        await self._list_stored(at_last=True)
         await self._packs.close()
 
     def close(self) -> None:
@@ -95,9 +103,10 @@ class ChunkKeeper:
         while self._waiting:
             self._waiting.popleft().rows.close()
 
-    async def _cut(self, read: Read) -> Chunked:
-        """Cut what `read` gives, and have it stored."""
-        with self.chunker(self._settings.chunk_size) as chunker:
+    async def _cut(self, read: Read, *, anew: bool) -> Chunked:
+        """Cut what `read` gives, and have it stored; with `anew`, all of it."""
+        store = self._store_anew if anew else self._store
+        with Chunker(self._directory, self._settings.chunk_size, store) as chunker:
             while await chunker.feed(read):
                 pass
             content = await chunker.end()
@@ -113,8 +122,14 @@ class ChunkKeeper:
             todo = {sha: chunk for sha, chunk in chunks if sha in wanted}
             await self._packs.add(await asyncio.to_thread(packed, [*todo.items()]))
         except BaseException:
+            self._own -= wanted
             self._confirming.abandon(granted)
             raise
+        return self._packs.latest
+
+    async def _store_anew(self, chunks: Chunks) -> int:
+        """Store chunks, whatever is stored already."""
+        await self._packs.add(await asyncio.to_thread(packed, [*dict(chunks).items()]))
         return self._packs.latest
 
     async def _send(self, filling: Filling) -> None:
@@ -128,27 +143,40 @@ class ChunkKeeper:
         self._own.difference_update(member.sha for member in filling.contents)
         account.sending -= 1
 
-    async def _list_stored(self) -> None:
+    async def _list_stored(self, *, at_last: bool = False) -> None:
         """Write the lists of those contents whose chunks are stored, in the order in which they came."""
         async with self._listing:
-            while self._waiting and self._packs.stored(self._waiting[0].pack):
+            while self._waiting and (at_last or self._packs.stored(self._waiting[0].pack)):
                 content = self._waiting[0]
-                await self._list(content)
+                done = await self._list(content)
                 self._waiting.popleft()
+                if not done and self._own and not at_last:
+                    # a chunk that somebody else has met first goes into the next pack
+                    self._waiting.append(content._replace(pack=self._packs.latest + 1))
+                    continue
                 content.rows.close()
+                if not done:
+                    self._confirming.missed(again=True)
 
-    async def _list(self, content: Chunked) -> None:
+    @contextmanager
+    def _staying(self) -> Iterator[Callable[[Iterable[bytes]], Mapping[bytes, Location]]]:
+        """Where contents lie that are to stay there."""
+        yield partial(self._confirming.known.locate, leaving=False)
+
+    async def _list(self, content: Chunked) -> bool:
+        """Whether the list is stored, or never will be; else a chunk is not."""
         if content.sha in await asyncio.to_thread(self._confirming.known.stored, [content.sha]):
-            return
+            return True
         try:
-            listed = await self._lists.store(content, keys.content_key(content.sha), self._lock, NO_METADATA, once=True)
+            key = keys.content_key(content.sha)
+            listed = await self._lists.store(content, key, self._lock, NO_METADATA, self._staying, once=True)
         except Unlistable as exc:
             log.error("content.unlistable", content=content.sha.hex(), reason=str(exc))
             self._confirming.missed(again=False)
-            return
+            return True
         if listed is None:
-            self._confirming.missed(again=True)
-            return
+            return False
         await self._confirming.confirm(
             listed.stored, chunk_list.NAME, lambda: [Member(content.sha, content.size)], listed.needs
         )
+        return True

@@ -8,20 +8,25 @@ content, and its list stands for it.
 
 import asyncio
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from io import BufferedRandom
 from pathlib import Path
 from typing import NamedTuple
 
-from sysbackup.catalog.interface import Contents, Named
-from sysbackup.contents.chunking import AT_ONCE, Chunked, Read
+from sysbackup.catalog.interface import Named
+from sysbackup.concurrency.waits import outlast
+from sysbackup.contents.chunking import AT_ONCE, Chunked
 from sysbackup.contents.shipping import Pieces, Sender
 from sysbackup.disk.sorting import spooling
-from sysbackup.formats import keys
+from sysbackup.formats import keys, pack
 from sysbackup.formats.chunk_list import LEVELS_AT_MOST, NAME, OBJECTS_AT_MOST, Chunk, ChunkListWriter
-from sysbackup.model import Lock, StoredObject
+from sysbackup.model import Location, Lock, StoredObject
+
+Places = Callable[[], AbstractContextManager[Callable[[Iterable[bytes]], Mapping[bytes, Location]]]]
+"""Opens, in a worker thread, what tells where contents lie."""
 
 
 class Listed(NamedTuple):
@@ -46,18 +51,16 @@ class ChunkLists:
     """
     Writes lists, each by way of a file in `directory`; those above `longest` bytes are cut.
 
-    `known` says where chunks lie; `cut` cuts what it reads, and returns when that is stored.
+    `cut` cuts what it reads, and returns when that is stored.
     """
 
     def __init__(
         self,
-        known: Contents,
         sender: Sender,
-        cut: Callable[[Read], Awaitable[Chunked]],
+        cut: Callable[..., Awaitable[Chunked]],
         directory: Path,
         longest: int,
     ) -> None:
-        self._known = known
         self._sender = sender
         self._cut = cut
         self._directory = directory
@@ -69,20 +72,25 @@ class ChunkLists:
         key: str,
         lock: Lock,
         metadata: Mapping[str, str],
+        places: Places,
         *,
         once: bool,
+        anew: bool = False,
     ) -> Listed | None:
         """
-        Store the list of a content under `key`; None where a chunk is stored nowhere, or is not to stay there.
+        Store the list of a content under `key`; None where a chunk lies in none of the `places`.
 
-        `Unlistable` where no list can name them.
+        With `anew` a list that is cut relies on nothing that is stored already. `Unlistable` where
+        no list can name the chunks.
         """
         needs: Counter[Named] = Counter()
         levels, size, rows = 1, content.size, content.rows
         inner: Chunked | None = None
         try:
             while True:
-                written = await asyncio.to_thread(self._write, rows.some(), size, levels, needs)
+                stop = threading.Event()
+                writing = asyncio.to_thread(self._write, rows.some(), size, levels, needs, places, stop)
+                written = await outlast(writing, told=stop.set)
                 if written is None:
                     return None
                 with closing(written.file) as file:
@@ -95,30 +103,48 @@ class ChunkLists:
                         return Listed(stored, needs)
                     if inner is not None:
                         inner.rows.close()
-                    inner = await self._cut(file.readinto)
+                    inner = await self._cut(file.readinto, anew=anew)
                 levels, size, rows = levels + 1, inner.size, inner.rows
         finally:
             if inner is not None:
                 inner.rows.close()
 
     def _write(
-        self, rows: Iterator[list[tuple[bytes, int]]], size: int, levels: int, needs: "Counter[Named]"
+        self,
+        rows: Iterator[list[tuple[bytes, int]]],
+        size: int,
+        levels: int,
+        needs: "Counter[Named]",
+        places: Places,
+        stop: threading.Event,
     ) -> _Written | None:
-        writer = ChunkListWriter(size, levels)
+        with places() as locate:
+            return self._written(rows, ChunkListWriter(size, levels), needs, locate, stop)
+
+    def _written(
+        self,
+        rows: Iterator[list[tuple[bytes, int]]],
+        writer: ChunkListWriter,
+        needs: "Counter[Named]",
+        locate: Callable[[Iterable[bytes]], Mapping[bytes, Location]],
+        stop: threading.Event,
+    ) -> _Written | None:
         with spooling(self._directory):
             file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # the caller's, or closed below
         try:
             for some in rows:
-                places = self._known.locate({sha for sha, _ in some}, leaving=False)
+                found = locate({sha for sha, _ in some})
                 for sha, length in some:
-                    if (at := places.get(sha)) is None:
+                    if (at := found.get(sha)) is None or stop.is_set():
                         file.close()
                         return None
                     if at.encoding == NAME:
                         raise Unlistable(f"one of its chunks, {sha.hex()}, was stored as a content in chunks itself")
+                    # what is in a pack is gzip, whatever somebody says of it
+                    encoding = at.encoding if at.span is None else pack.ENCODING.name
                     needs[at.key, at.version or ""] += length if at.span is None else at.span.length
                     with spooling(self._directory):
-                        file.write(writer.add(Chunk(sha, length, at)))
+                        file.write(writer.add(Chunk(sha, length, at._replace(encoding=encoding))))
                 if len(needs) > OBJECTS_AT_MOST:
                     raise Unlistable(f"its chunks lie in more than {OBJECTS_AT_MOST:,} objects")
             with spooling(self._directory):

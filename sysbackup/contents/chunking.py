@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from sysbackup.concurrency.waits import outlast
+from sysbackup.concurrency.waits import outlast, settled
 from sysbackup.contents.chunk_rows import ChunkRows
 from sysbackup.contents.cutting import Cuts
 from sysbackup.contents.stream_packs import Packed
@@ -77,10 +77,13 @@ class Chunker:
         taking = asyncio.get_running_loop().run_in_executor(self._pool, self._take, read)
         try:
             await self._stored(chunks)
-        finally:
-            # what is read may be closed as soon as we are done, also where the chunks could not be stored
-            took = await outlast(taking)
-        return took
+        except BaseException:
+            # what is read may be closed as soon as we are done; what became of the reading is of no interest any more
+            await settled(taking)
+            if not taking.cancelled():
+                taking.exception()
+            raise
+        return await outlast(taking)
 
     @property
     def digest(self) -> bytes:
@@ -113,7 +116,7 @@ class Chunker:
             chunks = await asyncio.to_thread(lambda: [(hashlib.sha256(chunk).digest(), chunk) for chunk in cut])
             self._pack = await self._store(chunks)
             if self._rows.add_all((sha, len(chunk)) for sha, chunk in chunks):
-                await asyncio.to_thread(self._rows.set_down)
+                await outlast(asyncio.to_thread(self._rows.set_down))
 
 
 def _between(held: memoryview, ends: Sequence[int]) -> list[memoryview]:

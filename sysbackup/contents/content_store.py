@@ -6,8 +6,8 @@ memory, packs and objects are its ways to store, and nobody above it knows of ei
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from sysbackup.contents.confirming import Confirming
 from sysbackup.contents.crossing import digests_from, states_from
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.learning import Trust, learn_all
-from sysbackup.contents.lookups import lookup_order
+from sysbackup.contents.lookups import lookup_order, open_lookup
 from sysbackup.contents.publishing import publish
 from sysbackup.contents.renewing import Doubt, Renewing
 from sysbackup.contents.shipping import Freight, Sender, upload_freight
@@ -190,11 +190,18 @@ class ContentStore:
                 group.create_task(upload_freight(freight, self._store))
             sender = Sender(self._store, freight, self.budget)
             confirming = Confirming(self._session.contents, self.claims, self._account)
-            chunks = ChunkKeeper(confirming, sender, self._terms, self._config.content, self._config.cache, group)
+            settings, cache = self._config.content, self._config.cache
+            chunks = ChunkKeeper(confirming, sender, self._terms, settings, cache, group, self._promised)
             with closing(chunks):
                 yield Keeper(confirming, sender, self._terms, chunks)
                 await chunks.finish()
             await freight.close()
+
+    @contextmanager
+    def _promised(self) -> Iterator[Callable[[Iterable[bytes]], dict[bytes, Location]]]:
+        """For one thread: where contents lie. `CatalogUnusable` where one does not hold until the promise there."""
+        with closing(open_lookup(self.lookup_order)) as lookup:
+            yield lookup.locate
 
     async def publish(self, keeper: Keeper, number: int | None = None) -> None:
         """Tell others what is stored and in no index yet; `number` counts what one run publishes before its end."""

@@ -47,15 +47,22 @@ class _Memory:
 
     def part(self) -> memoryview:
         """Memory for one; nobody need say when it is free."""
+        free, used = list[bytearray](), list[bytearray]()
         for part in self._parts:
-            try:
-                part.append(0)  # BufferError as long as somebody does (bytearray may not be resized then)
-            except BufferError:
-                continue
-            del part[PART:]
-            return memoryview(part)
-        self._parts.append(bytearray(PART))
-        return memoryview(self._parts[-1])
+            (free if _is_free(part) else used).append(part)
+        part = free.pop() if free else bytearray(PART)
+        self._parts = [*used, part, *free[:1]]  # the others are given back
+        return memoryview(part)
+
+
+def _is_free(part: bytearray) -> bool:
+    """Whether nobody looks at it: as long as somebody does it may not be resized (BufferError)."""
+    try:
+        part.append(0)
+    except BufferError:
+        return False
+    del part[PART:]
+    return True
 
 
 class Filling:

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from sysbackup.errors import FormatError
-from sysbackup.formats import chunk_list, encodings, gzipping, keys
+from sysbackup.formats import chunk_list, encodings, gzipping, keys, pack
 from sysbackup.formats.lines import UNREADABLE
 from sysbackup.model import Lock, LockMode, Member, Span, StoredObject
 
@@ -222,13 +222,17 @@ def _checked(entry: IndexLine, *, sealed: bool) -> Indexed:
     if alone is not None:
         possible = [(c.sha, c.span) for c in contents] == [(alone, None)]
     else:
-        possible = keys.is_pack(entry.key) and all(
-            len(c.sha) == 32
-            and c.span is not None
-            and c.span.offset >= 0
-            and c.span.length >= 18
-            and c.span.end <= entry.size
-            for c in contents
+        possible = (
+            entry.encoding == pack.ENCODING.name
+            and keys.is_pack(entry.key)
+            and all(
+                len(c.sha) == 32
+                and c.span is not None
+                and c.span.offset >= 0
+                and c.span.length >= 18
+                and c.span.end <= entry.size
+                for c in contents
+            )
         )
     listed = entry.encoding == chunk_list.NAME and alone is not None
     possible = possible and (listed or (encodings.is_known(entry.encoding) and not entry.needs)) and until < _FURTHEST

@@ -20,6 +20,7 @@ import structlog
 from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
+from sysbackup.contents.chunk_lists import Unlistable
 from sysbackup.contents.chunking import AT_ONCE, Chunked, Chunker, Read
 from sysbackup.contents.keeping import Keeper
 from sysbackup.contents.shipping import Pieces
@@ -98,7 +99,8 @@ class Snapshots:
 
     async def finish(self, keeper: Keeper) -> list[manifest.Snapshot]:
         """Store what is left to be stored of them; returns what the manifest says."""
-        return [await self._finished(keeper, taken) for taken in self._taken]
+        found = [await self._finished(keeper, taken) for taken in self._taken]
+        return [snapshot for snapshot in found if snapshot is not None]
 
     def _is_there(self, taken: Taken) -> bool:
         if taken.content is None:
@@ -109,12 +111,17 @@ class Snapshots:
                 return False
         return True
 
-    async def _finished(self, keeper: Keeper, taken: Taken) -> manifest.Snapshot:
+    async def _finished(self, keeper: Keeper, taken: Taken) -> manifest.Snapshot | None:
         stored, encoding = taken.stored, None
         if stored is None:
             assert taken.content is not None
             lock = self._run.terms.lasting(self._run.clock.now()).promise
-            stored = await keeper.chunks.keep_under(taken.content, taken.key, lock, taken.said.metadata())
+            try:
+                stored = await keeper.chunks.keep_under(taken.content, taken.key, lock, taken.said.metadata())
+            except Unlistable as exc:
+                self._run.tally.snapshots -= 1
+                self._run.tally.problem(Problem("snapshotter.failed", taken.program.name, str(exc)))
+                return None
             encoding = chunk_list.NAME
             _log_stored(taken, stored)
         description, restore = taken.said.understood()

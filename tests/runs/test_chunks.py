@@ -1,8 +1,11 @@
 """Large files and snapshots are cut, and what is equal in them is stored once."""
 
+import asyncio
+import gzip
 import hashlib
 import os
 import random
+import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sysbackup.contents import chunk_lists
+from sysbackup.contents.chunking import Chunker, Chunks
 from sysbackup.contents.rebuilding import rebuild
 from sysbackup.errors import StoreUnavailable
 from sysbackup.formats import chunk_list, keys, manifest
@@ -371,3 +375,71 @@ def test_nights_of_many_changes(alpha: Machine) -> None:
         assert alpha.restores(told)
         assert told.summary.first_problems == []
     assert sum(len(kept.body) for kepts in alpha.bucket.objects.values() for kept in kepts) < 4 * len(IMAGE)
+
+
+def test_the_list_of_a_long_dump_holds_as_long_as_its_run_promises(alpha: Machine, clock: ManualClock) -> None:
+    """Cut when all else has been renewed, it relies on nothing that an earlier night stored of such a list."""
+    rows = [b"%06d\t%s\n" % (n, random.Random(n).randbytes(20).hex().encode()) for n in range(6000)]
+    for days in (0, 10, 1, 12):
+        clock.turn(days=days)
+        dumping(alpha, rows)
+        told = alpha.back_up()
+        found = snapshot(alpha, told)
+        assert len(alpha.bucket.find(found.key, found.version).body) < 8000
+        assert dumped(alpha, told) == b"".join(rows)
+
+
+def test_a_snapshot_that_no_list_can_name_is_left_out(alpha: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem of the run; the files are in its manifest."""
+    (alpha.tree / "image").unlink()
+    alpha.write("other", "a small one")
+    dumping(alpha, ROWS)
+    monkeypatch.setattr(chunk_lists, "OBJECTS_AT_MOST", 0)
+    told = alpha.back_up()
+    assert [problem["path"] for problem in told.summary.first_problems] == ["dump"]
+    assert told.summary.snapshots == 0
+    assert [*alpha.files(told)] == ["other"]
+
+
+def test_what_others_say_of_their_packs_reaches_no_list(alpha: Machine, tmp_path: Path, clock: ManualClock) -> None:
+    """One that leaves out that they are gzip tells the truth about all else: our list must be readable all the same."""
+    beta = machine(tmp_path, alpha.bucket, clock, "beta")
+    beta.write("copy", IMAGE)
+    told = beta.back_up()
+    (key,) = (key for key in told.stored if key.startswith("index/"))
+    (kept,) = alpha.bucket.objects[key]
+    kept.body = gzip.compress(gzip.decompress(kept.body).replace(b',"enc":"gzip"', b""))
+    first = alpha.back_up()
+    assert alpha.restores(first)
+
+
+def test_a_cancelled_reading_stays_cancelled(tmp_path: Path) -> None:
+    """Also where the disk gives up at the same moment: an error that is caught would let a run go on that has ended."""
+
+    async def work() -> None:
+        stuck, go_on = asyncio.Event(), threading.Event()
+
+        async def store(_: Chunks) -> int:
+            stuck.set()
+            await asyncio.Event().wait()
+            return 0
+
+        def read(buffer: memoryview) -> int:
+            buffer[:] = random.Random(1).randbytes(len(buffer))
+            return len(buffer)
+
+        def fail(_: memoryview) -> int:
+            go_on.wait()
+            raise OSError(5, "the disk is gone")
+
+        with Chunker(tmp_path, 64 << 10, store) as chunker:
+            await chunker.feed(read)
+            feeding = asyncio.ensure_future(chunker.feed(fail))
+            await stuck.wait()
+            feeding.cancel()
+            await asyncio.sleep(0.01)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await feeding
+
+    backups.run(work())

@@ -128,8 +128,8 @@ class MemoryRenewals:
             if known is None:
                 return
             before, known.lock = known.lock, lock
-            known.checked = known.checked or checked
-            if before.until < known.lock.until:
+            proven, known.checked = known.checked, known.checked or checked
+            if before.until < known.lock.until or known.checked > proven:
                 known.news = News.WAITING
 
     def leave(self, number: int) -> None:
