@@ -13,6 +13,7 @@ from sysbackup.catalog.pieces import PLACES, members_of, of_object
 from sysbackup.catalog.places import Place, Places
 from sysbackup.catalog.reliance import Reliance
 from sysbackup.catalog.rows import OBJECT, damaged, proven_object
+from sysbackup.formats import keys
 from sysbackup.model import Lock, Member
 
 _PAGE = 20
@@ -99,7 +100,8 @@ class DueRenewals:
                 return
             checked = bool(row.checked) or checked
             objects.rewrite(db, row._replace(mode=lock.mode.value, until=until, checked=int(checked)))
-            if row.until < until or row.checked < checked:  # what was proven, a lost catalog need not prove again
+            # of what lists need, a lost catalog is to know by our own word that it was proven
+            if row.until < until or (row.checked < checked and keys.is_stream_pack(row.key)):
                 db.execute("UPDATE objects SET news = 1 WHERE id = ?", (number,))
 
     def leave(self, number: int) -> None:

@@ -142,7 +142,7 @@ def _compressed(config: Config) -> Iterator[str]:
         last = history.recall(config, 1, later=lambda _: None)
     except SpoolError:
         return  # it is for `status` to say so
-    for name in last[0].summary.compressed if last and last[0].summary else ():
+    for name in (last[0].summary.compressed or ()) if last and last[0].summary else ():
         yield (
             f"{config.snapshotters / name}: what it wrote in the last run is compressed or encrypted, so nothing of it"
             " is shared with other nights'. Have it write its data as they are (pg_dump -Z0, no gzip): sysbackup"

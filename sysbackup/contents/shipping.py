@@ -26,14 +26,14 @@ _GROWTH = 128 << 10
 _EVEN = 64
 
 
-def part_bytes(number: int, length: int | None, limits: Limits, least: int = PART) -> int:
+def part_bytes(number: int, length: int | None, limits: Limits, least: int | None = None) -> int:
     """
     How large part `number` (from 1) of an object of `length` bytes is to be, `least` at the least but for the last.
 
     `length` None: not known. Every length that is known is covered by as many parts as
     `limits` allow.
     """
-    least = max(least, limits.least_part)
+    least = max(least or PART, limits.least_part)
     if length is None:
         return least + max(0, number - _EVEN) * _GROWTH
     needed = -(-length // limits.most_parts)
@@ -218,7 +218,7 @@ class Sender:
         length: int | None,
         metadata: Mapping[str, str] = NO_METADATA,
         once: bool = False,
-        part: int = PART,
+        part: int | None = None,
     ) -> StoredObject:
         """
         Store what `source` gives under `key`; `length` (bytes, at most) where it is known, in parts of `part` at least.
@@ -240,7 +240,7 @@ class Sender:
             hold.release()
             raise
 
-    async def _take(self, source: Source, number: int, length: int | None, part: int) -> tuple[Body, Hold]:
+    async def _take(self, source: Source, number: int, length: int | None, part: int | None) -> tuple[Body, Hold]:
         size = part_bytes(number, length, self._store.limits, part)
         await source.ready(size)
         hold = await self._budget.take(size)

@@ -104,7 +104,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     examined: Counts | None = None
     rescan: bool = False
     unseen: str | None = None
-    compressed: list[str] = []
+    compressed: list[str] | UnsetType = UNSET
 
 
 class RunResult(Struct, frozen=True, kw_only=True):

@@ -213,7 +213,7 @@ class Tally:
             examined=self.gathered,
             rescan=self.rescan,
             unseen=self.unseen,
-            compressed=self.compressed,
+            compressed=self.compressed or msgspec.UNSET,
         )
 
 

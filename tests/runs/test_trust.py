@@ -268,7 +268,9 @@ def test_members_that_lie_elsewhere_are_found_out(
     """Ranges that overlap, or go on behind the object's end: reported, and the run goes on."""
     kept = bucket.add(f"packs/{SHA}", os.urandom(500), lock=Lock(LockMode.GOVERNANCE, clock.now() + timedelta(days=60)))
     contents = [[sha_of(SMALL[n]).hex(), 10 * n + length // 10, length, len(SMALL[n])] for n in range(2)]
-    published(bucket, clock, "evil", lines("evil", said_of(kept.key, contents, ver=kept.version, sz=1 << 30)))
+    published(
+        bucket, clock, "evil", lines("evil", said_of(kept.key, contents, ver=kept.version, sz=1 << 30, enc="gzip"))
+    )
     alpha = alike(tmp_path, bucket, "alpha", verify_shared="first-use")
     told = alpha.back_up()
     assert [problem["path"] for problem in told.summary.first_problems] == [kept.key]

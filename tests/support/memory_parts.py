@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from sysbackup.catalog.interface import NO_NEEDS, Due, KnownObject, Named, Needs
+from sysbackup.formats import keys
 from sysbackup.formats.index import Indexed
 from sysbackup.model import FileState, Location, Lock, Member, StoredObject
 from tests.support.memory_file import MemoryFile, News, Object, Published, Run, Seen, day_of, second
@@ -129,7 +130,7 @@ class MemoryRenewals:
                 return
             before, known.lock = known.lock, lock
             proven, known.checked = known.checked, known.checked or checked
-            if before.until < known.lock.until or known.checked > proven:
+            if before.until < known.lock.until or (known.checked > proven and keys.is_stream_pack(known.stored.key)):
                 known.news = News.WAITING
 
     def leave(self, number: int) -> None:
