@@ -280,5 +280,5 @@ def end_told(result: RunResult) -> bytes:
         "reason": result.reason,
     }
     if result.summary is not None:
-        said |= msgspec.structs.asdict(result.summary)
+        said |= {k: v for k, v in msgspec.structs.asdict(result.summary).items() if v is not UNSET}
     return msgspec.json.encode(said) + b"\n"
